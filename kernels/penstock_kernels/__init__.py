@@ -1,0 +1,1 @@
+"""Array kernels of penstock: they know arrays, and nothing of models."""

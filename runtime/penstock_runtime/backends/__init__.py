@@ -1,0 +1,1 @@
+"""Backends: what turns a directory into something that executes."""

@@ -1,0 +1,102 @@
+"""What a backend is: it recognises a directory, completes its configuration, loads it once,
+executes it often.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from penstock_runtime.config import ModelConfig
+from penstock_runtime.context import RequestContext
+
+# Names to arrays (numpy, torch or CuPy), batched along axis 0 when max_batch_size > 0.
+Arrays = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where one instance lives; `kind` is KIND_CPU or KIND_GPU, `device_id` the GPU's ordinal."""
+
+    name: str
+    kind: str = "KIND_CPU"
+    device_id: int = 0
+
+    @property
+    def device(self) -> str:
+        """The device in torch's words: cpu or cuda:N."""
+        return f"cuda:{self.device_id}" if self.kind == "KIND_GPU" else "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """One version of one model on disk; `directory` is the version's, `root` the model's own
+    folder.
+    """
+
+    config: ModelConfig
+    version: int
+    directory: Path
+    root: Path
+    allow_pickle: bool = False
+
+
+@runtime_checkable
+class Executable(Protocol):
+    """One instance of a model that turns a merged batch into merged outputs."""
+
+    def execute(self, inputs: Arrays, contexts: Sequence[RequestContext]) -> Arrays:
+        """The outputs of one batch; `contexts` are its requests in row order. Called from one
+        thread.
+        """
+
+    def close(self) -> None:
+        """Give back what this instance holds."""
+
+
+@runtime_checkable
+class StreamingExecutable(Protocol):
+    """One instance of a decoupled model: one request in, any number of responses out."""
+
+    def stream(self, inputs: Arrays, context: RequestContext) -> Iterator[Arrays]:
+        """The responses of one request, as they come. Closed early when the caller gives up."""
+
+    def close(self) -> None:
+        """Give back what this instance holds."""
+
+
+AnyExecutable = Executable | StreamingExecutable
+
+
+class LoadedModel(Protocol):
+    """A version in memory; what its instances share (weights, once per device) lives here."""
+
+    def executable(self, placement: Placement) -> AnyExecutable:
+        """A new instance, ready and warm; called in the thread that will execute it."""
+
+    def close(self) -> None:
+        """Give the shared memory back; every instance is closed by then."""
+
+    def memory_bytes(self) -> Mapping[str, int]:
+        """Bytes held by weights and buffers per device ("cpu", "cuda:0"), as far as the backend
+        knows.
+        """
+
+
+class Backend(Protocol):
+    """A kind of model."""
+
+    name: str
+
+    def recognises(self, source: ModelSource) -> bool:
+        """Whether the version directory looks like this backend's (by file names only)."""
+
+    def complete(self, source: ModelSource) -> ModelConfig:
+        """The configuration with everything filled in that the model itself knows and the file left
+        open.
+        """
+
+    def load(self, source: ModelSource) -> LoadedModel:
+        """Load weights and code; `source.config` is complete. Raises a PenstockError that says why
+        not.
+        """

@@ -1,0 +1,80 @@
+"""A request, its response, and what the runtime measured in between. Frozen; times are monotonic
+nanoseconds.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from penstock_runtime.tensor import Tensor
+
+Parameter = bool | int | float | str
+Parameters = Mapping[str, Parameter]
+EMPTY: Parameters = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class RequestedOutput:
+    """An output that the caller asked for, with its parameters (classification, shared memory)."""
+
+    name: str
+    parameters: Parameters = EMPTY
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """One inference request.
+
+    `model_version` is "" for the latest; `outputs` empty means all; `deadline_ns` is the monotonic
+    time after which nobody waits for the answer; `priority` 0 means the model's default;
+    `timeout_us` is the `timeout` parameter; `headers` are the call's metadata that models may see.
+    """
+
+    model_name: str
+    inputs: tuple[Tensor, ...]
+    model_version: str = ""
+    id: str = ""
+    outputs: tuple[RequestedOutput, ...] = ()
+    parameters: Parameters = EMPTY
+    headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    deadline_ns: int | None = None
+    priority: int = 0
+    timeout_us: int = 0
+    correlation_id: int | str = 0
+    sequence_start: bool = False
+    sequence_end: bool = False
+    received_ns: int = 0
+
+    def input(self, name: str) -> Tensor | None:
+        """The input of this name, if the request has one."""
+        return next((t for t in self.inputs if t.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Where one request's time went, in nanoseconds, and in what company it was executed."""
+
+    queue_ns: int = 0
+    compute_input_ns: int = 0
+    compute_infer_ns: int = 0
+    compute_output_ns: int = 0
+    batch_size: int = 0
+    instance: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class InferResponse:
+    """One response. `final` marks the last of its request; `empty` one that only says so."""
+
+    model_name: str
+    model_version: str
+    id: str = ""
+    outputs: tuple[Tensor, ...] = ()
+    parameters: Parameters = EMPTY
+    final: bool = True
+    empty: bool = False
+    timing: Timing | None = None
+
+    def output(self, name: str) -> Tensor | None:
+        """The output of this name, if the response has one."""
+        return next((t for t in self.outputs if t.name == name), None)

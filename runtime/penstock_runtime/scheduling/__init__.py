@@ -1,0 +1,1 @@
+"""Batchers decide, schedulers act."""

@@ -1,0 +1,121 @@
+"""The words that schedulers and batchers share. Batchers decide and are pure; schedulers act.
+
+Every time is a monotonic nanosecond that the caller passes in.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from penstock_runtime.errors import PenstockError
+from penstock_runtime.request import InferRequest
+from penstock_runtime.stream import ResponseStream
+
+
+class Pending:
+    """A request that waits: what the batcher must know of it, and nothing more.
+
+    `batch_size` counts rows (1 without a batch dimension); `deadline_ns` is the caller's deadline
+    and `timeout_ns` the queue policy's, both absolute; `signature` is equal for requests that may
+    share a batch; `length` is what length-aware batching goes by.
+    """
+
+    __slots__ = (
+        "arrived_ns",
+        "batch_size",
+        "deadline_ns",
+        "delayed",
+        "length",
+        "level",
+        "order",
+        "request",
+        "signature",
+        "started_ns",
+        "stream",
+        "timeout_ns",
+    )
+
+    def __init__(
+        self,
+        request: InferRequest,
+        stream: ResponseStream,
+        *,
+        batch_size: int = 1,
+        arrived_ns: int = 0,
+        signature: Any = None,
+        length: int = 0,
+    ) -> None:
+        self.request = request
+        self.stream = stream
+        self.batch_size = batch_size
+        self.arrived_ns = arrived_ns
+        self.deadline_ns = request.deadline_ns
+        self.timeout_ns: int | None = None
+        self.signature = signature
+        self.length = length
+        self.level = 0
+        self.order = 0
+        self.delayed = False
+        self.started_ns = 0
+
+    def __repr__(self) -> str:
+        return f"Pending(#{self.order}, rows={self.batch_size}, level={self.level})"
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """A request that left the queue without being executed, and the error it gets."""
+
+    pending: Pending
+    error: PenstockError
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStats:
+    """The state of one queue: requests and rows that wait, and since when the oldest does (0:
+    none).
+    """
+
+    requests: int
+    rows: int
+    oldest_ns: int
+
+
+class Batcher(Protocol):
+    """Decides which requests are executed together, and when."""
+
+    def add(self, pending: Pending, now: int) -> None:
+        """Accept the request, or raise the error that refuses it."""
+
+    def take(self, now: int) -> Sequence[Pending] | None:
+        """The next batch if one should be executed now."""
+
+    def expire(self, now: int) -> list[Dead]:
+        """Remove and return what must not be executed any more."""
+
+    def cancel(self, pending: Pending) -> bool:
+        """Remove a request that waits; False when it does not wait here."""
+
+    def wake_at(self, now: int) -> int | None:
+        """When to ask `take` or `expire` again if nothing arrives before; None for never."""
+
+    def stats(self) -> QueueStats:
+        """What waits."""
+
+
+class Scheduler(Protocol):
+    """Accepts requests for one version of one model and sees to it that each gets its answer."""
+
+    def submit(self, request: InferRequest, stream: ResponseStream) -> None:
+        """Accept the request (answered through the stream), or raise the error that refuses it."""
+
+    def drain(self, timeout_s: float) -> bool:
+        """Accept nothing more and wait until all that was accepted is answered; False if time ran
+        out.
+        """
+
+    def stop(self) -> None:
+        """End the threads; what still waits is answered UNAVAILABLE."""
+
+    def stats(self) -> QueueStats:
+        """What waits."""

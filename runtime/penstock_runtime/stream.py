@@ -1,0 +1,235 @@
+"""The responses of one request, from any thread to whoever waits for them. A unary call is a stream
+of one.
+
+Producers `put`, `fail` and `close` from any thread. The consumer lives on an event loop (`async
+for`, `single`) or in a plain thread (`collect`). Exactly one terminal event counts; later ones are
+dropped, so nothing is answered twice. A `LoopInbox` gathers what many threads produced and wakes
+its loop once.
+"""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol
+
+from penstock_runtime.errors import Cancelled, Internal, PenstockError
+from penstock_runtime.request import InferResponse
+
+UNSENT_LIMIT = 256
+
+
+class Inbox(Protocol):
+    """Told, from any thread, that a stream has something new."""
+
+    def post(self, stream: "ResponseStream") -> None:
+        """Wake whoever consumes the stream."""
+
+
+class LoopInbox:
+    """The inbox of one event loop: however many streams changed, the loop is woken once."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._changed: deque[ResponseStream] = deque()
+        self._armed = False
+
+    def post(self, stream: "ResponseStream") -> None:
+        """Queue the stream for the loop's next turn; a loop that is gone needs no news."""
+        self._changed.append(stream)
+        if not self._armed:
+            self._armed = True
+            try:
+                self._loop.call_soon_threadsafe(self._drain)
+            except RuntimeError:
+                self._changed.clear()
+
+    def _drain(self) -> None:
+        # Disarmed first: a post that comes after the loop below has looked must arm again.
+        self._armed = False
+        changed = self._changed
+        while changed:
+            changed.popleft().wake()
+
+
+class ThreadInbox:
+    """An inbox for a consumer that is a plain thread: it sets an event."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+
+    def post(self, stream: "ResponseStream") -> None:  # noqa: ARG002 - one inbox serves one stream
+        """Set the event that `collect` waits for."""
+        self.event.set()
+
+
+class ResponseStream:
+    """The answers to one request."""
+
+    __slots__ = (
+        "_ended",
+        "_error",
+        "_inbox",
+        "_items",
+        "_lock",
+        "_on_cancel",
+        "_room",
+        "_waiter",
+        "cancelled",
+    )
+
+    def __init__(self, inbox: Inbox | None = None) -> None:
+        self._inbox: Inbox = inbox if inbox is not None else ThreadInbox()
+        self._items: deque[InferResponse] = deque()
+        self._lock = threading.Lock()
+        self._ended = False
+        self._error: PenstockError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._on_cancel: Callable[[], None] | None = None
+        self._room: threading.Event | None = None
+        self.cancelled = False
+
+    # -- producer side: any thread ---------------------------------------------------------------
+
+    def put(self, response: InferResponse) -> bool:
+        """Add a response; `response.final` ends the stream. False when nobody will read it."""
+        with self._lock:
+            if self._ended or self.cancelled:
+                self._ended = self._ended or response.final
+                return False
+            self._items.append(response)
+            self._ended = response.final
+        self._inbox.post(self)
+        return True
+
+    def fail(self, error: PenstockError) -> bool:
+        """End with an error. False when the stream had ended already."""
+        return self._end(error)
+
+    def close(self) -> bool:
+        """End without a further response. False when the stream had ended already."""
+        return self._end(None)
+
+    def _end(self, error: PenstockError | None) -> bool:
+        with self._lock:
+            if self._ended:
+                return False
+            self._ended, self._error = True, error
+        self._inbox.post(self)
+        return True
+
+    def wait_for_room(self, timeout_s: float) -> bool:
+        """Block the producing thread while too much is unsent; False when no reader took any in
+        time.
+        """
+        if len(self._items) < UNSENT_LIMIT or self.cancelled:
+            return True
+        room = self._room = self._room or threading.Event()
+        room.clear()
+        # Looked at again after clear(), or a reader that was faster would never be noticed.
+        if len(self._items) < UNSENT_LIMIT or self.cancelled:
+            return True
+        return room.wait(timeout_s)
+
+    # -- both sides ------------------------------------------------------------------------------
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last response, an error or a close has been put."""
+        return self._ended
+
+    def on_cancel(self, callback: Callable[[], None]) -> None:
+        """Call this once if the consumer gives up; at once if it already has."""
+        with self._lock:
+            self._on_cancel = callback
+            late = self.cancelled
+        if late:
+            callback()
+
+    def cancel(self) -> None:
+        """The consumer gives up; the producer is told. Safe from any thread, and more than once."""
+        with self._lock:
+            if self.cancelled or self._ended:
+                return
+            self.cancelled = True
+            callback = self._on_cancel
+        if self._room is not None:
+            self._room.set()
+        if callback is not None:
+            callback()
+        self._inbox.post(self)
+
+    # -- consumer side ---------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Resume the coroutine that waits, if one does (on its loop only)."""
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def pop(self) -> InferResponse | None:
+        """The next response that is there already; None when there is none. Raises the stream's
+        error.
+        """
+        if self._items:
+            response = self._items.popleft()
+            if self._room is not None:
+                self._room.set()
+            return response
+        if self._error is not None:
+            raise self._error
+        if self.cancelled:
+            raise Cancelled("the request was cancelled", scheduled=True)
+        return None
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether every response has been taken and none will come."""
+        return self._ended and not self._items and self._error is None
+
+    async def next(self) -> InferResponse | None:
+        """The next response, or None at the end. Raises the stream's error."""
+        while (response := self.pop()) is None:
+            if self.exhausted:
+                return None
+            self._waiter = asyncio.get_running_loop().create_future()
+            # A response put before the waiter was there posted to nobody: look once more.
+            if self._items or self._ended:
+                self._waiter = None
+                continue
+            await self._waiter
+        return response
+
+    async def single(self) -> InferResponse:
+        """The one response of a unary call; Internal when the model gave none or several."""
+        first = await self.next()
+        if first is None:
+            raise Internal("expected a single response, got 0", scheduled=True)
+        count = 1
+        while not (first.final and count == 1) and (await self.next()) is not None:
+            count += 1
+        if count > 1:
+            raise Internal(f"expected a single response, got {count}", scheduled=True)
+        return first
+
+    async def __aiter__(self) -> AsyncIterator[InferResponse]:
+        while (response := await self.next()) is not None:
+            yield response
+
+    def collect(self, timeout_s: float = 30.0) -> list[InferResponse]:
+        """Every response, for a consumer that is a thread (its inbox a ThreadInbox)."""
+        if not isinstance(self._inbox, ThreadInbox):
+            raise TypeError("collect() needs a stream whose inbox is a ThreadInbox")
+        responses: list[InferResponse] = []
+        while True:
+            self._inbox.event.clear()
+            while (response := self.pop()) is not None:
+                responses.append(response)
+            if self.exhausted:
+                return responses
+            if not self._ended and not self._inbox.event.wait(timeout_s):
+                raise TimeoutError(f"no response within {timeout_s} s")
+
+    def __repr__(self) -> str:
+        state = "cancelled" if self.cancelled else "ended" if self._ended else "open"
+        return f"<ResponseStream {state}, {len(self._items)} unsent>"
