@@ -121,6 +121,14 @@ class RateLimiter:
 
 
 @dataclass(frozen=True, slots=True)
+class SecondaryDevice:
+    """A further device of an instance; kept for the ModelConfig RPC, nothing is placed there."""
+
+    kind: str = "KIND_NVDLA"
+    device_id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class InstanceGroup:
     """`count` instances on each of `gpus` (KIND_GPU), or in host memory (KIND_CPU)."""
 
@@ -131,6 +139,7 @@ class InstanceGroup:
     gpus: tuple[int, ...] = ()
     profile: tuple[str, ...] = ()
     passive: bool = False
+    secondary_devices: tuple[SecondaryDevice, ...] = ()
     host_policy: str = ""
 
 
@@ -199,7 +208,7 @@ class ModelConfig:
     ensemble_scheduling: Ensembling | None = None
     instance_group: tuple[InstanceGroup, ...] = ()
     default_model_filename: str = ""
-    metric_tags: Mapping[str, str] = NO_STRINGS
+    metric_tags: Mapping[str, str] = field(default_factory=lambda: NO_STRINGS)
     parameters: Mapping[str, ModelParameter] = field(default_factory=lambda: MappingProxyType({}))
     model_warmup: tuple[Warmup, ...] = ()
     model_transaction_policy: TransactionPolicy = TransactionPolicy()
