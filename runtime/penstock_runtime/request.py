@@ -18,7 +18,7 @@ class RequestedOutput:
     """An output that the caller asked for, with its parameters (classification, shared memory)."""
 
     name: str
-    parameters: Parameters = EMPTY
+    parameters: Parameters = field(default_factory=lambda: EMPTY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class InferRequest:
     model_version: str = ""
     id: str = ""
     outputs: tuple[RequestedOutput, ...] = ()
-    parameters: Parameters = EMPTY
+    parameters: Parameters = field(default_factory=lambda: EMPTY)
     headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     deadline_ns: int | None = None
     priority: int = 0
@@ -70,7 +70,7 @@ class InferResponse:
     model_version: str
     id: str = ""
     outputs: tuple[Tensor, ...] = ()
-    parameters: Parameters = EMPTY
+    parameters: Parameters = field(default_factory=lambda: EMPTY)
     final: bool = True
     empty: bool = False
     timing: Timing | None = None
