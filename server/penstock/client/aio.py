@@ -1,0 +1,291 @@
+"""The client for asyncio: the blocking one's twin, method for method."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import grpc
+import grpc.aio
+
+from penstock.client import calls
+from penstock.client.calls import Call
+from penstock.client.channel import TLS, addresses_of, channel_options, grpc_target
+from penstock.client.deadline import NS, POLL_S, Deadline, never_ready, not_ready_yet
+from penstock.client.errors import InferenceError, from_failed_call
+from penstock.client.inputs import InputValue
+from penstock.client.result import InferResult
+from penstock.client.retry import Retries, RetryPolicy
+from penstock.client.streams import AsyncResultStream
+from penstock_protos import inference as pb
+from penstock_protos.model_config import ModelConfig
+from penstock_runtime.errors import Status
+from penstock_runtime.request import EMPTY, Parameters
+
+T = TypeVar("T")
+_NO_METADATA: Mapping[str, str] = {}
+
+
+class AsyncClient:
+    """A client of any server that speaks the v2 protocol over gRPC. Tasks of one loop may share it.
+
+    `target` is host:port, unix:/path, dns:///name:port, or several addresses (a sequence, or commas
+    between them), over which calls are balanced by health. Every call has a deadline: `timeout`
+    seconds unless it names its own, math.inf for none. Every failure is an InferenceError.
+
+        async with AsyncClient("localhost:8001") as client:
+            result = await client.infer("add_sub", {"INPUT0": a, "INPUT1": b})
+            result["OUTPUT0"]
+    """
+
+    def __init__(
+        self,
+        target: str | Sequence[str] = "localhost:8001",
+        *,
+        timeout: float = 30.0,
+        retries: RetryPolicy | None = None,
+        metadata: Mapping[str, str] = _NO_METADATA,
+        tls: TLS | None = None,
+        clock: Callable[[], int] = time.monotonic_ns,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        addresses = addresses_of(target)
+        self.target = ",".join(addresses)
+        self._timeout = timeout
+        self._retries = retries or RetryPolicy()
+        self._metadata = tuple(metadata.items())
+        self._clock = clock
+        self._sleep = sleep
+        self._target = grpc_target(addresses)
+        self._options = channel_options(addresses, tls)
+        self._tls = tls
+        self._opened: Any = None
+        self._methods: dict[str, Any] = {}
+
+    # -- inference -------------------------------------------------------------------------------
+
+    async def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, InputValue],
+        *,
+        version: str = "",
+        outputs: Sequence[str] = (),
+        parameters: Parameters = EMPTY,
+        id: str = "",  # noqa: A002 - the protocol's name for it
+        timeout: float | None = None,
+        priority: int = 0,
+    ) -> InferResult:
+        """One request, one answer.
+
+        An input is a numpy or torch array, a Tensor, or a nested sequence (text for BYTES), with
+        its batch dimension where the model has one. `outputs` empty asks for all.
+        """
+        call = calls.infer(
+            model,
+            inputs,
+            version=version,
+            outputs=outputs,
+            parameters=parameters,
+            id=id,
+            priority=priority,
+        )
+        return await self._run(call, timeout)
+
+    def stream(
+        self,
+        model: str,
+        inputs: Mapping[str, InputValue],
+        *,
+        version: str = "",
+        outputs: Sequence[str] = (),
+        parameters: Parameters = EMPTY,
+        id: str = "",  # noqa: A002 - the protocol's name for it
+        timeout: float | None = None,
+        priority: int = 0,
+    ) -> AsyncResultStream:
+        """One request, any number of answers; the deadline holds for all of them together."""
+        call = calls.infer(
+            model,
+            inputs,
+            version=version,
+            outputs=outputs,
+            parameters=parameters,
+            id=id,
+            priority=priority,
+        )
+        deadline = self._deadline(timeout)
+        # A client stream of one message is, on the wire, one message: no sender thread is needed.
+        method = self._channel.unary_stream(calls.INFERENCE + "ModelStreamInfer")
+        return AsyncResultStream(
+            method(
+                call.request,
+                timeout=deadline.remaining_s(self._clock()),
+                metadata=self._metadata + calls.TRUE_STATUS,
+            )
+        )
+
+    # -- server and models -----------------------------------------------------------------------
+
+    async def server_live(self, *, timeout: float | None = None) -> bool:
+        """Whether the server runs."""
+        return await self._run(calls.server_live(), timeout)
+
+    async def server_ready(self, *, timeout: float | None = None) -> bool:
+        """Whether the server takes requests."""
+        return await self._run(calls.server_ready(), timeout)
+
+    async def model_ready(
+        self, model: str, version: str = "", *, timeout: float | None = None
+    ) -> bool:
+        """Whether the model takes requests; False for one that is not there."""
+        return await self._run(calls.model_ready(model, version), timeout)
+
+    async def wait_ready(
+        self, model: str = "", version: str = "", *, timeout: float | None = None
+    ) -> None:
+        """Return once the server (or a model) takes requests; DEADLINE_EXCEEDED if it never does.
+
+        A server that is not there yet is waited for as well.
+        """
+        call = calls.model_ready(model, version) if model else calls.server_ready()
+        deadline = self._deadline(timeout)
+        while not await self._answers_yes(call, deadline):
+            if deadline.passed(self._clock()):
+                raise never_ready(model, self.target, deadline)
+            await self._sleep(POLL_S)
+
+    async def health(self, service: str = "", *, timeout: float | None = None) -> str:
+        """grpc.health.v1 status: SERVING, NOT_SERVING, or SERVICE_UNKNOWN for an unknown name."""
+        try:
+            return await self._run(calls.health(service), timeout)
+        except InferenceError as error:
+            if error.status is Status.NOT_FOUND:
+                return "SERVICE_UNKNOWN"
+            raise
+
+    async def server_metadata(self, *, timeout: float | None = None) -> pb.ServerMetadataResponse:
+        """Name, version and extensions of the server."""
+        return await self._run(calls.server_metadata(), timeout)
+
+    async def model_metadata(
+        self, model: str, version: str = "", *, timeout: float | None = None
+    ) -> pb.ModelMetadataResponse:
+        """Names, datatypes and shapes of the model's inputs and outputs."""
+        return await self._run(calls.model_metadata(model, version), timeout)
+
+    async def model_config(
+        self, model: str, version: str = "", *, timeout: float | None = None
+    ) -> ModelConfig:
+        """The model's complete configuration."""
+        return await self._run(calls.model_config(model, version), timeout)
+
+    async def statistics(
+        self, model: str = "", version: str = "", *, timeout: float | None = None
+    ) -> list[pb.ModelStatistics]:
+        """Counters and durations of one model, or of all."""
+        return await self._run(calls.statistics(model, version), timeout)
+
+    async def index(
+        self, *, ready: bool = False, timeout: float | None = None
+    ) -> list[pb.RepositoryIndexResponse.ModelIndex]:
+        """Every model version of the repository with its state, or only those that are READY."""
+        return await self._run(calls.index(ready), timeout)
+
+    async def load(
+        self,
+        model: str,
+        config: str | Mapping[str, object] | None = None,
+        files: Mapping[str, bytes | Path] | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> None:
+        """Load or reload the model; returns when it serves.
+
+        `config` overrides its configuration (JSON, or a mapping that becomes JSON); `files` replace
+        its directory, by names such as 1/model.py.
+        """
+        await self._run(calls.load(model, config, files), timeout)
+
+    async def unload(
+        self, model: str, *, unload_dependents: bool = False, timeout: float | None = None
+    ) -> None:
+        """Unload the model, and if asked the models that only it needed."""
+        await self._run(calls.unload(model, unload_dependents), timeout)
+
+    # -- how a call is made ----------------------------------------------------------------------
+
+    def _deadline(self, timeout: float | None) -> Deadline:
+        return Deadline.after(self._timeout if timeout is None else timeout, self._clock())
+
+    async def _run(self, call: Call[T], timeout: float | None) -> T:
+        deadline = self._deadline(timeout)
+        retries = Retries(self._retries, deadline.at_ns)
+        while True:
+            try:
+                return await self._attempt(call, deadline)
+            except InferenceError as error:
+                delay = retries.delay_after(error, self._clock()) if call.retry else None
+                if delay is None:
+                    raise
+                await self._sleep(delay / NS)
+
+    async def _attempt(self, call: Call[T], deadline: Deadline, wait: bool = False) -> T:
+        method = self._methods.get(call.method)
+        if method is None:
+            method = self._methods[call.method] = self._channel.unary_unary(call.method)
+        left = deadline.remaining_s(self._clock())
+        rpc = method(call.request, timeout=left, metadata=self._metadata, wait_for_ready=wait)
+        try:
+            answer = await rpc
+        except grpc.RpcError as failed:
+            raise from_failed_call(failed) from failed
+        finally:
+            # Nothing for a call that is done; grpcio never ends one that was abandoned.
+            rpc.cancel()
+        return call.read(answer)
+
+    async def _answers_yes(self, call: Call[bool], deadline: Deadline) -> bool:
+        try:
+            return await self._attempt(call, deadline, wait=True)
+        except InferenceError as error:
+            if not_ready_yet(error):
+                return False
+            raise
+
+    @property
+    def _channel(self) -> Any:
+        # Opened by the first call, since a channel belongs to the loop that runs by then.
+        if self._opened is None:
+            self._opened = _open(self._target, self._options, self._tls)
+        return self._opened
+
+    async def close(self) -> None:
+        """Close the channel; calls and streams that are still open end CANCELLED."""
+        if self._opened is not None:
+            await self._opened.close()
+            self._opened = None
+            self._methods.clear()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"AsyncClient({self.target!r})"
+
+
+def _open(target: str, options: list[tuple[str, Any]], tls: TLS | None) -> Any:
+    if tls is None:
+        return grpc.aio.insecure_channel(target, options)
+    root, key, chain = tls.read()
+    return grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(root, key, chain), options)

@@ -1,0 +1,69 @@
+"""One answer of a model, as its caller wants to hold it."""
+
+from collections.abc import Iterator, Mapping
+
+from penstock_runtime.datatype import AnyArray, DataType, bf16_to_float32
+from penstock_runtime.request import InferResponse, Parameters, Timing
+from penstock_runtime.tensor import Tensor
+
+
+class InferResult(Mapping[str, AnyArray]):
+    """The outputs by name, as numpy arrays, in the order of the answer.
+
+    An array is a read-only view of the received bytes. BYTES elements are `bytes` in an object
+    array (`texts` decodes them); BF16 is widened to float32, exactly.
+    """
+
+    __slots__ = ("_response", "_tensors")
+
+    def __init__(self, response: InferResponse) -> None:
+        self._response = response
+        self._tensors = {tensor.name: tensor for tensor in response.outputs}
+
+    def __getitem__(self, name: str) -> AnyArray:
+        tensor = self._tensors[name]
+        array = tensor.numpy()
+        return bf16_to_float32(array) if tensor.datatype is DataType.BF16 else array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def texts(self, name: str) -> list[str]:
+        """The elements of a BYTES output, row-major, decoded as UTF-8."""
+        return [item.decode() for item in self._tensors[name].numpy().reshape(-1).tolist()]
+
+    def tensor(self, name: str) -> Tensor:
+        """The output with its datatype and shape, as it came over the wire."""
+        return self._tensors[name]
+
+    @property
+    def id(self) -> str:
+        """The id that the request bore."""
+        return self._response.id
+
+    @property
+    def model_name(self) -> str:
+        """The model that answered."""
+        return self._response.model_name
+
+    @property
+    def model_version(self) -> str:
+        """The version that answered."""
+        return self._response.model_version
+
+    @property
+    def parameters(self) -> Parameters:
+        """What the server and the model said beside the outputs."""
+        return self._response.parameters
+
+    @property
+    def timing(self) -> Timing | None:
+        """Where the time went in the server, when the request asked for it."""
+        return self._response.timing
+
+    def __repr__(self) -> str:
+        outputs = ", ".join(map(repr, self._tensors.values()))
+        return f"InferResult({self.model_name}/{self.model_version}: {outputs})"

@@ -1,0 +1,272 @@
+"""The blocking client."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import grpc
+
+from penstock.client import calls
+from penstock.client.calls import Call
+from penstock.client.channel import TLS, addresses_of, channel_options, grpc_target
+from penstock.client.deadline import NS, POLL_S, Deadline, never_ready, not_ready_yet
+from penstock.client.errors import InferenceError, from_failed_call
+from penstock.client.inputs import InputValue
+from penstock.client.result import InferResult
+from penstock.client.retry import Retries, RetryPolicy
+from penstock.client.streams import ResultStream
+from penstock_protos import inference as pb
+from penstock_protos.model_config import ModelConfig
+from penstock_runtime.errors import Status
+from penstock_runtime.request import EMPTY, Parameters
+
+T = TypeVar("T")
+_NO_METADATA: Mapping[str, str] = {}
+
+
+class Client:
+    """A client of any server that speaks the v2 protocol over gRPC. Threads may share one.
+
+    `target` is host:port, unix:/path, dns:///name:port, or several addresses (a sequence, or commas
+    between them), over which calls are balanced by health. Every call has a deadline: `timeout`
+    seconds unless it names its own, math.inf for none. Every failure is an InferenceError.
+
+        with Client("localhost:8001") as client:
+            result = client.infer("add_sub", {"INPUT0": a, "INPUT1": b})
+            result["OUTPUT0"]
+    """
+
+    def __init__(
+        self,
+        target: str | Sequence[str] = "localhost:8001",
+        *,
+        timeout: float = 30.0,
+        retries: RetryPolicy | None = None,
+        metadata: Mapping[str, str] = _NO_METADATA,
+        tls: TLS | None = None,
+        clock: Callable[[], int] = time.monotonic_ns,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        addresses = addresses_of(target)
+        self.target = ",".join(addresses)
+        self._timeout = timeout
+        self._retries = retries or RetryPolicy()
+        self._metadata = tuple(metadata.items())
+        self._clock = clock
+        self._sleep = sleep
+        self._channel = _open(grpc_target(addresses), channel_options(addresses, tls), tls)
+        self._methods: dict[str, Any] = {}
+
+    # -- inference -------------------------------------------------------------------------------
+
+    def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, InputValue],
+        *,
+        version: str = "",
+        outputs: Sequence[str] = (),
+        parameters: Parameters = EMPTY,
+        id: str = "",  # noqa: A002 - the protocol's name for it
+        timeout: float | None = None,
+        priority: int = 0,
+    ) -> InferResult:
+        """One request, one answer.
+
+        An input is a numpy or torch array, a Tensor, or a nested sequence (text for BYTES), with
+        its batch dimension where the model has one. `outputs` empty asks for all.
+        """
+        call = calls.infer(
+            model,
+            inputs,
+            version=version,
+            outputs=outputs,
+            parameters=parameters,
+            id=id,
+            priority=priority,
+        )
+        return self._run(call, timeout)
+
+    def stream(
+        self,
+        model: str,
+        inputs: Mapping[str, InputValue],
+        *,
+        version: str = "",
+        outputs: Sequence[str] = (),
+        parameters: Parameters = EMPTY,
+        id: str = "",  # noqa: A002 - the protocol's name for it
+        timeout: float | None = None,
+        priority: int = 0,
+    ) -> ResultStream:
+        """One request, any number of answers; the deadline holds for all of them together."""
+        call = calls.infer(
+            model,
+            inputs,
+            version=version,
+            outputs=outputs,
+            parameters=parameters,
+            id=id,
+            priority=priority,
+        )
+        deadline = self._deadline(timeout)
+        # A client stream of one message is, on the wire, one message: no sender thread is needed.
+        method = self._channel.unary_stream(calls.INFERENCE + "ModelStreamInfer")
+        return ResultStream(
+            method(
+                call.request,
+                timeout=deadline.remaining_s(self._clock()),
+                metadata=self._metadata + calls.TRUE_STATUS,
+            )
+        )
+
+    # -- server and models -----------------------------------------------------------------------
+
+    def server_live(self, *, timeout: float | None = None) -> bool:
+        """Whether the server runs."""
+        return self._run(calls.server_live(), timeout)
+
+    def server_ready(self, *, timeout: float | None = None) -> bool:
+        """Whether the server takes requests."""
+        return self._run(calls.server_ready(), timeout)
+
+    def model_ready(self, model: str, version: str = "", *, timeout: float | None = None) -> bool:
+        """Whether the model takes requests; False for one that is not there."""
+        return self._run(calls.model_ready(model, version), timeout)
+
+    def wait_ready(
+        self, model: str = "", version: str = "", *, timeout: float | None = None
+    ) -> None:
+        """Return once the server (or a model) takes requests; DEADLINE_EXCEEDED if it never does.
+
+        A server that is not there yet is waited for as well.
+        """
+        call = calls.model_ready(model, version) if model else calls.server_ready()
+        deadline = self._deadline(timeout)
+        while not self._answers_yes(call, deadline):
+            if deadline.passed(self._clock()):
+                raise never_ready(model, self.target, deadline)
+            self._sleep(POLL_S)
+
+    def health(self, service: str = "", *, timeout: float | None = None) -> str:
+        """grpc.health.v1 status: SERVING, NOT_SERVING, or SERVICE_UNKNOWN for an unknown name."""
+        try:
+            return self._run(calls.health(service), timeout)
+        except InferenceError as error:
+            if error.status is Status.NOT_FOUND:
+                return "SERVICE_UNKNOWN"
+            raise
+
+    def server_metadata(self, *, timeout: float | None = None) -> pb.ServerMetadataResponse:
+        """Name, version and extensions of the server."""
+        return self._run(calls.server_metadata(), timeout)
+
+    def model_metadata(
+        self, model: str, version: str = "", *, timeout: float | None = None
+    ) -> pb.ModelMetadataResponse:
+        """Names, datatypes and shapes of the model's inputs and outputs."""
+        return self._run(calls.model_metadata(model, version), timeout)
+
+    def model_config(
+        self, model: str, version: str = "", *, timeout: float | None = None
+    ) -> ModelConfig:
+        """The model's complete configuration."""
+        return self._run(calls.model_config(model, version), timeout)
+
+    def statistics(
+        self, model: str = "", version: str = "", *, timeout: float | None = None
+    ) -> list[pb.ModelStatistics]:
+        """Counters and durations of one model, or of all."""
+        return self._run(calls.statistics(model, version), timeout)
+
+    def index(
+        self, *, ready: bool = False, timeout: float | None = None
+    ) -> list[pb.RepositoryIndexResponse.ModelIndex]:
+        """Every model version of the repository with its state, or only those that are READY."""
+        return self._run(calls.index(ready), timeout)
+
+    def load(
+        self,
+        model: str,
+        config: str | Mapping[str, object] | None = None,
+        files: Mapping[str, bytes | Path] | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> None:
+        """Load or reload the model; returns when it serves.
+
+        `config` overrides its configuration (JSON, or a mapping that becomes JSON); `files` replace
+        its directory, by names such as 1/model.py.
+        """
+        self._run(calls.load(model, config, files), timeout)
+
+    def unload(
+        self, model: str, *, unload_dependents: bool = False, timeout: float | None = None
+    ) -> None:
+        """Unload the model, and if asked the models that only it needed."""
+        self._run(calls.unload(model, unload_dependents), timeout)
+
+    # -- how a call is made ----------------------------------------------------------------------
+
+    def _deadline(self, timeout: float | None) -> Deadline:
+        return Deadline.after(self._timeout if timeout is None else timeout, self._clock())
+
+    def _run(self, call: Call[T], timeout: float | None) -> T:
+        deadline = self._deadline(timeout)
+        retries = Retries(self._retries, deadline.at_ns)
+        while True:
+            try:
+                return self._attempt(call, deadline)
+            except InferenceError as error:
+                delay = retries.delay_after(error, self._clock()) if call.retry else None
+                if delay is None:
+                    raise
+                self._sleep(delay / NS)
+
+    def _attempt(self, call: Call[T], deadline: Deadline, wait: bool = False) -> T:
+        method = self._methods.get(call.method)
+        if method is None:
+            method = self._methods[call.method] = self._channel.unary_unary(call.method)
+        left = deadline.remaining_s(self._clock())
+        try:
+            answer = method(
+                call.request, timeout=left, metadata=self._metadata, wait_for_ready=wait
+            )
+        except grpc.RpcError as failed:
+            raise from_failed_call(failed) from failed
+        return call.read(answer)
+
+    def _answers_yes(self, call: Call[bool], deadline: Deadline) -> bool:
+        try:
+            return self._attempt(call, deadline, wait=True)
+        except InferenceError as error:
+            if not_ready_yet(error):
+                return False
+            raise
+
+    def close(self) -> None:
+        """Close the channel; calls and streams that are still open end CANCELLED."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Client({self.target!r})"
+
+
+def _open(target: str, options: list[tuple[str, Any]], tls: TLS | None) -> Any:
+    if tls is None:
+        return grpc.insecure_channel(target, options)
+    root, key, chain = tls.read()
+    return grpc.secure_channel(target, grpc.ssl_channel_credentials(root, key, chain), options)
