@@ -1,0 +1,71 @@
+"""Flags of Triton's that are not options here: accepted without effect, or refused because a server
+that ignored them would not be what its operator believes it is.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignFlag:
+    """A flag of Triton's; `refused` says why a value that switches it on ends the start."""
+
+    name: str
+    refused: str = ""
+
+
+_IGNORED = (
+    "allow-grpc",
+    "allow-http",
+    "http-port",
+    "http-address",
+    "http-thread-count",
+    "http-max-input-size",
+    "reuse-http-port",
+    "http-header-forward-pattern",
+    "grpc-infer-allocation-pool-size",
+    "grpc-infer-thread-count",
+    "grpc-max-response-pool-size",
+    "allow-gpu-metrics",
+    "allow-cpu-metrics",
+    "metrics-interval-ms",
+    "metrics-config",
+    "trace-config",
+    "backend-config",
+    "backend-directory",
+    "host-policy",
+    "cache-config",
+    "cache-directory",
+    "response-cache-byte-size",
+    "pinned-memory-pool-byte-size",
+    "cuda-memory-pool-byte-size",
+    "cuda-virtual-address-size",
+    "min-supported-compute-capability",
+    "buffer-manager-thread-count",
+    "rate-limit",
+    "rate-limit-resource",
+    "enable-peer-access",
+    "model-config-name",
+    "model-namespacing",
+    "repoagent-directory",
+    "strict-model-config",
+    "allow-sagemaker",
+    "allow-vertex-ai",
+)
+_NOT_YET = "is not available in this version; leave it out"
+_REFUSED = {
+    "grpc-use-ssl": f"TLS {_NOT_YET}, or let a proxy end TLS",
+    "grpc-use-ssl-mutual": f"mutual TLS {_NOT_YET}, or let a proxy end TLS",
+    "grpc-server-cert": f"TLS {_NOT_YET}, or let a proxy end TLS",
+    "grpc-server-key": f"TLS {_NOT_YET}, or let a proxy end TLS",
+    "grpc-root-cert": f"TLS {_NOT_YET}, or let a proxy end TLS",
+    "grpc-restricted-protocol": f"restricting protocols {_NOT_YET}",
+    "http-restricted-api": f"restricting protocols {_NOT_YET}",
+    "allow-client-shm": f"client shared memory {_NOT_YET}",
+}
+
+FOREIGN: Mapping[str, ForeignFlag] = MappingProxyType(
+    {name: ForeignFlag(name) for name in _IGNORED}
+    | {name: ForeignFlag(name, why) for name, why in _REFUSED.items()}
+)

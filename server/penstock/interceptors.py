@@ -1,0 +1,189 @@
+"""What happens around every handler, whatever the transport: the gate, the count of calls inside,
+the clock, the log line, and errors turned into statuses, once.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
+from typing import Protocol
+
+from penstock.rpc import Category, Kind, Rpc
+from penstock.status import translate
+from penstock.transport.base import Call, Method, Refusal, StreamHandler, UnaryHandler
+from penstock_runtime.errors import Unavailable
+
+SHUTTING_DOWN = "GRPC server is shutting down and has stopped accepting new requests."
+RETRY_AFTER_NS = 1_000_000_000
+# Probes and tools have to be answered while the server drains, and a Watch never ends by itself.
+_UNGATED = frozenset((Category.HEALTH, Category.REFLECTION))
+
+
+def shutting_down() -> Unavailable:
+    """The refusal of a server that drains: a retry finds another one."""
+    return Unavailable(SHUTTING_DOWN, reason="SHUTTING_DOWN", retry_after_ns=RETRY_AFTER_NS)
+
+
+class Gate:
+    """Counts the calls inside; once closed, lets no new one in. Lives on the event loop."""
+
+    def __init__(self) -> None:
+        self.inflight = 0
+        self.closed = False
+        self._on_close: set[Callable[[], None]] = set()
+        self._idle: asyncio.Event | None = None
+
+    def enter(self) -> None:
+        """Count a call in, or refuse it."""
+        if self.closed:
+            raise shutting_down()
+        self.inflight += 1
+
+    def leave(self) -> None:
+        """Count a call out."""
+        self.inflight -= 1
+        if self._idle is not None and self.inflight == 0:
+            self._idle.set()
+
+    def close(self) -> None:
+        """Let nothing more in, and tell the streams that are open."""
+        if self.closed:
+            return
+        self.closed = True
+        for callback in tuple(self._on_close):
+            callback()
+
+    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call this when the gate closes; returns what takes the callback back."""
+        self._on_close.add(callback)
+        return lambda: self._on_close.discard(callback)
+
+    async def idle(self, timeout_s: float) -> bool:
+        """Wait until nothing is inside; False if time ran out."""
+        if self.inflight == 0:
+            return True
+        self._idle = asyncio.Event()
+        try:
+            await asyncio.wait_for(self._idle.wait(), timeout_s)
+        except TimeoutError:
+            return False
+        return True
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "open"
+        return f"<Gate {state}, {self.inflight} inside>"
+
+
+class Observer(Protocol):
+    """Told of every call; made only when someone wants to know."""
+
+    def started(self, rpc: Rpc, call: Call) -> None:
+        """A call came in."""
+
+    def finished(self, rpc: Rpc, call: Call, code: str, duration_ns: int, size: int) -> None:
+        """A call ended with this status; `size` is the bytes of its request (unary)."""
+
+
+class Guard:
+    """Wraps handlers. Without an observer a call that succeeds pays for two additions only."""
+
+    def __init__(
+        self, gate: Gate, observer: Observer | None = None, *, delay_s: float = 0.0
+    ) -> None:
+        self._gate = gate
+        self._observer = observer
+        self._delay_s = delay_s
+
+    def method(self, rpc: Rpc, handler: UnaryHandler | StreamHandler) -> Method:
+        """The method that a transport serves for this row of the table."""
+        if rpc.kind is Kind.STREAM:
+            return Method(rpc.path, stream=self._stream(rpc, handler))  # type: ignore[arg-type]
+        unary: UnaryHandler = handler  # type: ignore[assignment]
+        if self._delay_s and rpc.category is not Category.INFERENCE:
+            unary = _delayed(unary, self._delay_s)
+        unary = self._unary(rpc, unary)
+        if self._observer is not None:
+            unary = _observed_unary(rpc, unary, self._observer)
+        return Method(rpc.path, unary=unary)
+
+    def _unary(self, rpc: Rpc, handler: UnaryHandler) -> UnaryHandler:
+        gate = self._gate
+        gated = rpc.category not in _UNGATED
+
+        async def guarded(data: bytes, call: Call) -> bytes:
+            entered = False
+            try:
+                if gated:
+                    gate.enter()
+                    entered = True
+                return await handler(data, call)
+            except Exception as error:
+                raise _refusal(error, call) from None
+            finally:
+                if entered:
+                    gate.leave()
+
+        return guarded
+
+    def _stream(self, rpc: Rpc, handler: StreamHandler) -> StreamHandler:
+        gate, observer = self._gate, self._observer
+        gated = rpc.category not in _UNGATED
+
+        async def guarded(
+            messages: AsyncIterator[bytes], call: Call
+        ) -> AsyncGenerator[bytes, None]:
+            started = time.monotonic_ns()
+            if observer is not None:
+                observer.started(rpc, call)
+            code, entered = "CANCELLED", False
+            try:
+                if gated:
+                    gate.enter()
+                    entered = True
+                # Closed here and now: what the handler holds must not wait for a collection.
+                async with aclosing(handler(messages, call)) as responses:
+                    async for data in responses:
+                        yield data
+                code = "OK"
+            except Exception as error:
+                refusal = _refusal(error, call)
+                code = refusal.answer.status.value
+                raise refusal from None
+            finally:
+                if entered:
+                    gate.leave()
+                if observer is not None:
+                    observer.finished(rpc, call, code, time.monotonic_ns() - started, 0)
+
+        return guarded
+
+
+def _refusal(error: Exception, call: Call) -> Refusal:
+    request = call.request
+    return Refusal(translate(error, request.id if request is not None else ""))
+
+
+def _observed_unary(rpc: Rpc, handler: UnaryHandler, observer: Observer) -> UnaryHandler:
+    async def observed(data: bytes, call: Call) -> bytes:
+        started = time.monotonic_ns()
+        observer.started(rpc, call)
+        code = "CANCELLED"
+        try:
+            reply = await handler(data, call)
+            code = "OK"
+        except Refusal as refusal:
+            code = refusal.answer.status.value
+            raise
+        finally:
+            observer.finished(rpc, call, code, time.monotonic_ns() - started, len(data))
+        return reply
+
+    return observed
+
+
+def _delayed(handler: UnaryHandler, delay_s: float) -> UnaryHandler:
+    async def delayed(data: bytes, call: Call) -> bytes:
+        await asyncio.sleep(delay_s)
+        return await handler(data, call)
+
+    return delayed

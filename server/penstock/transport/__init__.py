@@ -1,0 +1,1 @@
+"""Ways to serve the table of RPCs; each takes and gives bytes, and knows nothing of models."""
