@@ -84,9 +84,10 @@ class LoadedModel(Protocol):
 
 
 class Backend(Protocol):
-    """A kind of model."""
+    """A kind of model; `uses_gpu` tells where KIND_AUTO puts its instances."""
 
     name: str
+    uses_gpu: bool
 
     def recognises(self, source: ModelSource) -> bool:
         """Whether the version directory looks like this backend's (by file names only)."""

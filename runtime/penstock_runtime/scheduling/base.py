@@ -3,8 +3,9 @@
 Every time is a monotonic nanosecond that the caller passes in.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from penstock_runtime.errors import PenstockError
@@ -13,7 +14,7 @@ from penstock_runtime.stream import ResponseStream
 
 
 class Pending:
-    """A request that waits: what the batcher must know of it, and nothing more.
+    """A request that waits: what the batcher must know of it, and its arrays by input name.
 
     `batch_size` counts rows (1 without a batch dimension); `deadline_ns` is the caller's deadline
     and `timeout_ns` the queue policy's, both absolute; `signature` is equal for requests that may
@@ -21,6 +22,7 @@ class Pending:
     """
 
     __slots__ = (
+        "arrays",
         "arrived_ns",
         "batch_size",
         "deadline_ns",
@@ -28,6 +30,7 @@ class Pending:
         "length",
         "level",
         "order",
+        "queued",
         "request",
         "signature",
         "started_ns",
@@ -40,6 +43,7 @@ class Pending:
         request: InferRequest,
         stream: ResponseStream,
         *,
+        arrays: Mapping[str, Any] = MappingProxyType({}),
         batch_size: int = 1,
         arrived_ns: int = 0,
         signature: Any = None,
@@ -47,6 +51,7 @@ class Pending:
     ) -> None:
         self.request = request
         self.stream = stream
+        self.arrays = arrays
         self.batch_size = batch_size
         self.arrived_ns = arrived_ns
         self.deadline_ns = request.deadline_ns
@@ -56,6 +61,7 @@ class Pending:
         self.level = 0
         self.order = 0
         self.delayed = False
+        self.queued = False
         self.started_ns = 0
 
     def __repr__(self) -> str:
@@ -99,6 +105,15 @@ class Batcher(Protocol):
     def wake_at(self, now: int) -> int | None:
         """When to ask `take` or `expire` again if nothing arrives before; None for never."""
 
+    def next_expiry(self) -> int | None:
+        """When `expire` has something to do; None for never."""
+
+    def rows_ahead(self, pending: Pending) -> int:
+        """Rows that would be executed before a request that was not added yet (an estimate)."""
+
+    def rows_per_batch(self) -> int:
+        """The rows of a full batch, for predictions."""
+
     def stats(self) -> QueueStats:
         """What waits."""
 
@@ -106,8 +121,8 @@ class Batcher(Protocol):
 class Scheduler(Protocol):
     """Accepts requests for one version of one model and sees to it that each gets its answer."""
 
-    def submit(self, request: InferRequest, stream: ResponseStream) -> None:
-        """Accept the request (answered through the stream), or raise the error that refuses it."""
+    def submit(self, pending: Pending) -> None:
+        """Accept the request (answered through its stream), or raise the error that refuses it."""
 
     def drain(self, timeout_s: float) -> bool:
         """Accept nothing more and wait until all that was accepted is answered; False if time ran

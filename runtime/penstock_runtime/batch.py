@@ -1,0 +1,227 @@
+"""A batch: requests that are executed together, how their inputs become one, how the outputs are
+cut back.
+
+A `BatchPlan` is made once per model; merging and splitting then only follow it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from penstock_kernels.ragged import (
+    cut_length,
+    gather_padded,
+    gather_rows,
+    length_mask,
+    scatter_rows,
+)
+from penstock_runtime.config import ModelConfig, ModelOutput
+from penstock_runtime.config_scheduling import LengthBatching
+from penstock_runtime.datatype import DataType, from_numpy
+from penstock_runtime.errors import FailureReason, Internal
+from penstock_runtime.request import EMPTY, InferResponse, Parameters, Timing
+from penstock_runtime.scheduling.base import Pending
+from penstock_runtime.scheduling.length_batcher import padded_length
+from penstock_runtime.tensor import Tensor, to_host
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Requests in row order; `rows` is their sum."""
+
+    members: tuple[Pending, ...]
+    rows: int
+
+    @staticmethod
+    def of(members: Sequence[Pending]) -> "Batch":
+        """The batch of these requests."""
+        return Batch(tuple(members), sum(pending.batch_size for pending in members))
+
+
+class BatchPlan:
+    """How one model's batches are merged and split."""
+
+    def __init__(self, config: ModelConfig, version: int) -> None:
+        self._name = config.name
+        self._version = str(version)
+        self._batched = config.max_batch_size > 0
+        self._outputs = {declared.name: declared for declared in config.output}
+        rules = config.dynamic_batching.length_batching if config.dynamic_batching else None
+        self._lengths = rules
+        self._axes = _length_axes(config, rules)
+
+    # -- in --------------------------------------------------------------------------------------
+
+    def merge(self, batch: Batch) -> dict[str, Any]:
+        """The model's inputs: every request's rows, one after the other (a view when there is only
+        one).
+
+        Inputs of variable length are padded to a common one, and the mask that tells so is added.
+        """
+        members = batch.members
+        if self._lengths is not None and self._axes:
+            return self._merge_padded(members, self._lengths)
+        if len(members) == 1:
+            return dict(members[0].arrays)
+        return {
+            name: gather_rows([pending.arrays[name] for pending in members])
+            for name in members[0].arrays
+        }
+
+    def _merge_padded(self, members: Sequence[Pending], rules: LengthBatching) -> dict[str, Any]:
+        length = padded_length(rules, max(pending.length for pending in members))
+        merged: dict[str, Any] = {}
+        for name in members[0].arrays:
+            parts = [pending.arrays[name] for pending in members]
+            axis = self._axes.get(name)
+            merged[name] = (
+                gather_rows(parts)
+                if axis is None
+                else gather_padded(parts, length, axis, rules.pad_value)
+            )
+        if rules.mask_name:
+            lengths = [pending.length for pending in members]
+            rows = [pending.batch_size for pending in members]
+            dtype = rules.mask_data_type.numpy
+            merged[rules.mask_name] = length_mask(lengths, rows, length, dtype)
+        return merged
+
+    # -- out -------------------------------------------------------------------------------------
+
+    def split(
+        self,
+        batch: Batch,
+        outputs: Mapping[str, Any],
+        parameters: Sequence[Parameters],
+        timings: Sequence[Timing | None],
+    ) -> list[InferResponse]:
+        """One response per request, in row order; Internal when an output is not what was
+        declared.
+        """
+        arrays = {name: to_host(outputs[name]) for name in outputs if name in self._outputs}
+        rows = [pending.batch_size for pending in batch.members]
+        parts: dict[str, list[Any]] = {}
+        for name, array in arrays.items():
+            if self._batched:
+                self._check_rows(name, array, batch.rows)
+            parts[name] = scatter_rows(array, rows) if self._batched else [array]
+        return [
+            self._response(pending, {n: parts[n][i] for n in parts}, parameters[i], timings[i])
+            for i, pending in enumerate(batch.members)
+        ]
+
+    def single(
+        self, pending: Pending, outputs: Mapping[str, Any], parameters: Parameters
+    ) -> InferResponse:
+        """One of the responses to a decoupled request; more may come."""
+        arrays = {name: to_host(outputs[name]) for name in outputs if name in self._outputs}
+        return self._response(pending, arrays, parameters, None, final=False)
+
+    def last(self, pending: Pending, timing: Timing | None) -> InferResponse:
+        """The response without outputs that ends a decoupled request."""
+        return InferResponse(
+            self._name, self._version, pending.request.id, empty=True, timing=timing
+        )
+
+    def _response(
+        self,
+        pending: Pending,
+        arrays: Mapping[str, Any],
+        parameters: Parameters,
+        timing: Timing | None,
+        final: bool = True,
+    ) -> InferResponse:
+        request = pending.request
+        wanted = [o.name for o in request.outputs] if request.outputs else self._outputs
+        tensors = []
+        for name in wanted:
+            if name in arrays:
+                tensors.append(self._tensor(self._outputs[name], arrays[name], pending))
+            elif final:
+                raise self._broken(name, "is missing", "every declared output")
+        return InferResponse(
+            self._name,
+            self._version,
+            request.id,
+            tuple(tensors),
+            parameters or EMPTY,
+            final,
+            timing=timing,
+        )
+
+    def _tensor(self, declared: ModelOutput, array: Any, pending: Pending) -> Tensor:
+        if self._lengths is not None and declared.name in self._lengths.unpad_output:
+            array = cut_length(array, pending.length, self._unpad_axis(declared))
+        found = from_numpy(array.dtype)
+        wanted = declared.data_type
+        # BF16 has no numpy dtype of its own: it travels as uint16 halves.
+        if found is not wanted and not (wanted is DataType.BF16 and found is DataType.UINT16):
+            raise self._broken(declared.name, f"is {found.value}", wanted.value)
+        if declared.reshape is not None:
+            array = array.reshape(self._declared_shape(declared, array))
+        self._check_dims(declared, array.shape)
+        return Tensor(declared.name, wanted, tuple(array.shape), array)
+
+    def _declared_shape(self, declared: ModelOutput, array: Any) -> tuple[int, ...]:
+        """The shape that clients see of an output that the model gives in another (`reshape`)."""
+        first = array.shape[:1] if self._batched else ()
+        known = prod(first) * prod(dim for dim in declared.dims if dim != -1)
+        unknown = declared.dims.count(-1)
+        if unknown == 1 and known:
+            return (*first, *(array.size // known if d == -1 else d for d in declared.dims))
+        if unknown:
+            raise self._broken(declared.name, f"has shape {array.shape}", "at most one wildcard")
+        return (*first, *declared.dims)
+
+    def _check_dims(self, declared: ModelOutput, shape: Sequence[int]) -> None:
+        dims = shape[1:] if self._batched else shape
+        fits = len(dims) == len(declared.dims) and all(
+            want in (-1, got) for want, got in zip(declared.dims, dims, strict=True)
+        )
+        if not fits:
+            full = (-1, *declared.dims) if self._batched else declared.dims
+            raise self._broken(declared.name, f"has shape {list(shape)}", f"{list(full)}")
+
+    def _check_rows(self, name: str, array: Any, rows: int) -> None:
+        if not array.shape or array.shape[0] != rows:
+            raise self._broken(name, f"has shape {list(array.shape)}", f"{rows} rows")
+
+    def _unpad_axis(self, declared: ModelOutput) -> int:
+        first = 1 if self._batched else 0
+        return first + (declared.dims.index(-1) if -1 in declared.dims else 0)
+
+    def _broken(self, output: str, found: str, expected: str) -> Internal:
+        return Internal(
+            f"output '{output}' of model '{self._name}' {found}, expected {expected}",
+            failure=FailureReason.BACKEND,
+            scheduled=True,
+        )
+
+
+def _length_axes(config: ModelConfig, rules: LengthBatching | None) -> dict[str, int]:
+    """The axis of each length-batched input that is padded; strings are grouped, never padded."""
+    if rules is None:
+        return {}
+    first = 1 if config.max_batch_size > 0 else 0
+    axes = {}
+    for name in rules.input:
+        declared = config.find_input(name)
+        if declared is not None and declared.data_type is not DataType.BYTES:
+            axes[name] = first + declared.dims.index(-1)
+    return axes
+
+
+def zeros(config: ModelConfig, rows: int) -> dict[str, Any]:
+    """Inputs of zeros (wildcards are 1, strings are empty) with which a model can be warmed."""
+    arrays: dict[str, Any] = {}
+    for declared in config.input:
+        dims = tuple(1 if dim == -1 else dim for dim in declared.dims)
+        shape = (rows, *dims) if config.max_batch_size > 0 else dims
+        if declared.data_type is DataType.BYTES:
+            arrays[declared.name] = np.full(shape, b"", dtype=object)
+        else:
+            arrays[declared.name] = np.zeros(shape, declared.data_type.numpy)
+    return arrays

@@ -1,0 +1,148 @@
+"""The inference core: the one door that a server needs. Thread-safe; `infer` never blocks."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from penstock_runtime.errors import NotFound, PenstockError
+from penstock_runtime.model import Model
+from penstock_runtime.observability.snapshot import StatisticsSnapshot
+from penstock_runtime.repository.lifecycle import ModelIndexEntry
+from penstock_runtime.repository.overrides import LoadOverrides
+from penstock_runtime.request import InferRequest
+from penstock_runtime.scheduling.batch_scheduler import Retired
+from penstock_runtime.stream import ResponseStream
+
+_log = logging.getLogger("penstock.core")
+
+# A reload may retire the version between look-up and submit; a name that is retired this often in a
+# row is being unloaded faster than it can be asked.
+_LOOKUPS = 5
+
+
+class Shelf(Protocol):
+    """The repository, as the core sees it."""
+
+    def get(self, name: str, version: str) -> Model:
+        """The READY model of this name and version ("" for the highest)."""
+
+    def models(self) -> Sequence[Model]:
+        """Every READY model."""
+
+    def load(self, name: str, overrides: LoadOverrides) -> None:
+        """Load or reload; returns once the new version serves."""
+
+    def unload(self, name: str, unload_dependents: bool) -> None:
+        """Take the model out of service."""
+
+    def index(self, ready_only: bool) -> Sequence[ModelIndexEntry]:
+        """What is on the shelf, and in what state."""
+
+    def ready(self) -> bool:
+        """Whether every selected model serves."""
+
+    def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call back on every change of state; the result ends the subscription."""
+
+    def stop(self, timeout_s: float) -> None:
+        """Drain and stop everything."""
+
+
+class InferenceCore:
+    """Requests in, answers through their streams; models come and go behind it."""
+
+    def __init__(self, repository: Shelf) -> None:
+        self.repository = repository
+        self._exiting = False
+
+    # -- inference -------------------------------------------------------------------------------
+
+    def model(self, name: str, version: str = "") -> Model:
+        """The model that would serve such a request; NotFound, Unavailable or InvalidArgument if
+        none.
+        """
+        return self.repository.get(name, version)
+
+    def infer(self, request: InferRequest, stream: ResponseStream) -> None:
+        """Queue the request; its answers, errors included, go to the stream unless this raises."""
+        for attempt in range(_LOOKUPS):
+            model = self.repository.get(request.model_name, request.model_version)
+            try:
+                model.submit(request, stream)
+            except Retired:
+                if self._exiting or attempt == _LOOKUPS - 1:
+                    raise
+                continue
+            return
+
+    # -- state -----------------------------------------------------------------------------------
+
+    @property
+    def exiting(self) -> bool:
+        """Whether the server has begun to go down."""
+        return self._exiting
+
+    def ready(self) -> bool:
+        """Whether every selected model serves and every instance of it is alive."""
+        if self._exiting or not self.repository.ready():
+            return False
+        return all(model.healthy for model in self.repository.models())
+
+    def model_ready(self, name: str, version: str = "") -> bool:
+        """Whether this model serves; False for an unknown one, as clients poll it after an
+        unload.
+        """
+        try:
+            return self.repository.get(name, version).healthy
+        except PenstockError:
+            return False
+
+    def statistics(self, name: str = "", version: str = "") -> list[StatisticsSnapshot]:
+        """Statistics of one version, of all versions of one model, or of everything."""
+        if name and version:
+            return [self._snapshot(self.repository.get(name, version))]
+        models = [m for m in self.repository.models() if not name or m.config.name == name]
+        if name and not models:
+            raise NotFound(f"Request for unknown model: '{name}' is not found")
+        return [self._snapshot(model) for model in models]
+
+    @staticmethod
+    def _snapshot(model: Model) -> StatisticsSnapshot:
+        model.statistics.set_memory(model.memory_bytes())
+        return model.statistics.snapshot()
+
+    @property
+    def inflight(self) -> int:
+        """Requests that were accepted and have no last answer yet."""
+        return sum(model.unanswered for model in self.repository.models())
+
+    # -- control ---------------------------------------------------------------------------------
+
+    def load(self, name: str, overrides: LoadOverrides) -> None:
+        """Load or reload a model; returns once it serves, raises what prevented it. Blocks."""
+        self.repository.load(name, overrides)
+
+    def unload(self, name: str, unload_dependents: bool = False) -> None:
+        """Take a model out of service. Blocks until no new request reaches it."""
+        self.repository.unload(name, unload_dependents)
+
+    def index(self, ready_only: bool = False) -> Sequence[ModelIndexEntry]:
+        """What is in the repository, and in what state."""
+        return self.repository.index(ready_only)
+
+    def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call back, from any thread, on every change of a model's state."""
+        return self.repository.subscribe(callback)
+
+    def begin_shutdown(self) -> None:
+        """From now on the server is not ready; what was accepted is still answered."""
+        self._exiting = True
+
+    def stop(self, timeout_s: float) -> None:
+        """Drain and stop every model."""
+        self.begin_shutdown()
+        self.repository.stop(timeout_s)
+
+    def memory_bytes(self) -> Mapping[str, Mapping[str, int]]:
+        """Bytes per device, by model."""
+        return {model.config.name: model.memory_bytes() for model in self.repository.models()}

@@ -1,0 +1,108 @@
+"""A model instance: one executable, one device, one thread that asks its scheduler for batches."""
+
+import logging
+import threading
+
+from penstock_runtime.backends.base import (
+    AnyExecutable,
+    LoadedModel,
+    Placement,
+    StreamingExecutable,
+)
+from penstock_runtime.batch import BatchPlan
+from penstock_runtime.errors import Internal, PenstockError
+from penstock_runtime.execution import Desk, execute_batch, execute_stream
+from penstock_runtime.observability.statistics import ModelStatistics
+from penstock_runtime.scheduling.batch_scheduler import BatchScheduler
+from penstock_runtime.scheduling.gate import Gate
+from penstock_runtime.warmup import WarmupRequest, warm_up
+
+_log = logging.getLogger("penstock.instance")
+
+
+class ModelInstance:
+    """One instance of a model, and its thread."""
+
+    def __init__(
+        self,
+        placement: Placement,
+        loaded: LoadedModel,
+        plan: BatchPlan,
+        scheduler: BatchScheduler,
+        statistics: ModelStatistics,
+        warmups: tuple[WarmupRequest, ...] = (),
+    ) -> None:
+        self.placement = placement
+        self._loaded = loaded
+        self._scheduler = scheduler
+        self._warmups = warmups
+        self._desk = Desk(placement.name, plan, scheduler, statistics)
+        self._gate = Gate()
+        self._ready = threading.Event()
+        self._failure: PenstockError | None = None
+        self._thread = threading.Thread(target=self._run, name=placement.name, daemon=True)
+
+    def start(self) -> None:
+        """Begin to make the executable, in the thread that will run it."""
+        self._thread.start()
+
+    def wait_ready(self) -> None:
+        """Return once the instance is warm; raise what kept it from being so."""
+        self._ready.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the instance is there to execute."""
+        return self._thread.is_alive() and self._failure is None
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the thread to end, once its scheduler has been stopped; False if it did not."""
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        executable = self._prepare()
+        self._ready.set()
+        if executable is None:
+            return
+        try:
+            self._work(executable)
+        except Exception:
+            # Not the model's fault, whose errors are answered: the instance is gone, and says so.
+            _log.exception("instance %s died", self.placement.name)
+            self._failure = Internal(f"instance '{self.placement.name}' died")
+        finally:
+            executable.close()
+
+    def _prepare(self) -> AnyExecutable | None:
+        try:
+            executable = self._loaded.executable(self.placement)
+            for request in self._warmups:
+                warm_up(executable, request)
+        except PenstockError as error:
+            self._failure = error
+            return None
+        except Exception as error:
+            _log.exception("instance %s failed to start", self.placement.name)
+            self._failure = Internal(
+                f"instance '{self.placement.name}' failed to start: {type(error).__name__}"
+            )
+            return None
+        return executable
+
+    def _work(self, executable: AnyExecutable) -> None:
+        streaming = isinstance(executable, StreamingExecutable)
+        while (batch := self._scheduler.next_batch(self._gate)) is not None:
+            if streaming:
+                execute_stream(self._desk, executable, batch)  # type: ignore[arg-type]
+            else:
+                execute_batch(self._desk, executable, batch)  # type: ignore[arg-type]
+            # The batch holds the requests' bytes: it must not outlive its execution while idle.
+            del batch
+
+    def __repr__(self) -> str:
+        state = "healthy" if self.healthy else "dead"
+        return f"<ModelInstance {self.placement.name} on {self.placement.device}, {state}>"

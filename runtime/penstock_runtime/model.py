@@ -1,0 +1,165 @@
+"""A model: one version, loaded, with its scheduler and its instances.
+
+Made by `start_model`, which returns only when every instance is warm; ended by `drain` and `stop`.
+"""
+
+import logging
+import time
+from collections.abc import Mapping
+
+from penstock_runtime.backends.base import Backend, LoadedModel, ModelSource
+from penstock_runtime.batch import BatchPlan
+from penstock_runtime.config import ModelConfig
+from penstock_runtime.errors import PenstockError, Unavailable
+from penstock_runtime.instance import ModelInstance
+from penstock_runtime.observability.statistics import ModelStatistics
+from penstock_runtime.placement import placements
+from penstock_runtime.request import InferRequest
+from penstock_runtime.scheduling.base import Batcher, Pending, QueueStats
+from penstock_runtime.scheduling.batch_scheduler import BatchScheduler
+from penstock_runtime.scheduling.dynamic_batcher import DynamicBatcher
+from penstock_runtime.scheduling.length_batcher import LengthBatcher
+from penstock_runtime.scheduling.timer import Timer
+from penstock_runtime.stream import ResponseStream
+from penstock_runtime.validation import RequestValidator
+from penstock_runtime.warmup import warmup_requests
+
+_log = logging.getLogger("penstock.model")
+
+# How long an instance may take to notice that it should end before it is left behind.
+_JOIN_S = 10.0
+
+
+class Model:
+    """One version of a model that serves."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        version: int,
+        loaded: LoadedModel,
+        scheduler: BatchScheduler,
+        instances: tuple[ModelInstance, ...],
+        statistics: ModelStatistics,
+    ) -> None:
+        self.config = config
+        self.version = version
+        self.statistics = statistics
+        self.instances = instances
+        self._loaded = loaded
+        self._scheduler = scheduler
+        self._validator = RequestValidator(config)
+
+    def submit(self, request: InferRequest, stream: ResponseStream) -> None:
+        """Check the request and queue it; its answers go to the stream. Never blocks.
+
+        Raises InvalidArgument for a request that does not fit, and what the scheduler refuses.
+        """
+        now = time.monotonic_ns()
+        try:
+            checked = self._validator.check(request)
+            pending = Pending(
+                request,
+                stream,
+                arrays=checked.arrays,
+                batch_size=checked.rows,
+                arrived_ns=now,
+                signature=checked.signature,
+                length=checked.length,
+            )
+            self._scheduler.submit(pending)
+        except PenstockError as error:
+            self.statistics.record_failure(error.failure, time.monotonic_ns() - now)
+            raise
+
+    @property
+    def healthy(self) -> bool:
+        """Whether every instance is there to execute."""
+        return all(instance.healthy for instance in self.instances)
+
+    @property
+    def unanswered(self) -> int:
+        """Requests that were accepted and have no last answer yet."""
+        return self._scheduler.unanswered
+
+    def queue_stats(self) -> QueueStats:
+        """What waits for execution."""
+        return self._scheduler.stats()
+
+    def memory_bytes(self) -> Mapping[str, int]:
+        """Bytes held per device, as far as the backend knows."""
+        return self._loaded.memory_bytes()
+
+    def drain(self, timeout_s: float) -> bool:
+        """Accept nothing more and wait until all is answered; False if time ran out."""
+        return self._scheduler.drain(timeout_s)
+
+    def stop(self) -> None:
+        """End the instances and give the memory back; what still waits is answered UNAVAILABLE."""
+        self._scheduler.stop()
+        for instance in self.instances:
+            if not instance.join(_JOIN_S):
+                _log.warning("%r still executes and is left behind", instance)
+        self._loaded.close()
+
+    def __repr__(self) -> str:
+        return f"<Model {self.config.name} version {self.version}, {self._scheduler!r}>"
+
+
+def start_model(
+    source: ModelSource, backend: Backend, timer: Timer, *, hold_until: int = 0
+) -> Model:
+    """Load a version and make its instances; returns when they are warm, or raises what prevented
+    it.
+    """
+    started = time.monotonic()
+    config = source.config
+    homes = placements(config, uses_gpu=backend.uses_gpu)
+    warmups = warmup_requests(config, source.root)
+    loaded = backend.load(source)
+    statistics = ModelStatistics(
+        config.name, source.version, config.metric_tags, decoupled=config.decoupled
+    )
+    rules = config.dynamic_batching
+    scheduler = BatchScheduler(
+        make_batcher(config, hold_until),
+        statistics,
+        timer,
+        instances=len(homes),
+        preserve_ordering=bool(rules and rules.preserve_ordering),
+    )
+    plan = BatchPlan(config, source.version)
+    instances = tuple(
+        ModelInstance(home, loaded, plan, scheduler, statistics, warmups) for home in homes
+    )
+    model = Model(config, source.version, loaded, scheduler, instances, statistics)
+    _start_all(model)
+    statistics.load_seconds = time.monotonic() - started
+    return model
+
+
+def make_batcher(config: ModelConfig, hold_until: int = 0) -> Batcher:
+    """The batcher that the configuration asks for."""
+    rules = config.dynamic_batching
+    if rules is not None and rules.length_batching is not None and config.max_batch_size > 0:
+        return LengthBatcher(config, rules.length_batching)
+    return DynamicBatcher(config, hold_until=hold_until)
+
+
+def _start_all(model: Model) -> None:
+    for instance in model.instances:
+        instance.start()
+    try:
+        for instance in model.instances:
+            instance.wait_ready()
+    except Exception:
+        model.stop()
+        raise
+
+
+def not_ready(name: str, version: int) -> Unavailable:
+    """The error for a version that is known and does not serve."""
+    return Unavailable(
+        f"Request for unknown model: '{name}' version {version} is not at ready state",
+        reason="MODEL_NOT_READY",
+    )

@@ -1,0 +1,221 @@
+"""The batch scheduler acts on what a batcher decides: it accepts requests, hands batches to idle
+instances that ask for them, and answers whatever must not be executed any more.
+
+Lock order: the scheduler's own lock, and nothing inside it. Answers are given outside the lock.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+
+from penstock_runtime.batch import Batch
+from penstock_runtime.errors import PenstockError, Unavailable
+from penstock_runtime.observability.statistics import ModelStatistics
+from penstock_runtime.scheduling.base import Batcher, Dead, Pending, QueueStats
+from penstock_runtime.scheduling.dynamic_batcher import cancelled_error
+from penstock_runtime.scheduling.gate import Gate
+from penstock_runtime.scheduling.ordering import OrderKeeper
+from penstock_runtime.scheduling.predictor import WaitPredictor
+from penstock_runtime.scheduling.queue import expired_deadline
+from penstock_runtime.scheduling.timer import Timer
+
+Clock = Callable[[], int]
+
+
+class Retired(Unavailable):
+    """This version accepts nothing more; after a reload, the name already points to another one."""
+
+
+class BatchScheduler:
+    """Between the requests for one version of a model and its instances."""
+
+    def __init__(
+        self,
+        batcher: Batcher,
+        statistics: ModelStatistics,
+        timer: Timer,
+        *,
+        instances: int = 1,
+        preserve_ordering: bool = False,
+        clock: Clock = time.monotonic_ns,
+    ) -> None:
+        self._batcher = batcher
+        self._statistics = statistics
+        self._timer = timer
+        self._clock = clock
+        self._instances = instances
+        self._lock = threading.Lock()
+        self._idle: list[Gate] = []
+        self._accepting = True
+        self._stopped = False
+        self._unanswered = 0
+        self._all_answered = threading.Event()
+        self._all_answered.set()
+        self._alarm_ns: int | None = None
+        self._order = OrderKeeper() if preserve_ordering and instances > 1 else None
+        self.predictor = WaitPredictor()
+
+    # -- from the front --------------------------------------------------------------------------
+
+    def submit(self, pending: Pending) -> None:
+        """Accept the request (answered through its stream), or raise the error that refuses it."""
+        now = self._clock()
+        with self._lock:
+            if not self._accepting:
+                raise _retired()
+            self._admit(pending, now)
+            self._batcher.add(pending, now)
+            self._unanswered += 1
+            self._all_answered.clear()
+            if self._order is not None:
+                self._order.enter(pending)
+            gate = self._idle.pop() if self._idle else None
+            alarm = self._next_alarm()
+        if gate is not None:
+            gate.open()
+        if alarm is not None:
+            self._timer.call_at(alarm, self._ring)
+        pending.stream.on_cancel(partial(self._cancel, pending))
+
+    def _admit(self, pending: Pending, now: int) -> None:
+        """Refuse at once what cannot make its deadline; an idle instance always gets a try."""
+        if pending.deadline_ns is None or self._idle:
+            return
+        per_batch = self._batcher.rows_per_batch()
+        ahead = self._batcher.rows_ahead(pending)
+        wait = self.predictor.wait_ns(ahead, per_batch, self._instances)
+        refusal = self.predictor.refusal(now, pending.deadline_ns, wait)
+        if refusal is not None:
+            raise refusal
+
+    def _cancel(self, pending: Pending) -> None:
+        """The caller gave up: out of the queue, if it still waits there."""
+        with self._lock:
+            waiting = self._batcher.cancel(pending)
+        if not waiting:
+            return
+        now = self._clock()
+        late = pending.deadline_ns is not None and now >= pending.deadline_ns
+        error = expired_deadline(pending, now) if late else cancelled_error()
+        self._bury([Dead(pending, error)], now)
+
+    # -- to the instances ------------------------------------------------------------------------
+
+    def next_batch(self, gate: Gate) -> Batch | None:
+        """The next batch for the instance that waits at this gate; None when it should end."""
+        while True:
+            now = self._clock()
+            with self._lock:
+                dead = self._batcher.expire(now)
+                members = self._batcher.take(now)
+                if members is None and not dead:
+                    if self._stopped:
+                        return None
+                    self._idle.append(gate)
+                    wake_at = self._batcher.wake_at(now)
+            if dead:
+                self._bury(dead, now)
+            if members is not None:
+                return Batch.of(members)
+            if not dead:
+                self._wait(gate, wake_at, now)
+
+    def _wait(self, gate: Gate, wake_at: int | None, now: int) -> None:
+        gate.wait(None if wake_at is None else max(wake_at - now, 0) / 1e9)
+        with self._lock:
+            if gate in self._idle:
+                self._idle.remove(gate)
+
+    def answer(self, pending: Pending, answer: Callable[[], None]) -> None:
+        """Give a request its last answer: now, or when those before it have theirs."""
+        if self._order is None:
+            answer()
+        else:
+            self._order.answer(pending, answer)
+
+    def answered(self, count: int) -> None:
+        """So many of the requests that were handed out have got their last answer."""
+        with self._lock:
+            self._unanswered -= count
+            if not self._unanswered:
+                self._all_answered.set()
+
+    # -- time ------------------------------------------------------------------------------------
+
+    def _next_alarm(self) -> int | None:
+        """The time for which an alarm is missing; under the lock."""
+        expiry = self._batcher.next_expiry()
+        if expiry is None or (self._alarm_ns is not None and self._alarm_ns <= expiry):
+            return None
+        self._alarm_ns = expiry
+        return expiry
+
+    def _ring(self) -> None:
+        """Answer what expired while all instances were busy; in the timer's thread."""
+        now = self._clock()
+        with self._lock:
+            dead = self._batcher.expire(now)
+            self._alarm_ns = None
+            alarm = self._next_alarm()
+        self._bury(dead, now)
+        if alarm is not None:
+            self._timer.call_at(alarm, self._ring)
+
+    def _bury(self, dead: Iterable[Dead], now: int) -> None:
+        """Answer requests that left the queue without being executed; each is counted once."""
+        for item in dead:
+            self._statistics.record_failure(item.error.failure, now - item.pending.arrived_ns)
+            self.answer(item.pending, partial(_fail, item.pending, item.error))
+            self.answered(1)
+
+    # -- life cycle ------------------------------------------------------------------------------
+
+    def drain(self, timeout_s: float) -> bool:
+        """Accept nothing more, wait until all is answered; False if time ran out."""
+        with self._lock:
+            self._accepting = False
+        return self._all_answered.wait(timeout_s)
+
+    def stop(self) -> None:
+        """Let the instances end; what still waits is answered UNAVAILABLE."""
+        now = self._clock()
+        with self._lock:
+            self._accepting, self._stopped = False, True
+            rest = self._empty_queue()
+            gates, self._idle = self._idle, []
+        self._bury([Dead(pending, _retired()) for pending in rest], now)
+        for gate in gates:
+            gate.open()
+
+    def _empty_queue(self) -> list[Pending]:
+        rest: list[Pending] = []
+        # Far in the future every delay has passed, so the batcher gives away all it has.
+        while (members := self._batcher.take(2**62)) is not None:
+            rest.extend(members)
+        return rest
+
+    def stats(self) -> QueueStats:
+        """What waits."""
+        with self._lock:
+            return self._batcher.stats()
+
+    @property
+    def unanswered(self) -> int:
+        """Requests that were accepted and have no last answer yet."""
+        return self._unanswered
+
+    def __repr__(self) -> str:
+        return f"<BatchScheduler {self._batcher!r}, {self._unanswered} unanswered>"
+
+
+def _fail(pending: Pending, error: PenstockError) -> None:
+    pending.stream.fail(error)
+
+
+def _retired() -> Retired:
+    return Retired(
+        "Server is stopping, scheduler for model has stopped accepting new inference requests",
+        reason="STOPPING",
+        scheduled=True,
+    )

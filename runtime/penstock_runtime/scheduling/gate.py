@@ -1,0 +1,29 @@
+"""What an idle instance waits at: opened once per hand-over, so that a burst of requests wakes it
+once.
+"""
+
+import threading
+
+
+class Gate:
+    """A binary signal for one waiting thread; lighter than a Condition, which makes a lock per
+    wait.
+    """
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def open(self) -> None:
+        """Let the waiting thread through, now or when it comes."""
+        try:
+            self._lock.release()
+        except RuntimeError:
+            # Open already: a late opener met one that came after the wait had timed out.
+            return
+
+    def wait(self, timeout_s: float | None) -> bool:
+        """Wait until opened, and close again; False when the time ran out."""
+        return self._lock.acquire(timeout=-1 if timeout_s is None else timeout_s)

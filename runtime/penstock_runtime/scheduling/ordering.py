@@ -1,0 +1,39 @@
+"""Answers in the order of arrival, whatever the order of completion (`preserve_ordering`)."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+
+from penstock_runtime.scheduling.base import Pending
+
+Answer = Callable[[], None]
+
+
+class OrderKeeper:
+    """Holds a finished answer back until every earlier request has been answered."""
+
+    def __init__(self) -> None:
+        # Reentrant: an answer may make its consumer cancel or submit in the same thread.
+        self._lock = threading.RLock()
+        self._waiting: OrderedDict[int, Answer | None] = OrderedDict()
+
+    def enter(self, pending: Pending) -> None:
+        """A request was accepted: its place is behind all that were accepted before."""
+        with self._lock:
+            self._waiting[pending.order] = None
+
+    def answer(self, pending: Pending, answer: Answer) -> None:
+        """A request is done: answer it, and those behind it that were held back, when its turn has
+        come.
+        """
+        with self._lock:
+            if pending.order not in self._waiting:
+                answer()
+                return
+            self._waiting[pending.order] = answer
+            while self._waiting:
+                order, ready = next(iter(self._waiting.items()))
+                if ready is None:
+                    return
+                del self._waiting[order]
+                ready()

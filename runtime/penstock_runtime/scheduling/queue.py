@@ -1,0 +1,256 @@
+"""The queue of one model: priority levels, earliest deadline first inside a level, time-outs as
+policy says.
+
+Pure: no clock, no lock. A request without a deadline is ordered as if it had one a fixed horizon
+after its arrival: without deadlines that is plain first-in-first-out, and with them nobody starves.
+"""
+
+from bisect import bisect_left, insort
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from heapq import heapify, heappop, heappush
+
+from penstock_runtime.config_scheduling import QueuePolicy
+from penstock_runtime.errors import DeadlineExceeded, FailureReason, Unavailable
+from penstock_runtime.scheduling.base import Dead, Pending, QueueStats
+
+HORIZON_NS = 10_000_000_000
+_STALE_SLACK = 64
+
+# (when it should be done, arrival number, the request): the number makes every entry comparable.
+Entry = tuple[int, int, Pending]
+
+
+class Level:
+    """The requests of one priority; those that a DELAY policy put back are served after all
+    others.
+    """
+
+    __slots__ = ("delayed", "policy", "waiting")
+
+    def __init__(self, policy: QueuePolicy) -> None:
+        self.policy = policy
+        self.waiting: list[Entry] = []
+        self.delayed: list[Entry] = []
+
+    def __len__(self) -> int:
+        return len(self.waiting) + len(self.delayed)
+
+    def entries(self, delayed: bool) -> list[Entry]:
+        """The list that a request of this kind stands in."""
+        return self.delayed if delayed else self.waiting
+
+
+class RequestQueue:
+    """What waits for execution, in the order in which it should be executed."""
+
+    def __init__(
+        self,
+        levels: int = 1,
+        default_level: int = 1,
+        policy: QueuePolicy | None = None,
+        policies: Mapping[int, QueuePolicy] | None = None,
+        by_deadline: bool = True,
+    ) -> None:
+        default, own = policy or QueuePolicy(), policies or {}
+        self._levels = {n: Level(own.get(n, default)) for n in range(1, max(levels, 1) + 1)}
+        self._default_level = default_level if default_level in self._levels else 1
+        self._by_deadline = by_deadline
+        self._expiry: list[Entry] = []
+        self._arrivals = 0
+        # By arrival. Not a plain dict: that walks its tombstones when popped in front.
+        self._by_arrival: OrderedDict[int, Pending] = OrderedDict()
+        self.rows = 0
+        self.size = 0
+
+    # -- in and out ------------------------------------------------------------------------------
+
+    def push(self, pending: Pending) -> None:
+        """Accept the request at its priority, or raise Unavailable when its level is full."""
+        level_number = self._level_of(pending.request.priority)
+        level = self._levels[level_number]
+        limit = level.policy.max_queue_size
+        if limit and len(level) >= limit:
+            raise Unavailable(
+                "Exceeds maximum queue size",
+                reason="QUEUE_FULL",
+                failure=FailureReason.REJECTED,
+                scheduled=True,
+            )
+        self._arrivals += 1
+        pending.order, pending.level = self._arrivals, level_number
+        pending.delayed, pending.queued = False, True
+        pending.timeout_ns = self._timeout(pending, level.policy)
+        insort(level.waiting, self._entry(pending))
+        self._by_arrival[pending.order] = pending
+        self.size += 1
+        self.rows += pending.batch_size
+        self._watch(pending)
+
+    def remove(self, pending: Pending) -> bool:
+        """Take a request out, wherever it stands; False when it does not wait here."""
+        if not pending.queued:
+            return False
+        entries = self._levels[pending.level].entries(pending.delayed)
+        at = self._find(entries, pending)
+        del entries[at]
+        self._forget(pending)
+        return True
+
+    def pop_front(self, count: int) -> list[Pending]:
+        """Take the first `count` requests out, in order of execution."""
+        taken: list[Pending] = []
+        for level in self._levels.values():
+            for entries in (level.waiting, level.delayed):
+                if len(taken) == count:
+                    return taken
+                front = [entry[2] for entry in entries[: count - len(taken)]]
+                del entries[: len(front)]
+                taken.extend(front)
+                for pending in front:
+                    self._forget(pending)
+        return taken
+
+    def __iter__(self) -> Iterator[Pending]:
+        for level in self._levels.values():
+            for entry in level.waiting:
+                yield entry[2]
+            for entry in level.delayed:
+                yield entry[2]
+
+    def __len__(self) -> int:
+        return self.size
+
+    # -- time ------------------------------------------------------------------------------------
+
+    def expire(self, now: int) -> list[Dead]:
+        """Remove what is past its deadline or rejected by its time-out; put back what policy
+        delays.
+        """
+        dead: list[Dead] = []
+        while self._expiry and self._expiry[0][0] <= now:
+            pending = heappop(self._expiry)[2]
+            if not pending.queued:
+                continue
+            if pending.deadline_ns is not None and pending.deadline_ns <= now:
+                dead.append(self._bury(pending, expired_deadline(pending, now)))
+            elif pending.timeout_ns is not None and pending.timeout_ns <= now:
+                self._time_out(pending, dead)
+        return dead
+
+    def next_expiry(self) -> int | None:
+        """When `expire` has something to do; None for never."""
+        while self._expiry and not self._expiry[0][2].queued:
+            heappop(self._expiry)
+        return self._expiry[0][0] if self._expiry else None
+
+    def _time_out(self, pending: Pending, dead: list[Dead]) -> None:
+        level = self._levels[pending.level]
+        if level.policy.timeout_action != "DELAY":
+            dead.append(self._bury(pending, _timed_out()))
+            return
+        entry = level.waiting.pop(self._find(level.waiting, pending))
+        pending.delayed, pending.timeout_ns = True, None
+        insort(level.delayed, entry)
+        self._watch(pending)
+
+    def _bury(self, pending: Pending, error: DeadlineExceeded | Unavailable) -> Dead:
+        self.remove(pending)
+        return Dead(pending, error)
+
+    # -- what others ask -------------------------------------------------------------------------
+
+    def oldest_ns(self) -> int:
+        """When the request that waits longest arrived; 0 when none waits."""
+        for pending in self._by_arrival.values():
+            return pending.arrived_ns
+        return 0
+
+    def rows_ahead(self, pending: Pending) -> int:
+        """Rows that would be executed before a request that is not queued yet (an estimate)."""
+        level_number = self._level_of(pending.request.priority)
+        ahead = 0
+        for number, level in self._levels.items():
+            if number < level_number:
+                ahead += len(level)
+            elif number == level_number:
+                ahead += bisect_left(level.waiting, self._key(pending), key=_due)
+        return ahead * self.rows // self.size if self.size else 0
+
+    def stats(self) -> QueueStats:
+        """What waits."""
+        return QueueStats(self.size, self.rows, self.oldest_ns())
+
+    def depths(self) -> dict[int, int]:
+        """Requests that wait, by priority level."""
+        return {number: len(level) for number, level in self._levels.items()}
+
+    # -- private ---------------------------------------------------------------------------------
+
+    def _level_of(self, priority: int) -> int:
+        return priority if priority in self._levels else self._default_level
+
+    def _key(self, pending: Pending) -> int:
+        if not self._by_deadline or pending.deadline_ns is None:
+            return pending.arrived_ns + HORIZON_NS
+        return pending.deadline_ns
+
+    def _entry(self, pending: Pending) -> Entry:
+        return (self._key(pending), pending.order, pending)
+
+    def _find(self, entries: list[Entry], pending: Pending) -> int:
+        at = bisect_left(entries, self._entry(pending))
+        if at == len(entries) or entries[at][2] is not pending:
+            raise AssertionError(f"{pending!r} is marked as queued and stands in no queue")
+        return at
+
+    def _forget(self, pending: Pending) -> None:
+        pending.queued = False
+        del self._by_arrival[pending.order]
+        self.size -= 1
+        self.rows -= pending.batch_size
+
+    def _watch(self, pending: Pending) -> None:
+        """Remember when this request must be looked at, and sweep out entries of requests long
+        gone.
+        """
+        moments = [t for t in (pending.deadline_ns, pending.timeout_ns) if t is not None]
+        if not moments:
+            return
+        heappush(self._expiry, (min(moments), pending.order, pending))
+        if len(self._expiry) > 2 * self.size + _STALE_SLACK:
+            self._expiry = [entry for entry in self._expiry if entry[2].queued]
+            heapify(self._expiry)
+
+    @staticmethod
+    def _timeout(pending: Pending, policy: QueuePolicy) -> int | None:
+        """The policy's time-out; a request may shorten it, never lengthen it, and not where there
+        is none.
+        """
+        limit_us, own_us = policy.default_timeout_microseconds, pending.request.timeout_us
+        if limit_us and policy.allow_timeout_override and 0 < own_us < limit_us:
+            limit_us = own_us
+        return pending.arrived_ns + limit_us * 1000 if limit_us else None
+
+
+def _due(entry: Entry) -> int:
+    return entry[0]
+
+
+def expired_deadline(pending: Pending, now: int) -> DeadlineExceeded:
+    """The error of a request whose deadline passed before it was executed."""
+    waited_ms = (now - pending.arrived_ns) / 1e6
+    return DeadlineExceeded(
+        f"deadline exceeded after {waited_ms:.1f} ms in the queue; the request was not executed",
+        reason="DEADLINE_EXPIRED",
+        scheduled=True,
+    )
+
+
+def _timed_out() -> Unavailable:
+    return Unavailable(
+        "Request timeout expired",
+        reason="QUEUE_TIMEOUT",
+        failure=FailureReason.REJECTED,
+        scheduled=True,
+    )

@@ -1,0 +1,293 @@
+"""A request held against its model's configuration, with the texts that Triton's clients match on.
+
+A validator is made once per model; it checks names, datatypes, shapes and sizes, turns wire bytes
+into views, applies `reshape`, and says how many rows the request has and with what it may share a
+batch.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, NoReturn
+
+import numpy as np
+
+from penstock_runtime.config import ModelConfig, ModelInput
+from penstock_runtime.datatype import DataType
+from penstock_runtime.errors import InvalidArgument, Violation
+from penstock_runtime.request import InferRequest
+from penstock_runtime.tensor import BytesFormatError, Tensor, unpack_bytes
+
+_BATCH_NOTE = (
+    "NOTE: Setting a non-zero max_batch_size in the model config requires a batch dimension to be "
+    "prepended to each input shape. If you want to specify the full shape including the batch dim "
+    "in your input dims config, try setting max_batch_size to zero. See the model configuration "
+    "docs for more info on max_batch_size."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A request that fits its model: arrays by input name (views where possible), its rows, what it
+    may share a batch with, its length.
+    """
+
+    arrays: dict[str, Any]
+    rows: int
+    signature: Any
+    length: int
+
+
+class RequestValidator:
+    """Checks requests against one configuration."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self._name = config.name
+        self._max_batch = config.max_batch_size
+        self._inputs = {declared.name: declared for declared in config.input}
+        self._outputs = frozenset(declared.name for declared in config.output)
+        self._required = frozenset(d.name for d in config.input if not d.optional)
+        rules = config.dynamic_batching.length_batching if config.dynamic_batching else None
+        self._by_length = frozenset(rules.input) if rules else frozenset[str]()
+        self._ragged = self._by_length | {d.name for d in config.input if d.allow_ragged_batch}
+        self._always_alike = all(_has_one_shape(declared) for declared in config.input)
+
+    def check(self, request: InferRequest) -> Checked:
+        """The request, ready for the scheduler; InvalidArgument says what is wrong with it."""
+        self._check_names(request)
+        for tensor in request.inputs:
+            declared = self._inputs[tensor.name]
+            if tensor.datatype is not declared.data_type:
+                self._wrong_datatype(tensor, declared)
+        rows = self._rows(request.inputs) if self._max_batch > 0 else 1
+        arrays = {t.name: self._fit(t, self._inputs[t.name]) for t in request.inputs}
+        return Checked(arrays, rows, self._signature(arrays), self._length(arrays))
+
+    # -- names -----------------------------------------------------------------------------------
+
+    def _check_names(self, request: InferRequest) -> None:
+        given = [tensor.name for tensor in request.inputs]
+        for name in given:
+            if name not in self._inputs:
+                self._refuse(f"unexpected inference input '{name}' for model '{self._name}'", name)
+        if not self._required.issubset(given):
+            self._missing(given)
+        seen: set[str] = set()
+        for output in request.outputs:
+            if output.name not in self._outputs:
+                text = f"unexpected inference output '{output.name}' for model '{self._name}'"
+                self._refuse(text, output.name, "outputs")
+            if output.name in seen:
+                text = f"output '{output.name}' already exists in request"
+                self._refuse(text, output.name, "outputs")
+            seen.add(output.name)
+
+    def _missing(self, given: Sequence[str]) -> NoReturn:
+        missing = [name for name in self._inputs if name in self._required - set(given)]
+        required, total = len(self._required), len(self._inputs)
+        expected = (
+            f"expected {total} inputs"
+            if required == total
+            else f"expected number of inputs between {required} and {total}"
+        )
+        self._refuse(
+            f"{expected} but got {len(given)} inputs for model '{self._name}'. "
+            f"Got input(s) [{_quoted(given)}], but missing required input(s) "
+            f"[{_quoted(missing)}]. Please provide all required input(s).",
+            missing[0],
+        )
+
+    # -- datatypes, shapes, sizes ----------------------------------------------------------------
+
+    def _wrong_datatype(self, tensor: Tensor, declared: ModelInput) -> NoReturn:
+        self._refuse(
+            f"inference input '{tensor.name}' data-type is '{tensor.datatype.value}', "
+            f"but model '{self._name}' expects '{declared.data_type.value}'",
+            tensor.name,
+        )
+
+    def _rows(self, inputs: Iterable[Tensor]) -> int:
+        """The batch size on which all inputs agree."""
+        rows: int | None = None
+        for tensor in inputs:
+            if self._inputs[tensor.name].is_shape_tensor:
+                continue
+            if not tensor.shape:
+                self._refuse(
+                    f"input '{tensor.name}' has no shape but model requires batch dimension "
+                    f"for '{self._name}'",
+                    tensor.name,
+                )
+            if rows is not None and tensor.shape[0] != rows:
+                text = f"input '{tensor.name}' batch size does not match other inputs"
+                self._refuse(f"{text} for '{self._name}'", tensor.name)
+            rows = tensor.shape[0]
+            self._check_batch_size(rows, tensor)
+        return 1 if rows is None else rows
+
+    def _check_batch_size(self, rows: int, tensor: Tensor) -> None:
+        if rows > self._max_batch:
+            text = f"inference request batch-size must be <= {self._max_batch} for '{self._name}'"
+            self._refuse(text, tensor.name)
+        if rows == 0:
+            self._refuse(
+                f"inference request batch-size must be > 0 for '{self._name}'", tensor.name
+            )
+        if rows < 0:
+            self._wildcard(tensor)
+
+    def _fit(self, tensor: Tensor, declared: ModelInput) -> Any:
+        """The tensor's array, its shape checked, its bytes viewed, in the model's own shape."""
+        batched = self._max_batch > 0 and not declared.is_shape_tensor
+        dims = tensor.shape[1:] if batched else tensor.shape
+        # Equal is only enough without wildcards: a -1 that was sent equals a -1 that was declared.
+        if dims != declared.dims or -1 in dims:
+            self._check_dims(tensor, dims, declared, batched)
+        array = self._array(tensor)
+        if declared.reshape is None:
+            return array
+        own = _reshaped(declared, dims)
+        return array.reshape((tensor.shape[0], *own) if batched else own)
+
+    def _check_dims(
+        self, tensor: Tensor, dims: tuple[int, ...], declared: ModelInput, batched: bool
+    ) -> None:
+        if any(dim < 0 for dim in tensor.shape):
+            self._wildcard(tensor)
+        expected = declared.dims
+        fits = len(dims) == len(expected) and all(
+            want in (-1, got) for want, got in zip(expected, dims, strict=True)
+        )
+        if not fits:
+            full = (-1, *expected) if batched else expected
+            note = _BATCH_NOTE if batched else ""
+            self._refuse(
+                f"unexpected shape for input '{tensor.name}' for model '{self._name}'. "
+                f"Expected {_dims(full)}, got {_dims(tensor.shape)}. {note}",
+                tensor.name,
+            )
+
+    def _wildcard(self, tensor: Tensor) -> NoReturn:
+        self._refuse(
+            f"All input dimensions should be specified for input '{tensor.name}' "
+            f"for model '{self._name}', got {_dims(tensor.shape)}",
+            tensor.name,
+        )
+
+    def _array(self, tensor: Tensor) -> Any:
+        """The data as an array of the tensor's shape; sizes are compared before anything is
+        built.
+        """
+        if tensor.datatype is DataType.BYTES:
+            return self._strings(tensor)
+        if tensor.is_raw:
+            size, expected = len(tensor.array), tensor.datatype.size * prod(tensor.shape)
+            if size != expected:
+                self._wrong_size(tensor, expected, size)
+            return np.frombuffer(tensor.array, tensor.datatype.numpy).reshape(tensor.shape)
+        array, expected = tensor.array, prod(tensor.shape)
+        if isinstance(array, np.ndarray) and array.size != expected:
+            width = tensor.datatype.size
+            self._wrong_size(tensor, expected * width, array.size * width)
+        return array if tuple(array.shape) == tensor.shape else array.reshape(tensor.shape)
+
+    def _wrong_size(self, tensor: Tensor, expected: int, got: int) -> NoReturn:
+        self._refuse(
+            f"input byte size mismatch for input '{tensor.name}' for model '{self._name}'. "
+            f"Expected {expected}, got {got}",
+            tensor.name,
+        )
+
+    def _strings(self, tensor: Tensor) -> Any:
+        count = prod(tensor.shape)
+        if not tensor.is_raw:
+            if tensor.array.size != count:
+                self._wrong_count(tensor, count, tensor.array.size)
+            return tensor.array.reshape(tensor.shape)
+        try:
+            return unpack_bytes(tensor.array, count).reshape(tensor.shape)
+        except BytesFormatError as error:
+            self._bad_strings(tensor, count, error)
+
+    def _bad_strings(self, tensor: Tensor, count: int, error: BytesFormatError) -> NoReturn:
+        where = f"for inference input '{tensor.name}' for model '{self._name}'"
+        if error.cut:
+            self._refuse(
+                f"incomplete string length indicator {where}, expecting 4 bytes but only "
+                f"{error.left} bytes available. Please make sure the string length indicator is "
+                "in one buffer.",
+                tensor.name,
+            )
+        if error.found < count:
+            self._refuse(
+                f"expected {count} string elements {where}, got {error.found}", tensor.name
+            )
+        self._wrong_count(tensor, count, error.found + 1)
+
+    def _wrong_count(self, tensor: Tensor, count: int, found: int) -> NoReturn:
+        where = f"for inference input '{tensor.name}' for model '{self._name}'"
+        if found < count:
+            self._refuse(f"expected {count} string elements {where}, got {found}", tensor.name)
+        text = f"unexpected number of string elements {found} {where}, expecting {count}"
+        self._refuse(text, tensor.name)
+
+    # -- what the batcher needs ------------------------------------------------------------------
+
+    def _signature(self, arrays: Mapping[str, Any]) -> Any:
+        """Equal for requests that may share a batch: same inputs present, same shapes after the
+        batch.
+        """
+        if self._always_alike:
+            return None
+        first = 1 if self._max_batch > 0 else 0
+        parts: list[Any] = []
+        for name, array in arrays.items():
+            if self._inputs[name].is_shape_tensor:
+                parts.append((name, array.tobytes()))
+            elif name in self._ragged:
+                parts.append((name, None))
+            else:
+                parts.append((name, tuple(array.shape[first:])))
+        return tuple(sorted(parts, key=_by_name))
+
+    def _length(self, arrays: Mapping[str, Any]) -> int:
+        if not self._by_length:
+            return 0
+        named = [(name, array) for name, array in arrays.items() if name in self._by_length]
+        return max((self._own_length(name, array) for name, array in named), default=0)
+
+    def _own_length(self, name: str, array: Any) -> int:
+        """The longest element of a BYTES tensor; else the size of the first variable dimension."""
+        declared = self._inputs[name]
+        if declared.data_type is DataType.BYTES:
+            return max((len(item) for item in array.reshape(-1)), default=0)
+        first = 1 if self._max_batch > 0 else 0
+        return int(array.shape[first + declared.dims.index(-1)]) if -1 in declared.dims else 0
+
+    def _refuse(self, text: str, field: str, kind: str = "inputs") -> NoReturn:
+        raise InvalidArgument(
+            text, violations=(Violation(f"{kind}[{field}]", text),), scheduled=True
+        )
+
+
+def _has_one_shape(declared: ModelInput) -> bool:
+    return -1 not in declared.dims and not declared.optional and not declared.is_shape_tensor
+
+
+def _by_name(part: tuple[str, Any]) -> str:
+    return part[0]
+
+
+def _reshaped(declared: ModelInput, dims: tuple[int, ...]) -> tuple[int, ...]:
+    """The model's own dims; a -1 there takes the value of the matching wildcard."""
+    wildcards = iter(got for want, got in zip(declared.dims, dims, strict=True) if want == -1)
+    target = declared.reshape.shape if declared.reshape is not None else dims
+    return tuple(next(wildcards, 1) if dim == -1 else dim for dim in target)
+
+
+def _dims(shape: Iterable[int]) -> str:
+    return "[" + ",".join(map(str, shape)) + "]"
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return ",".join(f"'{name}'" for name in names)
