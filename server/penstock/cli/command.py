@@ -1,0 +1,59 @@
+"""What the commands of the command line have in common: parsing, and errors of one plain line."""
+
+import argparse
+import sys
+import textwrap
+from collections.abc import Sequence
+from typing import Never
+
+USAGE_ERROR = 2
+
+
+class CommandError(Exception):
+    """What went wrong, in one line for whoever typed the command; the exit code is 2."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose help teaches by example, and whose errors are one line."""
+
+    def __init__(self, prog: str, description: str, examples: Sequence[str] = ()) -> None:
+        super().__init__(
+            prog=prog,
+            description=textwrap.fill(" ".join(description.split()), 88),
+            epilog=_examples(examples),
+            formatter_class=_Formatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> Never:
+        """Say in one line what was wrong with the arguments and end with code 2."""
+        print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(USAGE_ERROR)
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32, width=96)
+
+
+def _examples(lines: Sequence[str]) -> str | None:
+    return "examples:\n" + "\n".join(f"  {line}" for line in lines) if lines else None
+
+
+def positive(text: str) -> float:
+    """An argument that is a number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return value
+
+
+def name_and_value(text: str) -> tuple[str, str]:
+    """An argument of the form NAME=VALUE."""
+    name, separator, value = text.partition("=")
+    if not separator or not name:
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
+    return name, value
