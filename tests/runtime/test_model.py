@@ -144,7 +144,7 @@ def test_a_thousand_cancelled_and_a_thousand_expired_are_never_executed(
     blocker = ask(model)
     while model.queue_stats().requests:
         time.sleep(0.001)
-    soon = time.monotonic_ns() + 50_000_000
+    soon = time.monotonic_ns() + 1_000_000_000
     given_up = [ask(model) for _ in range(1000)]
     expired = [ask(model, deadline_ns=soon) for _ in range(1000) if time.monotonic_ns() < soon]
 
