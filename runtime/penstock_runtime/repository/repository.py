@@ -1,0 +1,300 @@
+"""The model repository: which models serve, and the three ways in which that changes (at the start,
+by looking at the files, by a caller's word), all on one path.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Generic
+
+from penstock_runtime.errors import InvalidArgument, Unavailable
+from penstock_runtime.repository.background import run_all
+from penstock_runtime.repository.exchange import Exchange
+from penstock_runtime.repository.generation import LoadFailed, PollFailed
+from penstock_runtime.repository.index import ModelFolder, read_folder
+from penstock_runtime.repository.lifecycle import (
+    WHOLE_MODEL,
+    Lifecycle,
+    ModelIndexEntry,
+    ModelState,
+    Turns,
+)
+from penstock_runtime.repository.loader import Loader, ModelT, short_reason
+from penstock_runtime.repository.options import ALL_MODELS, ControlMode, RepositoryOptions
+from penstock_runtime.repository.overrides import NO_OVERRIDES, LoadOverrides, OverrideFolder
+from penstock_runtime.repository.roots import RepositoryRoots
+from penstock_runtime.repository.routes import shown
+from penstock_runtime.repository.stability import StabilityGate, settled
+from penstock_runtime.repository.watcher import Watcher
+
+_log = logging.getLogger("penstock.repository")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadProgress:
+    """One model of the start is done, `done` of `total` so far; `reason` is "" when it serves."""
+
+    name: str
+    done: int
+    total: int
+    seconds: float
+    reason: str = ""
+
+
+class ModelRepository(Generic[ModelT]):
+    """Models by name and version, and the means to change them while they serve. Thread-safe.
+
+    `clock` gives wall-clock nanoseconds (file times are wall-clock times), `wait` sleeps.
+    """
+
+    def __init__(
+        self,
+        options: RepositoryOptions,
+        loader: Loader[ModelT],
+        *,
+        clock: Callable[[], int] = time.time_ns,
+        wait: Callable[[float], object] | None = None,
+    ) -> None:
+        self.options = options
+        self.lifecycle = Lifecycle()
+        self._roots = RepositoryRoots(options.roots, options.model_name, options.model_config_name)
+        self._exchange = Exchange(
+            loader,
+            self._roots,
+            self.lifecycle,
+            drain_timeout_s=options.drain_timeout_s,
+            load_retries=options.load_retries,
+        )
+        self._turns = Turns()
+        self._gate = StabilityGate(int(options.poll_seconds * 1e9))
+        self._attempted: dict[str, ModelFolder] = {}
+        self._started = threading.Event()
+        self._stopping = threading.Event()
+        self._watcher = Watcher(self.poll, options.poll_seconds)
+        self._clock = clock
+        self._wait = wait if wait is not None else self._stopping.wait
+
+    # -- what serves -----------------------------------------------------------------------------
+
+    def get(self, name: str, version: str = "") -> ModelT:
+        """The model that serves; `version` is "" for the highest one that does.
+
+        NotFound, Unavailable or InvalidArgument say why there is none.
+        """
+        return self._exchange.routes.get(name, version)
+
+    def models(self) -> list[ModelT]:
+        """Every model that serves, by name and version."""
+        return self._exchange.routes.models()
+
+    def index(self, ready_only: bool = False) -> list[ModelIndexEntry]:
+        """Every version with its state, and the models on disk that were never loaded."""
+        entries = self.lifecycle.entries()
+        if ready_only:
+            return [entry for entry in entries if entry.state is ModelState.READY]
+        never = self._roots.names() - {entry.name for entry in entries}
+        entries += [ModelIndexEntry(name, "", ModelState.NEVER_LOADED) for name in never]
+        return sorted(entries, key=lambda entry: (entry.name, int(entry.version or 0)))
+
+    def ready(self) -> bool:
+        """Whether the start is over and every selected model serves, or was unloaded on purpose."""
+        return self._started.is_set() and all(map(self._is_fine, self.lifecycle.names()))
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the watcher lives and every model that serves can execute."""
+        return self._watcher.healthy and all(model.healthy for model in self.models())
+
+    def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call back, from any thread, after every change of a state; the result ends that."""
+        return self.lifecycle.subscribe(callback)
+
+    def _is_fine(self, name: str) -> bool:
+        serving = self._exchange.serving(name)
+        if serving is not None:
+            return all(model.healthy for model in serving.models.values())
+        return all(status.at_rest for status in self.lifecycle.versions(name).values())
+
+    # -- at the start ----------------------------------------------------------------------------
+
+    def start(
+        self, progress: Callable[[LoadProgress], None] | None = None
+    ) -> tuple[LoadProgress, ...]:
+        """Load what the mode selects and return those that failed, by name.
+
+        `progress` is told of every model, from any thread. FailedPrecondition when a root is not
+        there.
+        """
+        self._roots.check()
+        names = self._selected()
+        for name in names:
+            self.lifecycle.set(name, WHOLE_MODEL, ModelState.LOADING)
+        report = _Report(len(names), progress)
+        jobs = [partial(self._start_one, name, report) for name in names]
+        run_all(jobs, self.options.load_threads, self._stopping)
+        if not self._stopping.is_set():
+            self._started.set()
+            if self.options.control_mode is ControlMode.POLL:
+                self._watcher.start()
+        return report.failures()
+
+    def _selected(self) -> list[str]:
+        chosen = set(self.options.startup_models) - {ALL_MODELS}
+        for name in chosen:
+            check_model_name(name)
+        explicit = self.options.control_mode is ControlMode.EXPLICIT
+        if not explicit or ALL_MODELS in self.options.startup_models:
+            chosen |= self._roots.names()
+        return sorted(chosen)
+
+    def _start_one(self, name: str, report: "_Report") -> None:
+        began = time.monotonic()
+        reason = ""
+        try:
+            with self._turns.take(name):
+                folder = self._settled(name, self.options.settle_seconds)
+                if folder is None:
+                    reason = "the model is not in the model repository"
+                    self.lifecycle.set(name, WHOLE_MODEL, ModelState.UNAVAILABLE, reason)
+                else:
+                    self._attempt(folder)
+        except Exception as error:
+            reason = short_reason(error)
+        report.done(name, time.monotonic() - began, reason)
+
+    # -- by a caller's word ----------------------------------------------------------------------
+
+    def load(self, name: str, overrides: LoadOverrides = NO_OVERRIDES) -> None:
+        """Load or reload; returns once the new versions serve, and the old ones drain.
+
+        Unavailable outside the explicit mode; InvalidArgument or Internal say why it failed, and
+        then what served before still does.
+        """
+        self._check_call(name)
+        with self._turns.take(name):
+            if overrides.overlong is not None:
+                _log.error("model '%s': an override file has too long a name", name)
+                raise PollFailed(name, "an override file has too long a name")
+            if overrides.files:
+                self._load_files(name, overrides)
+                return
+            folder = self._settled(name, self.options.load_settle_seconds)
+            if folder is None:
+                _log.error(
+                    "model '%s': load failed, it is not in the model repository", shown(name)
+                )
+                raise PollFailed(name, "the model is not in the model repository")
+            self._attempt(folder, overrides.config_json)
+
+    def unload(self, name: str, unload_dependents: bool = False) -> None:
+        """Take the model out of service; requests under way are still answered.
+
+        Nothing happens to a model that does not serve. With `unload_dependents` the models that an
+        ensemble is made of go too.
+        """
+        self._check_call(name)
+        with self._turns.take(name):
+            steps = self._exchange.take_out(name)
+        for step in steps if unload_dependents else ():
+            self.unload(step, unload_dependents)
+
+    def _check_call(self, name: str) -> None:
+        if self.options.control_mode is not ControlMode.EXPLICIT:
+            raise Unavailable(
+                "explicit model load / unload is not allowed if polling is enabled",
+                reason="MODEL_CONTROL_DISABLED",
+            )
+        check_model_name(name)
+
+    def _load_files(self, name: str, overrides: LoadOverrides) -> None:
+        home = OverrideFolder(overrides.files)
+        folder = read_folder(home.path, home.path, name)
+        self._exchange.bring_in(folder, overrides.config_json, home)
+
+    # -- by looking at the files -----------------------------------------------------------------
+
+    def poll(self) -> None:
+        """One look: load what is new or changed and stable, take out what is gone for good."""
+        view = self._roots.look()
+        now = self._clock()
+        stable = [f for f in view.folders.values() if self._gate.admits(f, now)]
+        known = [n for n, f in list(self._attempted.items()) if f.repository not in view.unseen]
+        jobs = [partial(self._poll_one, f) for f in stable if self._is_news(f)]
+        jobs += [partial(self._poll_gone, n) for n in self._gate.gone(known, view.folders)]
+        run_all(jobs, self.options.load_threads, self._stopping)
+
+    def _is_news(self, folder: ModelFolder) -> bool:
+        before = self._attempted.get(folder.name)
+        return before is None or before.identity != folder.identity or before.root != folder.root
+
+    def _poll_one(self, folder: ModelFolder) -> None:
+        with self._turns.take(folder.name):
+            try:
+                self._attempt(folder)
+            except (LoadFailed, PollFailed) as error:
+                _log.error("%s", error)
+
+    def _poll_gone(self, name: str) -> None:
+        with self._turns.take(name):
+            _log.info("model '%s' is gone from the model repository", name)
+            self._attempted.pop(name, None)
+            self._exchange.take_out(name)
+
+    # -- common to all ---------------------------------------------------------------------------
+
+    def _settled(self, name: str, quiet_s: float) -> ModelFolder | None:
+        return settled(partial(self._roots.find, name), quiet_s, self._clock, self._wait)
+
+    def _attempt(self, folder: ModelFolder, config_json: str | None = None) -> None:
+        self._attempted[folder.name] = folder
+        self._exchange.bring_in(folder, config_json)
+
+    def stop(self, timeout_s: float) -> None:
+        """Load nothing more, drain and stop everything; returns after `timeout_s` at the latest."""
+        deadline = time.monotonic() + timeout_s
+        self._stopping.set()
+        self._watcher.stop(timeout_s)
+        if not self._exchange.close(max(0.0, deadline - time.monotonic())):
+            _log.warning("some models did not end within %.1f s and are left behind", timeout_s)
+
+    def __repr__(self) -> str:
+        return f"<ModelRepository {self.options.control_mode.value}, {self._exchange!r}>"
+
+
+def check_model_name(name: str) -> None:
+    """Raise InvalidArgument for a name that no model's folder can have."""
+    if not name.strip():
+        raise InvalidArgument(
+            "Model name cannot be empty. Please enter a valid name to deploy.",
+            reason="MODEL_NAME_INVALID",
+        )
+    if name in (".", "..") or "/" in name or "\\" in name or not name.isprintable():
+        raise InvalidArgument(
+            f"invalid model name '{shown(name)}', model name must not contain path traversal "
+            "characters",
+            reason="MODEL_NAME_INVALID",
+        )
+
+
+class _Report:
+    """Counts the models of a start as they come up or fail."""
+
+    def __init__(self, total: int, progress: Callable[[LoadProgress], None] | None) -> None:
+        self._total = total
+        self._progress = progress
+        self._lock = threading.Lock()
+        self._all: list[LoadProgress] = []
+
+    def done(self, name: str, seconds: float, reason: str) -> None:
+        with self._lock:
+            entry = LoadProgress(name, len(self._all) + 1, self._total, seconds, reason)
+            self._all.append(entry)
+            if self._progress is not None:
+                self._progress(entry)
+
+    def failures(self) -> tuple[LoadProgress, ...]:
+        with self._lock:
+            return tuple(sorted((e for e in self._all if e.reason), key=lambda e: e.name))

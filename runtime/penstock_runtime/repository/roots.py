@@ -1,0 +1,144 @@
+"""All model repositories of a server, seen as one.
+
+Knows which root cannot be seen at the moment, so that nobody takes its models for deleted.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from penstock_runtime.errors import FailedPrecondition
+from penstock_runtime.repository.index import (
+    ModelFolder,
+    is_bare,
+    model_names,
+    read_folder,
+    scan,
+    scan_model,
+)
+
+_log = logging.getLogger("penstock.repository")
+
+
+@dataclass(frozen=True, slots=True)
+class RootsView:
+    """One look at everything: the models by name, and the roots that could not be seen."""
+
+    folders: Mapping[str, ModelFolder]
+    unseen: frozenset[Path]
+
+
+class RepositoryRoots:
+    """The model repositories below `roots`; a name that is in two of them has a problem."""
+
+    def __init__(self, roots: Sequence[Path], model_name: str = "", config_name: str = "") -> None:
+        self._roots = tuple(roots)
+        self._model_name = model_name
+        self._config_name = config_name
+        self._seen_as: dict[Path, tuple[int, int]] = {}
+        self._unseen: frozenset[Path] = frozenset()
+        self._warned: set[tuple[str, str]] = set()
+
+    def check(self) -> None:
+        """Raise FailedPrecondition, for the operator, when a root is not there or not one."""
+        for root in self._roots:
+            try:
+                names = model_names(root, model_name=self._model_name)
+                bare = not names and is_bare(root)
+            except OSError as error:
+                raise FailedPrecondition(
+                    f"model repository '{root}' cannot be read: {error.strerror}"
+                ) from error
+            if bare:
+                raise FailedPrecondition(
+                    f"'{root}' holds the files of one model and no folders of models: say how it "
+                    "is called (--model-name)"
+                )
+
+    def look(self) -> RootsView:
+        """Everything there is. A root that is gone, or empty under a new identity, is unseen."""
+        found: dict[str, list[ModelFolder]] = {}
+        unseen = set()
+        for root in self._roots:
+            folders = self._scan(root)
+            if folders is None:
+                unseen.add(root)
+                continue
+            for name, folder in folders.items():
+                found.setdefault(name, []).append(folder)
+        self._tell_unseen(frozenset(unseen))
+        return RootsView(
+            {name: self._one(name, same) for name, same in found.items()}, self._unseen
+        )
+
+    def find(self, name: str) -> ModelFolder | None:
+        """One model; `name` must be one path component."""
+        found = []
+        for root in self._roots:
+            try:
+                folder = scan_model(
+                    root, name, model_name=self._model_name, config_name=self._config_name
+                )
+            except OSError as error:
+                _log.warning("model repository %s cannot be read: %s", root, error.strerror)
+                continue
+            if folder is not None:
+                found.append(folder)
+        return self._one(name, found) if found else None
+
+    def again(self, folder: ModelFolder) -> ModelFolder | None:
+        """The very folder that was seen before (not what its name leads to by now), as it is
+        now.
+        """
+        try:
+            return read_folder(folder.repository, folder.root, folder.name, self._config_name)
+        except FileNotFoundError:
+            return None
+
+    def names(self) -> set[str]:
+        """The names of all models there are."""
+        names: set[str] = set()
+        for root in self._roots:
+            try:
+                names |= model_names(root, model_name=self._model_name)
+            except OSError as error:
+                _log.warning("model repository %s cannot be read: %s", root, error.strerror)
+        return names
+
+    def _scan(self, root: Path) -> dict[str, ModelFolder] | None:
+        try:
+            found = root.stat()
+            folders = scan(root, model_name=self._model_name, config_name=self._config_name)
+        except OSError:
+            return None
+        seen_as = (found.st_dev, found.st_ino)
+        # What is left of a file system that was unmounted is an empty folder of another identity.
+        if not folders and self._seen_as.get(root, seen_as) != seen_as:
+            return None
+        self._seen_as[root] = seen_as
+        return folders
+
+    def _tell_unseen(self, unseen: frozenset[Path]) -> None:
+        for root in sorted(unseen - self._unseen):
+            _log.error("model repository %s is gone; its models are kept as they are", root)
+        for root in sorted(self._unseen - unseen):
+            _log.info("model repository %s is back", root)
+        self._unseen = unseen
+
+    def _one(self, name: str, found: Sequence[ModelFolder]) -> ModelFolder:
+        first = found[0]
+        if len(found) > 1:
+            return replace(
+                first,
+                signature=(),
+                problem=f"model '{name}' is in {len(found)} model repositories, expected one",
+            )
+        for warning in first.warnings:
+            if (name, warning) not in self._warned:
+                self._warned.add((name, warning))
+                _log.warning("model '%s': %s", name, warning)
+        return first
+
+    def __repr__(self) -> str:
+        return f"<RepositoryRoots {len(self._roots)} repositories, {len(self._unseen)} unseen>"
