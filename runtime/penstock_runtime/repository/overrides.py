@@ -27,6 +27,36 @@ MAX_TOTAL_BYTES = 2**31
 LoadParameter = bool | int | str | bytes
 
 
+def _shown(text: str) -> str:
+    """The caller's text, cut and escaped, in quotes."""
+    return f"'{json.dumps(text[:128])[1:-1]}'"
+
+
+def _check_path(path: str) -> None:
+    version, _, name = path.partition("/")
+    parts = name.split("/")
+    if parse_version(version) is None or not name:
+        raise InvalidArgument(
+            f"invalid override file {_shown(FILE_PREFIX + path)}, expected "
+            "'file:<version>/<name>' with a positive version"
+        )
+    if any(part in ("", ".", "..") for part in parts) or not path.isprintable() or "\\" in path:
+        raise InvalidArgument(
+            f"invalid override file {_shown(FILE_PREFIX + path)}, the name must not contain path "
+            "traversal characters"
+        )
+
+
+def _check_no_file_is_a_folder(files: Mapping[str, bytes]) -> None:
+    for path in files:
+        parts = path.split("/")
+        for end in range(1, len(parts)):
+            if "/".join(parts[:end]) in files:
+                raise InvalidArgument(
+                    f"override file {_shown(FILE_PREFIX + path)} lies inside another override file"
+                )
+
+
 @dataclass(frozen=True, slots=True)
 class LoadOverrides:
     """A configuration as JSON text, and files by `<version>/<name>`.
@@ -130,37 +160,7 @@ class OverrideFolder:
         return f"<OverrideFolder {'open' if self._private.exists() else 'closed'}>"
 
 
-def _check_path(path: str) -> None:
-    version, _, name = path.partition("/")
-    parts = name.split("/")
-    if parse_version(version) is None or not name:
-        raise InvalidArgument(
-            f"invalid override file {_shown(FILE_PREFIX + path)}, expected "
-            "'file:<version>/<name>' with a positive version"
-        )
-    if any(part in ("", ".", "..") for part in parts) or not path.isprintable() or "\\" in path:
-        raise InvalidArgument(
-            f"invalid override file {_shown(FILE_PREFIX + path)}, the name must not contain path "
-            "traversal characters"
-        )
-
-
-def _check_no_file_is_a_folder(files: Mapping[str, bytes]) -> None:
-    for path in files:
-        parts = path.split("/")
-        for end in range(1, len(parts)):
-            if "/".join(parts[:end]) in files:
-                raise InvalidArgument(
-                    f"override file {_shown(FILE_PREFIX + path)} lies inside another override file"
-                )
-
-
 def _wrong_type(key: str, expected: str) -> InvalidArgument:
     return InvalidArgument(
         f"invalid value type for load parameter {_shown(key)}, expected {expected}."
     )
-
-
-def _shown(text: str) -> str:
-    """The caller's text, cut and escaped, in quotes."""
-    return f"'{json.dumps(text[:128])[1:-1]}'"
