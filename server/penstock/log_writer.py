@@ -1,0 +1,133 @@
+"""The thread that writes the log, and the bounded buffer before it; no one waits for either."""
+
+import os
+import select
+import threading
+from collections.abc import Callable, Sequence
+
+from penstock_runtime.errors import InvalidArgument
+from penstock_runtime.observability.access_log import AccessEntry
+
+BUFFER_BYTES = 8 * 1024 * 1024
+
+# What an access entry may hold at most, about: its texts are cut before they come here.
+ENTRY_BYTES = 1024
+
+# The first line wakes the thread, which then gathers what follows: one write for many lines.
+LINGER_S = 0.02
+
+
+class LogWriter:
+    """Takes lines from any thread and writes them in order from its own.
+
+    Beyond `limit_bytes` of waiting text, and where `write` fails, lines are dropped and counted;
+    `gap` turns their number into a line once writing works again.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[bytes], object],
+        render: Callable[[AccessEntry], str],
+        gap: Callable[[int], str],
+        limit_bytes: int = BUFFER_BYTES,
+    ) -> None:
+        self._write = write
+        self._render = render
+        self._gap = gap
+        self._limit = limit_bytes
+        self._lock = threading.Lock()
+        self._waiting: list[str | AccessEntry] = []
+        self._size = 0
+        self._dropped = 0
+        self._told = 0
+        self._wake = threading.Event()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="penstock-log", daemon=True)
+        self._thread.start()
+
+    @property
+    def dropped(self) -> int:
+        """Lines lost until now."""
+        return self._dropped
+
+    def put_line(self, line: str) -> None:
+        """Take one line, without its end."""
+        self._put(line, len(line))
+
+    def put_entry(self, entry: AccessEntry) -> None:
+        """Take one access entry; its text is made by the writing thread."""
+        self._put(entry, ENTRY_BYTES)
+
+    def close(self, timeout_s: float) -> bool:
+        """Write what waits and end the thread; False if it did not end in time."""
+        self._closing.set()
+        self._wake.set()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _put(self, item: str | AccessEntry, size: int) -> None:
+        with self._lock:
+            if self._size + size > self._limit or self._closing.is_set():
+                self._dropped += 1
+                return
+            self._size += size
+            self._waiting.append(item)
+            first = len(self._waiting) == 1
+        if first:
+            self._wake.set()
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait()
+            closing = self._closing.wait(LINGER_S)
+            self._wake.clear()
+            self._flush()
+            if closing:
+                return
+
+    def _flush(self) -> None:
+        with self._lock:
+            items, self._waiting, self._size = self._waiting, [], 0
+            lost = self._dropped - self._told
+            self._told = self._dropped
+        if not items and not lost:
+            return
+        try:
+            self._write(self._text(items, lost))
+        except Exception:
+            # The log cannot tell of its own failure; the count can.
+            with self._lock:
+                self._dropped += len(items)
+                self._told -= lost
+
+    def _text(self, items: Sequence[str | AccessEntry], lost: int) -> bytes:
+        lines = [item if isinstance(item, str) else self._render(item) for item in items]
+        if lost:
+            lines.append(self._gap(lost))
+        return ("\n".join(lines) + "\n").encode(errors="backslashreplace")
+
+    def __repr__(self) -> str:
+        return f"LogWriter(waiting={len(self._waiting)}, dropped={self._dropped})"
+
+
+def to_descriptor(fd: int) -> Callable[[bytes], None]:
+    """Writes all of the bytes to the descriptor, however long that takes."""
+
+    def write(data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            try:
+                rest = rest[os.write(fd, rest) :]
+            except BlockingIOError:
+                select.select((), (fd,), ())
+
+    return write
+
+
+def open_file(path: str) -> Callable[[bytes], None]:
+    """Appends to the file, which is made if need be; raises InvalidArgument if it cannot be."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    except OSError as error:
+        raise InvalidArgument(f"log file {path!r} cannot be opened: {error.strerror}") from error
+    return to_descriptor(fd)
