@@ -1,0 +1,75 @@
+# Every target is one short command, so that all of it also runs without make.
+.DEFAULT_GOAL := help
+SHELL := bash
+PYTHON ?= python3
+BIN := .venv/bin
+PORT ?= 8001
+CODE := server runtime kernels protos tests examples benchmarks
+
+.PHONY: help
+help: ## Say what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+.PHONY: setup
+setup: .venv/.ready ## Make .venv with penstock, torch (CPU) and everything the tests need
+
+# torch comes first and alone, by its exact version: a range would bring gigabytes of CUDA.
+.venv/.ready: pyproject.toml constraints/cpu.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints/cpu.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints/cpu.txt \
+		--requirement constraints/develop.txt --editable '.[all-cpu,examples]'
+	@touch $@
+
+.PHONY: run
+run: setup examples/repository/.built ## Build the demo repository (once) and serve it on ports 8001 (gRPC) and 8002 (metrics)
+	$(BIN)/penstock serve examples/repository --grpc-port $(PORT)
+
+examples/repository/.built: setup
+	$(BIN)/python examples/build_repository.py
+
+.PHONY: test
+test: setup ## Run the test suite (minutes)
+	$(BIN)/python -m pytest -m "not soak and not gpu"
+
+.PHONY: check
+check: setup ## Format, lint, types, layers, protos up to date
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/mypy $(CODE)
+	$(BIN)/lint-imports
+	$(BIN)/python protos/build_protos.py --check
+
+.PHONY: protos
+protos: setup ## Rebuild the committed descriptors and their types from protos/*.proto
+	$(BIN)/python protos/build_protos.py
+
+.PHONY: format
+format: setup ## Format the code, and mend what the linter can mend
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix $(CODE)
+
+.PHONY: bench
+bench: setup ## Measure: start-up, overhead per request, reloads under load
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/reload.py
+
+.PHONY: soak
+soak: setup ## The tests that take long
+	$(BIN)/python -m pytest -m soak
+
+.PHONY: docker-check
+docker-check: setup ## Replay the image's install steps in a fresh environment
+	$(BIN)/python -m pytest tests/docker -m "soak or not soak"
+
+.PHONY: clean
+clean: ## Remove what was built
+	rm -rf .venv examples/repository benchmarks/out build dist .mypy_cache .ruff_cache .pytest_cache
+
+PROTOBUF ?= 7.*
+.PHONY: protos-check
+protos-check: ## Test the messages under one version of protobuf, in an environment of its own
+	$(PYTHON) -m venv build/protobuf
+	build/protobuf/bin/pip install --quiet "protobuf==$(PROTOBUF)" grpcio numpy pytest pytest-timeout pytest-asyncio hypothesis
+	build/protobuf/bin/python -m pytest tests/server/test_protos.py
