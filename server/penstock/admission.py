@@ -1,0 +1,105 @@
+"""From bytes to a queued request, for the unary call and the stream alike: decode, refuse what this
+server does not do, hand over to the core.
+"""
+
+import re
+import time
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Protocol
+
+from penstock.codec.decode import decode_request
+from penstock_runtime.core import InferenceCore
+from penstock_runtime.errors import Cancelled, InvalidArgument, Unsupported
+from penstock_runtime.request import InferRequest
+from penstock_runtime.stream import ResponseStream
+
+TYPED_METADATA = "penstock-typed-output"
+TYPED_PARAMETER = "penstock_typed_output"
+TIMING_PARAMETER = "penstock_timing"
+CLASSIFICATION = "classification"
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+_DECOUPLED = "ModelInfer RPC doesn't support models with decoupled transaction policy"
+
+
+class Holder(Protocol):
+    """Whoever wants to know the request as soon as there is one, even if it is refused later."""
+
+    request: InferRequest | None
+
+
+class Admission:
+    """Decodes requests and hands them to the core. Thread-safe: heavy ones come from a thread."""
+
+    def __init__(self, core: InferenceCore, header_pattern: str = "") -> None:
+        self._core = core
+        self._forward = _compile(header_pattern)
+
+    def headers(self, metadata: Mapping[str, str]) -> Mapping[str, str]:
+        """The part of a call's metadata that is forwarded to models."""
+        if self._forward is None:
+            return NO_HEADERS
+        search = self._forward.search
+        return {name: value for name, value in metadata.items() if search(name)}
+
+    @property
+    def forwards(self) -> bool:
+        """Whether any metadata is forwarded."""
+        return self._forward is not None
+
+    def admit(
+        self,
+        data: bytes,
+        stream: ResponseStream,
+        holder: Holder,
+        deadline_ns: int | None,
+        headers: Mapping[str, str] = NO_HEADERS,
+        *,
+        unary: bool = False,
+    ) -> bool:
+        """Decode and queue one request; whether its model is decoupled. Raises what refuses it."""
+        request = decode_request(
+            data,
+            time.monotonic_ns(),
+            deadline_ns=deadline_ns,
+            headers=headers,
+            forwarded=headers,
+        )
+        holder.request = request
+        for output in request.outputs:
+            if output.parameters and CLASSIFICATION in output.parameters:
+                raise Unsupported(
+                    f"classification of output '{output.name}' is not available in this version"
+                )
+        model = self._core.model(request.model_name, request.model_version)
+        decoupled = model.config.decoupled
+        if unary and decoupled:
+            raise Unsupported(_DECOUPLED)
+        if stream.cancelled:
+            raise Cancelled("the request was cancelled")
+        self._core.infer(request, stream)
+        return decoupled
+
+
+def wants_typed(request: InferRequest, metadata_says: bool) -> bool:
+    """Whether the outputs are wanted in typed contents rather than raw."""
+    parameters = request.parameters
+    if not parameters:
+        return metadata_says
+    return bool(parameters.get(TYPED_PARAMETER, metadata_says))
+
+
+def metadata_flag(metadata: Mapping[str, str], key: str) -> bool:
+    """Whether a call's metadata switches something on."""
+    return metadata.get(key, "").lower() in ("true", "1")
+
+
+def _compile(pattern: str) -> "re.Pattern[str] | None":
+    if not pattern:
+        return None
+    try:
+        return re.compile(pattern, re.IGNORECASE)
+    except re.error as error:
+        raise InvalidArgument(
+            f"--grpc-header-forward-pattern {pattern!r} is not a regular expression: {error}"
+        ) from None

@@ -1,0 +1,34 @@
+"""Calls of the protocol that this server does not do: each says so, and what to do instead."""
+
+from typing import NoReturn
+
+from penstock.transport.base import Call
+from penstock_runtime.errors import Unsupported
+
+_NO_SHARED_MEMORY = (
+    "Client shared memory is disabled. Start the server with '--allow-client-shm=true' to enable."
+)
+
+
+class UnsupportedServicer:
+    """Answers UNIMPLEMENTED."""
+
+    async def shared_memory_status(self, _data: bytes, _call: Call) -> bytes:
+        """Regions of shared memory: there are none."""
+        _refuse("shared memory is not available in this version, so there are no regions to list")
+
+    async def shared_memory_change(self, _data: bytes, _call: Call) -> bytes:
+        """Register or forget a region."""
+        _refuse(_NO_SHARED_MEMORY)
+
+    async def trace_setting(self, _data: bytes, _call: Call) -> bytes:
+        """Read or change how requests are traced."""
+        _refuse("tracing is not available in this version; --access-log times every request")
+
+    async def log_settings(self, _data: bytes, _call: Call) -> bytes:
+        """Read or change what is logged."""
+        _refuse("log settings are fixed at the start of the server, by its --log-* flags")
+
+
+def _refuse(text: str) -> NoReturn:
+    raise Unsupported(text, reason="NOT_AVAILABLE")
