@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from google.protobuf.message import DecodeError, Message
-from penstock.codec.request_encoder import encode_request
-from penstock.codec.response_decoder import decode_response
 
 from penstock.client.errors import InferenceError
 from penstock.client.inputs import InputValue, as_tensors
 from penstock.client.result import InferResult
+from penstock.codec.request_encoder import encode_request
+from penstock.codec.response_decoder import StreamError, decode_response, decode_stream_response
 from penstock_protos import health as health_pb
 from penstock_protos import inference as pb
 from penstock_protos.model_config import ModelConfig
@@ -163,16 +163,15 @@ def read_result(answer: bytes) -> InferResult:
     return InferResult(decode_response(answer))
 
 
-def read_stream_result(answer: bytes) -> InferResult | None:
+def read_stream_result(answer_bytes: bytes) -> InferResult | None:
     """One message of a stream; None for the empty one that only ends it.
 
     Raises the error that a message of a server without true statuses holds.
     """
-    message = pb.ModelStreamInferResponse.FromString(answer)
-    if message.error_message:
-        raise InferenceError(Status.UNKNOWN, message.error_message)
-    response = decode_response(message.infer_response.SerializeToString())
-    return None if response.empty else InferResult(response)
+    answer = decode_stream_response(answer_bytes)
+    if isinstance(answer, StreamError):
+        raise InferenceError(Status.UNKNOWN, answer.message)
+    return None if answer.empty else InferResult(answer)
 
 
 def _call(

@@ -6,6 +6,13 @@ from penstock_runtime.datatype import AnyArray, DataType, bf16_to_float32
 from penstock_runtime.request import InferResponse, Parameters, Timing
 from penstock_runtime.tensor import Tensor
 
+_PHASES = {
+    "queue_ns": "penstock_queue_us",
+    "compute_input_ns": "penstock_compute_input_us",
+    "compute_infer_ns": "penstock_compute_infer_us",
+    "compute_output_ns": "penstock_compute_output_us",
+}
+
 
 class InferResult(Mapping[str, AnyArray]):
     """The outputs by name, as numpy arrays, in the order of the answer.
@@ -61,8 +68,15 @@ class InferResult(Mapping[str, AnyArray]):
 
     @property
     def timing(self) -> Timing | None:
-        """Where the time went in the server, when the request asked for it."""
-        return self._response.timing
+        """Where the time went in the server; for requests with the parameter penstock_timing."""
+        told = self._response.parameters
+        if "penstock_total_us" not in told:
+            return None
+        phases = {field: int(told.get(key, 0)) * 1000 for field, key in _PHASES.items()}
+        batch_size = int(told.get("penstock_batch_size", 0))
+        return Timing(
+            **phases, batch_size=batch_size, instance=str(told.get("penstock_instance", ""))
+        )
 
     def __repr__(self) -> str:
         outputs = ", ".join(map(repr, self._tensors.values()))

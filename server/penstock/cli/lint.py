@@ -1,0 +1,137 @@
+"""`penstock lint`: everything that is wrong in the configurations of a repository, at once."""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from penstock.cli.command import CommandError
+from penstock.cli.config_lines import line_of
+from penstock.cli.terminal import Paint, plain
+from penstock.config_text import parse_config_text
+from penstock_runtime.config import ModelConfig
+from penstock_runtime.config_check import problems
+from penstock_runtime.config_reader import parse_json, parse_yaml
+from penstock_runtime.errors import InvalidArgument
+from penstock_runtime.repository.index import ModelFolder, is_bare, scan
+
+DESCRIPTION = """Read the configuration of every model of a repository and print everything that is
+wrong or doubtful in it, with the line and what to write instead. Nothing is loaded and no code of
+a model runs. The exit code is 1 if a model could not be served."""
+EXAMPLES = (
+    "penstock lint models/",
+    "penstock lint models/digits/config.pbtxt",
+    "penstock lint models/ --strict",
+)
+PARSERS: dict[str, Callable[[bytes], ModelConfig]] = {
+    ".pbtxt": parse_config_text,
+    ".json": parse_json,
+    ".yaml": parse_yaml,
+    ".yml": parse_yaml,
+}
+_LINE = re.compile(r"line (\d+)(?:, column \d+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong: where, how badly, what, and what would mend it."""
+
+    place: str
+    line: int
+    severity: str
+    text: str
+    fix: str = ""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of this command."""
+    parser.add_argument(
+        "path", type=Path, metavar="REPO", help="a repository, one model's folder, or one file"
+    )
+    parser.add_argument("--strict", action="store_true", help="warnings count as errors")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print every finding; 1 when one of them is an error."""
+    count, findings = lint(args.path)
+    for finding in findings:
+        print(_format(finding))
+    errors = sum(finding.severity == "error" for finding in findings)
+    warnings = len(findings) - errors
+    print(f"{_plural(count, 'model')}, {_plural(errors, 'error')}, {_plural(warnings, 'warning')}")
+    return 1 if errors or (args.strict and warnings) else 0
+
+
+def lint(path: Path) -> tuple[int, list[Finding]]:
+    """How many models there are, and everything that is wrong with them."""
+    if path.is_file():
+        return 1, list(lint_file(path, path.parent.name, str(path)))
+    if not path.is_dir():
+        raise CommandError(f"{path} is not there, expected a model repository")
+    folders = scan(path, model_name=path.resolve().name if is_bare(path) else "")
+    if not folders:
+        raise CommandError(f"{path} holds no models, expected folders such as {path}/NAME/1")
+    return len(folders), [each for folder in folders.values() for each in lint_folder(folder)]
+
+
+def lint_folder(folder: ModelFolder) -> Iterator[Finding]:
+    """What is wrong with one model's folder and its configuration."""
+    if folder.problem:
+        yield Finding(folder.name, 0, "error", folder.problem)
+    elif not folder.versions:
+        fix = f"put its files into {folder.name}/1"
+        yield Finding(folder.name, 0, "error", "the model has no version folder", fix)
+    for warning in folder.warnings:
+        yield Finding(folder.name, 0, "warning", warning)
+    if folder.config_path is not None:
+        place = f"{folder.name}/{folder.config_path.name}"
+        name = "" if folder.named_by_operator else folder.name
+        yield from lint_file(folder.config_path, name, place)
+
+
+def lint_file(path: Path, name: str, place: str) -> Iterator[Finding]:
+    """What is wrong with one configuration file of the model `name` ("": it may have any)."""
+    parser = PARSERS.get(path.suffix)
+    if parser is None:
+        raise CommandError(f"{path} is no configuration, expected {', '.join(PARSERS)}")
+    data = path.read_bytes()
+    text = data.decode(errors="replace")
+    try:
+        config = parser(data)
+    except InvalidArgument as error:
+        yield from _unreadable(error, text, place)
+        return
+    if config.name and name and config.name != name:
+        text_of = f"name: '{config.name}' is not the name of the model's folder, '{name}'"
+        yield Finding(place, line_of(text, "name"), "error", text_of, "remove the name")
+    for problem in problems(config):
+        line = line_of(text, problem.field)
+        message = f"{problem.field}: {problem.message}"
+        yield Finding(place, line, problem.severity, message, problem.fix)
+
+
+def _unreadable(error: InvalidArgument, text: str, place: str) -> Iterator[Finding]:
+    if not error.violations:
+        found = _LINE.search(error.message)
+        yield Finding(place, int(found[1]) if found else 0, "error", error.message)
+    for violation in error.violations:
+        found = _LINE.fullmatch(violation.field)
+        if found:
+            yield Finding(place, int(found[1]), "error", violation.description)
+        else:
+            message = f"{violation.field}: {violation.description}"
+            yield Finding(place, line_of(text, violation.field), "error", message)
+
+
+def _format(finding: Finding) -> str:
+    paint = Paint(sys.stdout)
+    line = f":{finding.line}" if finding.line else ""
+    severity = paint(finding.severity, "red" if finding.severity == "error" else "yellow")
+    fix = f" ({finding.fix})" if finding.fix else ""
+    return plain(f"{finding.place}{line}: ") + f"{severity}: " + plain(finding.text + fix)
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
