@@ -200,7 +200,7 @@ def test_every_call_has_a_deadline_unless_told_otherwise(
     assert remaining[0] is not None
     assert remaining[1] is not None
     assert remaining[1] < 6 < remaining[0] < 21
-    assert remaining[2] is None
+    assert remaining[2] is None or remaining[2] > 1e9
 
 
 def test_a_large_message_passes(driver: Driver) -> None:
