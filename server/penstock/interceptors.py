@@ -80,8 +80,12 @@ class Observer(Protocol):
     def started(self, rpc: Rpc, call: Call) -> None:
         """A call came in."""
 
-    def finished(self, rpc: Rpc, call: Call, code: str, duration_ns: int, size: int) -> None:
-        """A call ended with this status; `size` is the bytes of its request (unary)."""
+    def finished(
+        self, rpc: Rpc, call: Call, code: str, duration_ns: int, size: int, sent: int
+    ) -> None:
+        """A call ended with this status; `size` are the bytes of its request and `sent` those of
+        its response (both 0 for streams).
+        """
 
 
 class Guard:
@@ -153,7 +157,7 @@ class Guard:
                 if entered:
                     gate.leave()
                 if observer is not None:
-                    observer.finished(rpc, call, code, time.monotonic_ns() - started, 0)
+                    observer.finished(rpc, call, code, time.monotonic_ns() - started, 0, 0)
 
         return guarded
 
@@ -167,15 +171,15 @@ def _observed_unary(rpc: Rpc, handler: UnaryHandler, observer: Observer) -> Unar
     async def observed(data: bytes, call: Call) -> bytes:
         started = time.monotonic_ns()
         observer.started(rpc, call)
-        code = "CANCELLED"
+        code, sent = "CANCELLED", 0
         try:
             reply = await handler(data, call)
-            code = "OK"
+            code, sent = "OK", len(reply)
         except Refusal as refusal:
             code = refusal.answer.status.value
             raise
         finally:
-            observer.finished(rpc, call, code, time.monotonic_ns() - started, len(data))
+            observer.finished(rpc, call, code, time.monotonic_ns() - started, len(data), sent)
         return reply
 
     return observed

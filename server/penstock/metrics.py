@@ -1,0 +1,79 @@
+"""What this server tells Prometheus: everything that a scrape asks, in one place."""
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from penstock.version import __version__
+from penstock_runtime.observability.gpu_metrics import GpuMetrics
+from penstock_runtime.observability.metrics import Family, MetricsRegistry, Source
+from penstock_runtime.observability.model_metrics import (
+    DEFAULT_OPTIONS,
+    MetricsOptions,
+    ModelView,
+    model_families,
+    readiness_family,
+)
+from penstock_runtime.observability.process_metrics import (
+    MachineMetrics,
+    build_family,
+    process_families,
+)
+from penstock_runtime.observability.statistics import ModelStatistics
+from penstock_runtime.repository.lifecycle import ModelIndexEntry, ModelState
+from penstock_runtime.scheduling.base import QueueStats
+
+
+class ServedModel(Protocol):
+    """A loaded version, as the metrics see it."""
+
+    @property
+    def statistics(self) -> ModelStatistics:
+        """What it did."""
+
+    def queue_stats(self) -> QueueStats:
+        """What waits for it."""
+
+
+class ServedRepository(Protocol):
+    """The repository, as the metrics see it."""
+
+    def models(self) -> Sequence[ServedModel]:
+        """Every version that serves."""
+
+    def index(self, ready_only: bool) -> Sequence[ModelIndexEntry]:
+        """Every version there is, and its state."""
+
+
+def server_metrics(
+    repository: ServedRepository,
+    sources: Iterable[Source] = (),
+    options: MetricsOptions = DEFAULT_OPTIONS,
+) -> MetricsRegistry:
+    """Everything that a scrape of this server tells; `sources` are those that only it has, such as
+    the counts of its calls and of its lost log lines.
+    """
+    registry = MetricsRegistry()
+    registry.add_source(lambda: _model_families(repository, options))
+    registry.add_source(lambda: [_readiness(repository)])
+    for source in sources:
+        registry.add_source(source)
+    registry.add_source(process_families)
+    registry.add_source(MachineMetrics().families)
+    registry.add_source(GpuMetrics().families)
+    registry.add_source(lambda: [build_family(__version__)])
+    return registry
+
+
+def _model_families(repository: ServedRepository, options: MetricsOptions) -> list[Family]:
+    views = [
+        ModelView(model.statistics.snapshot(), model.queue_stats()) for model in repository.models()
+    ]
+    return model_families(views, time.monotonic_ns(), options)
+
+
+def _readiness(repository: ServedRepository) -> Family:
+    entries = repository.index(ready_only=False)
+    return readiness_family(
+        (entry.name, entry.version, entry.state is ModelState.READY) for entry in entries
+    )
