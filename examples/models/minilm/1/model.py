@@ -1,0 +1,27 @@
+"""Sentences to vectors whose dot product is their likeness in meaning.
+
+Requests that wait together are batched by the length of their texts, so that short ones do not sit
+in the batch of a long one. The weights are loaded once per device and shared by all instances.
+"""
+
+from minilm import MiniLM
+
+from penstock import BYTES, FP32, ModelArgs, model
+
+LIKE_LENGTHS = {"length_batching": {"input": ["TEXT"], "max_padding": 0.3}}
+
+
+@model(max_batch_size=32, batching=LIKE_LENGTHS)
+class Embedder:
+    shared: MiniLM
+
+    @staticmethod
+    def load_shared(args: ModelArgs) -> MiniLM:
+        return MiniLM(args.directory, args.device)
+
+    def warmup(self) -> None:
+        self.shared.embed(["a first text", "and a longer one, so that everything has run once"])
+
+    def predict(self, TEXT: BYTES[1]) -> FP32[384].named("EMBEDDING"):
+        texts = [text.decode(errors="replace") for text in TEXT[:, 0]]
+        return self.shared.embed(texts)
