@@ -122,14 +122,11 @@ def _length_input(field: str, batching: LengthBatching, tensor: ModelInput) -> P
     if tensor.data_type is DataType.BYTES:
         return
     if -1 not in tensor.dims:
-        message = (
-            f"'{tensor.name}' has fixed dims {shape_text(tensor.dims)}, so that it has no length"
-        )
+        message = f"'{tensor.name}' has no length, its dims are {shape_text(tensor.dims)}"
         yield error(f"{field}.input", message, "write -1 for the dimension that varies")
     elif not _holds(tensor.data_type, batching.pad_value):
-        message = (
-            f"{batching.pad_value} is no {tensor.data_type.config_name}, as '{tensor.name}' is"
-        )
+        data_type = tensor.data_type.config_name
+        message = f"{batching.pad_value} is no value of '{tensor.name}', a {data_type}"
         yield error(f"{field}.pad_value", message, "choose a value that the input can hold")
 
 
@@ -179,8 +176,6 @@ def _unpad(field: str, batching: LengthBatching, config: ModelConfig) -> Problem
     for name in dict.fromkeys(batching.unpad_output):
         yield from unknown(f"{field}.unpad_output", name, outputs, "output")
         if name in outputs and -1 not in outputs[name].dims:
-            message = (
-                f"'{name}' has fixed dims {shape_text(outputs[name].dims)}: nothing to cut back"
-            )
+            message = f"'{name}' has fixed dims {shape_text(outputs[name].dims)}"
             fix = "write -1 for the dimension that varies, or remove the name"
             yield error(f"{field}.unpad_output", message, fix)
