@@ -1,0 +1,148 @@
+"""An InferResponse becomes a serialized ModelInferResponse, or a message of the response stream.
+
+The bytes are put together by hand: the head of a response (model, version, outputs) is remembered
+by everything that it depends on, so that an ordinary response costs little more than joining it
+with the id and the data. `timing` is not encoded here.
+"""
+
+from typing import NamedTuple
+
+from penstock.codec.parameters import FINAL_RESPONSE, write_parameters
+from penstock.codec.tensor_writer import (
+    Part,
+    Slot,
+    add_raw,
+    check_size,
+    entry,
+    slot,
+    typed_entries,
+)
+from penstock.codec.wire import sized, text, varint
+from penstock_runtime.request import EMPTY, InferResponse, Parameters
+
+_MODEL_NAME, _MODEL_VERSION, _ID, _PARAMETERS, _RAW = b"\x0a", b"\x12", b"\x1a", b"\x22", b"\x32"
+_ERROR_MESSAGE, _INFER_RESPONSE = b"\x0a", b"\x12"
+_FINAL = {flag: write_parameters(_PARAMETERS, {FINAL_RESPONSE: flag}) for flag in (False, True)}
+
+_MOST_REMEMBERED = 1024
+_MOST_OUTPUTS_REMEMBERED = 16
+
+
+class _Head(NamedTuple):
+    """What responses of one kind share: the fields before and after the id and the parameters, the
+    place of each output's raw data, and the size of all of it but BYTES.
+    """
+
+    model: bytes
+    outputs: bytes
+    slots: tuple[Slot, ...]
+    size: int
+
+
+_HEADS: dict[tuple[object, ...], _Head] = {}
+
+
+def encode_response(response: InferResponse, typed: bool = False) -> bytes:
+    """A ModelInferResponse with every output's data raw, or typed if asked for.
+
+    Outputs that have no typed form (FP16, BF16) make the whole response raw. InvalidArgument above
+    2^31-1 bytes; Internal when an output's array does not fill its shape.
+    """
+    return b"".join(_parts(response, typed)[0])
+
+
+def encode_stream_response(
+    response: InferResponse, typed: bool = False, final: bool | None = None
+) -> bytes:
+    """A ModelStreamInferResponse that carries the response, as `encode_response` does.
+
+    `final` is what the parameter triton_final_response says; None leaves the parameter out.
+    """
+    parts, size = _parts(response, typed, final)
+    length = varint(size)
+    check_size(1 + len(length) + size)
+    return b"".join((_INFER_RESPONSE, length, *parts))
+
+
+def encode_stream_error(
+    error_text: str,
+    model_name: str = "",
+    model_version: str = "",
+    id: str = "",  # noqa: A002 - the protocol's own word
+    parameters: Parameters = EMPTY,
+) -> bytes:
+    """A ModelStreamInferResponse that says which request failed, and why."""
+    request = b"".join(
+        (
+            text(_MODEL_NAME, model_name),
+            text(_MODEL_VERSION, model_version),
+            text(_ID, id),
+            write_parameters(_PARAMETERS, parameters),
+        )
+    )
+    return text(_ERROR_MESSAGE, error_text) + sized(_INFER_RESPONSE, request)
+
+
+def _parts(
+    response: InferResponse, typed: bool, final: bool | None = None
+) -> tuple[list[Part], int]:
+    """The message in pieces, and its size."""
+    head = (_typed_head(response) if typed else None) or _head(response)
+    parts: list[Part] = [head.model]
+    size = head.size
+    if response.id:
+        identity = text(_ID, response.id)
+        parts.append(identity)
+        size += len(identity)
+    if response.parameters or final is not None:
+        parameters = _parameters(response.parameters, final)
+        parts.append(parameters)
+        size += len(parameters)
+    # Before the data is touched: an array that is far too large must not be copied first.
+    check_size(size)
+    parts.append(head.outputs)
+    for place, tensor in zip(head.slots, response.outputs, strict=False):
+        size += add_raw(parts, tensor, place)
+    check_size(size)
+    return parts, size
+
+
+def _parameters(parameters: Parameters, final: bool | None) -> bytes:
+    if final is None:
+        return write_parameters(_PARAMETERS, parameters)
+    others = {key: value for key, value in parameters.items() if key != FINAL_RESPONSE}
+    return write_parameters(_PARAMETERS, others) + _FINAL[final]
+
+
+def _head(response: InferResponse) -> _Head:
+    outputs = response.outputs
+    key = (
+        response.model_name,
+        response.model_version,
+        *[(tensor.name, tensor.datatype, tensor.shape) for tensor in outputs],
+    )
+    head = _HEADS.get(key)
+    if head is None:
+        slots = tuple(slot(tensor, _RAW) for tensor in outputs)
+        head = _new_head(response, b"".join(map(entry, outputs)), slots)
+        if len(outputs) <= _MOST_OUTPUTS_REMEMBERED:
+            _remember(key, head)
+    return head
+
+
+def _typed_head(response: InferResponse) -> _Head | None:
+    entries = typed_entries(response.outputs)
+    return None if entries is None else _new_head(response, entries, ())
+
+
+def _new_head(response: InferResponse, outputs: bytes, slots: tuple[Slot, ...]) -> _Head:
+    model = text(_MODEL_NAME, response.model_name) + text(_MODEL_VERSION, response.model_version)
+    data = sum(len(place.before) + max(place.size, 0) for place in slots)
+    return _Head(model, outputs, slots, len(model) + len(outputs) + data)
+
+
+def _remember(key: tuple[object, ...], head: _Head) -> None:
+    # Starting afresh costs each kind of response one miss, and is safe from any thread.
+    if len(_HEADS) >= _MOST_REMEMBERED:
+        _HEADS.clear()
+    _HEADS[key] = head
