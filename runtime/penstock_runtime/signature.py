@@ -76,7 +76,8 @@ class Signature:
 def method_of(target: type) -> str:
     """The name of the method that answers a request: predict, or else __call__."""
     for name in ("predict", "__call__"):
-        if inspect.getattr_static(target, name, None) is not None:
+        # Asked of the classes one by one: every class is callable by its metaclass.
+        if any(vars(base).get(name) is not None for base in target.__mro__):
             return name
     raise InvalidArgument(
         f"class {target.__name__} has neither 'predict' nor '__call__'; write def predict(self,"

@@ -1,0 +1,48 @@
+"""What model code needs of the process: quiet OpenMP threads before a numeric library is imported,
+and memory that goes back to the system after a model is gone.
+"""
+
+import ctypes
+import gc
+import os
+import sys
+
+# Spinning OpenMP threads burn a core between two executions and slow each other down tenfold when
+# there are more of them than cores. Both variables are read once, when the library is loaded.
+_PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
+
+
+def prepare_openmp() -> None:
+    """Let idle OpenMP threads sleep, unless the environment says otherwise.
+
+    Has an effect only before torch (or another user of OpenMP) is imported.
+    """
+    for key, value in _PASSIVE.items():
+        os.environ.setdefault(key, value)
+
+
+def cpu_threads() -> int:
+    """Threads for one execution on the CPU: all cores of this process but one, which serves."""
+    return max(1, len(os.sched_getaffinity(0)) - 1)
+
+
+def release_memory() -> None:
+    """Collect what is unreachable and return free memory to the system and the device.
+
+    Called once a model's last reference has been dropped.
+    """
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
+
+
+def _malloc_trim() -> "ctypes._NamedFuncPointer | None":
+    """The function of glibc that gives free heap pages back; None with any other C library."""
+    try:
+        return ctypes.CDLL("libc.so.6").malloc_trim
+    except (OSError, AttributeError):
+        return None

@@ -1,0 +1,149 @@
+"""One instance of a Python model: named arrays in, a call of its code, named arrays out."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from penstock_runtime.backends.arrays import as_array
+from penstock_runtime.backends.async_runner import AsyncRunner
+from penstock_runtime.backends.base import Arrays
+from penstock_runtime.backends.completion import kept_outputs
+from penstock_runtime.backends.failure import execution_failure, log_close_failure
+from penstock_runtime.backends.outputs import OutputPlan
+from penstock_runtime.config import ModelConfig
+from penstock_runtime.context import RequestContext
+from penstock_runtime.errors import Unavailable
+from penstock_runtime.signature import Signature
+from penstock_runtime.signature_annotations import ContextUse
+
+Call = Callable[..., Any]
+Hook = Callable[[], None]
+
+
+class CallPlan:
+    """How requests of one model become calls of its code; made once per load."""
+
+    def __init__(self, config: ModelConfig, signature: Signature) -> None:
+        self.model = config.name
+        self.kind = signature.kind
+        self._batched = config.max_batch_size > 0
+        self._parameters = {field.name: field.key for field in signature.inputs}
+        self._context = signature.context_parameter
+        self._many = signature.context_use is ContextUse.MANY
+        self._outputs = OutputPlan(
+            config.name,
+            (*config.output, *kept_outputs(config)),
+            signature.outputs,
+            signature.form,
+            as_array,
+            batched=self._batched,
+        )
+
+    def arguments(self, inputs: Arrays, contexts: Sequence[RequestContext]) -> dict[str, Any]:
+        """The keyword arguments of one call."""
+        known = self._parameters
+        arguments = {known.get(name, name): array for name, array in inputs.items()}
+        if self._context:
+            arguments[self._context] = list(contexts) if self._many else contexts[0]
+        return arguments
+
+    def rows(self, inputs: Arrays) -> int | None:
+        """The rows of a batch; None when there is no batch dimension."""
+        if not self._batched:
+            return None
+        return next((int(array.shape[0]) for array in inputs.values()), None)
+
+    def results(
+        self, returned: Any, rows: int | None, contexts: Sequence[RequestContext]
+    ) -> dict[str, Any]:
+        """The outputs that a call returned."""
+        return self._outputs.arrays(returned, rows, contexts)
+
+
+class PythonExecutable:
+    """An instance that answers a batch with one call."""
+
+    def __init__(
+        self, plan: CallPlan, call: Call, runner: AsyncRunner | None, unload: Hook
+    ) -> None:
+        self._plan = plan
+        self._call = call
+        self._runner = runner if plan.kind.is_async else None
+        self._unload = unload
+
+    def execute(self, inputs: Arrays, contexts: Sequence[RequestContext]) -> Arrays:
+        """The outputs of one batch. Raises the model's failure as a PenstockError."""
+        plan = self._plan
+        try:
+            returned = self._answer(plan.arguments(inputs, contexts), contexts)
+            return plan.results(returned, plan.rows(inputs), contexts)
+        except (Exception, SystemExit) as error:
+            raise execution_failure(error, plan.model) from error
+
+    def _answer(self, arguments: dict[str, Any], contexts: Sequence[RequestContext]) -> Any:
+        returned = self._call(**arguments)
+        if self._runner is None:
+            return returned
+        return self._runner.run(returned, lambda: all(context.cancelled for context in contexts))
+
+    def close(self) -> None:
+        """Call the model's unload hook and let go of it."""
+        self._call = _closed
+        self._unload()
+
+
+class PythonStreamingExecutable:
+    """An instance that answers one request with any number of responses."""
+
+    def __init__(
+        self, plan: CallPlan, call: Call, runner: AsyncRunner | None, unload: Hook
+    ) -> None:
+        self._plan = plan
+        self._call = call
+        self._runner = runner if plan.kind.is_async else None
+        self._unload = unload
+
+    def stream(self, inputs: Arrays, context: RequestContext) -> Iterator[Arrays]:
+        """The responses of one request; the model's generator is closed with this one."""
+        plan, contexts = self._plan, [context]
+        try:
+            with contextlib.closing(self._responses(inputs, context)) as responses:
+                for response in responses:
+                    yield plan.results(response, None, contexts)
+        except (Exception, SystemExit) as error:
+            raise execution_failure(error, plan.model) from error
+
+    def _responses(self, inputs: Arrays, context: RequestContext) -> "_Closable":
+        produced = self._call(**self._plan.arguments(inputs, [context]))
+        if self._runner is not None:
+            produced = self._runner.iterate(produced, lambda: context.cancelled)
+        return _Closable(produced, self._plan.model)
+
+    def close(self) -> None:
+        """Call the model's unload hook and let go of it."""
+        self._call = _closed
+        self._unload()
+
+
+def _closed(**_arguments: Any) -> Any:
+    raise Unavailable("the instance has been closed")
+
+
+class _Closable:
+    """Any iterator with a `close` that never raises: the answer does not depend on it."""
+
+    def __init__(self, produced: Any, model: str) -> None:
+        self._produced = produced
+        self._model = model
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._produced)
+
+    def close(self) -> None:
+        close = getattr(self._produced, "close", None)
+        if close is None:
+            return
+        try:
+            close()
+        except (Exception, SystemExit) as error:
+            log_close_failure(error, self._model, "the end of a stream")

@@ -1,0 +1,70 @@
+"""The backends there are, and which of them a model belongs to: by the name in its configuration,
+else by its files.
+
+A name is only ever looked up here: nothing is imported by it.
+"""
+
+from collections.abc import Sequence
+
+from penstock_runtime.backends.base import Backend, ModelSource
+from penstock_runtime.backends.files import listing
+from penstock_runtime.backends.python import PythonBackend
+from penstock_runtime.backends.torch import TorchBackend
+from penstock_runtime.errors import InvalidArgument
+
+
+class BackendRegistry:
+    """The backends of one server, in the order in which they are asked about files."""
+
+    def __init__(self, backends: Sequence[Backend]) -> None:
+        self._backends = tuple(backends)
+        self._by_name: dict[str, Backend] = {}
+        for backend in self._backends:
+            for name in (backend.name, *getattr(backend, "aliases", ())):
+                self._by_name[name] = backend
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names that a configuration may use."""
+        return tuple(self._by_name)
+
+    def find(self, source: ModelSource) -> Backend:
+        """The backend of a model.
+
+        Raises InvalidArgument for a name that is none of a backend, and for files that none
+        recognises.
+        """
+        config = source.config
+        for field, name in (
+            ("backend", config.backend),
+            ("platform", config.platform),
+            ("runtime", config.runtime),
+        ):
+            if name:
+                return self._named(config.name, field, name)
+        for backend in self._backends:
+            if backend.recognises(source):
+                return backend
+        raise InvalidArgument(
+            f"version {source.version} of model '{config.name}' holds nothing that a backend"
+            f" recognises, only {listing(source.directory)}; expected model.py, model.pt or"
+            " model.pt2"
+        )
+
+    def _named(self, model: str, field: str, name: str) -> Backend:
+        found = self._by_name.get(name)
+        if found is None:
+            raise InvalidArgument(
+                f"model '{model}': {field} is {name[:64]!r}, expected one of"
+                f" {', '.join(self._by_name)}"
+            )
+        return found
+
+    def __repr__(self) -> str:
+        return f"<BackendRegistry {', '.join(backend.name for backend in self._backends)}>"
+
+
+def default_registry() -> BackendRegistry:
+    """Every backend of penstock. torch itself is imported only when a torch model is loaded."""
+    torch = TorchBackend()
+    return BackendRegistry([torch, PythonBackend(torch)])

@@ -1,0 +1,163 @@
+"""One instance of a torch model: named arrays in, one call under inference mode, named tensors out.
+
+Outputs stay on the device; whoever needs them elsewhere moves them.
+"""
+
+import contextlib
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from penstock_runtime.backends.base import Arrays
+from penstock_runtime.backends.completion import kept_outputs, provided_inputs
+from penstock_runtime.backends.failure import execution_failure
+from penstock_runtime.backends.outputs import OutputPlan
+from penstock_runtime.backends.torch_program import Parameter, TorchProgram
+from penstock_runtime.backends.torch_tensors import as_tensor, to_torch, torch_dtype
+from penstock_runtime.config import ModelConfig, ModelInput, ModelOutput
+from penstock_runtime.context import RequestContext
+from penstock_runtime.datatype import DataType
+from penstock_runtime.errors import InvalidArgument
+from penstock_runtime.signature_annotations import OutputForm
+
+_log = logging.getLogger("penstock.model")
+_INDEXED = re.compile(r".*__(\d+)")
+
+
+class TorchPlan:
+    """How the tensors of one model's configuration meet the parameters of its program."""
+
+    def __init__(self, config: ModelConfig, parameters: Sequence[Parameter]) -> None:
+        self.model = config.name
+        self.batched = config.max_batch_size > 0
+        self.keys = parameter_keys(config, parameters)
+        self.datatypes = {declared.name: declared.data_type for declared in config.input}
+        _refuse_bytes(config)
+        outputs = (*config.output, *kept_outputs(config))
+        self._indices = _indices([output.name for output in config.output])
+        self.outputs = OutputPlan(
+            config.name, outputs, (), OutputForm.UNKNOWN, as_tensor, batched=self.batched
+        )
+
+    def results(
+        self, returned: Any, rows: int | None, contexts: Sequence[RequestContext]
+    ) -> dict[str, Any]:
+        """The outputs of one call, whatever shape it returned them in."""
+        if isinstance(returned, list):
+            returned = tuple(returned)
+        if self._indices and isinstance(returned, tuple) and not hasattr(returned, "_asdict"):
+            returned = {n: returned[i] for n, i in self._indices.items() if i < len(returned)}
+        return self.outputs.arrays(returned, rows, contexts)
+
+
+def _refuse_bytes(config: ModelConfig) -> None:
+    tensors: tuple[ModelInput | ModelOutput, ...] = (*config.input, *config.output)
+    for declared in tensors:
+        if declared.data_type is DataType.BYTES:
+            raise InvalidArgument(
+                f"model '{config.name}': '{declared.name}' is BYTES, which torch does not have"
+            )
+
+
+def parameter_keys(config: ModelConfig, parameters: Sequence[Parameter]) -> dict[str, str]:
+    """Input names to parameter keys: by equal names, by Triton's NAME__index, else by position.
+
+    Raises InvalidArgument when they cannot be brought together.
+    """
+    names = [*(declared.name for declared in config.input), *provided_inputs(config)]
+    by_name = {parameter.name: parameter.key for parameter in parameters}
+    indices = _indices(names)
+    if all(name in by_name for name in names):
+        keys = {name: by_name[name] for name in names}
+    elif any(name in by_name for name in names) or len(names) > len(parameters):
+        raise _mismatch(config, names, parameters)
+    elif indices:
+        if max(indices.values()) >= len(parameters):
+            raise _mismatch(config, names, parameters)
+        keys = {name: parameters[index].key for name, index in indices.items()}
+    else:
+        keys = {n: p.key for n, p in zip(names, parameters, strict=False)}
+    if any(p.required and p.key not in keys.values() for p in parameters):
+        raise _mismatch(config, names, parameters)
+    return keys
+
+
+def _indices(names: Sequence[str]) -> dict[str, int]:
+    """The index of each name if all end in __index and no index comes twice, else nothing."""
+    matches = {name: _INDEXED.fullmatch(name) for name in names}
+    indices = {name: int(match[1]) for name, match in matches.items() if match}
+    unique = len(set(indices.values())) == len(names)
+    return indices if unique and len(indices) == len(names) else {}
+
+
+def _mismatch(
+    config: ModelConfig, names: Sequence[str], parameters: Sequence[Parameter]
+) -> InvalidArgument:
+    takes = ", ".join(p.name if p.required else f"{p.name} (optional)" for p in parameters)
+    return InvalidArgument(
+        f"model '{config.name}': the configuration has the inputs {', '.join(names)}, but forward"
+        f" takes {takes}; name them alike, or NAME__0, NAME__1 by position"
+    )
+
+
+class TorchExecutable:
+    """An instance; its weights are those of every other instance on the device."""
+
+    def __init__(self, plan: TorchPlan, program: TorchProgram, device: torch.device) -> None:
+        self._plan = plan
+        self.program: TorchProgram | None = program
+        self.device = device
+
+    def execute(self, inputs: Arrays, contexts: Sequence[RequestContext]) -> Arrays:
+        """The outputs of one batch, on the device. Raises the model's failure."""
+        try:
+            return self._execute(inputs, contexts)
+        except Exception as error:
+            raise execution_failure(error, self._plan.model) from error
+
+    def _execute(
+        self, inputs: Arrays, contexts: Sequence[RequestContext]
+    ) -> Mapping[str, torch.Tensor]:
+        plan, program = self._plan, self.program
+        assert program is not None, "the instance has been closed"
+        with torch.inference_mode(), _on(self.device):
+            values, rows = {}, None
+            for name, array in inputs.items():
+                datatype = plan.datatypes.get(name, DataType.FP32)
+                values[plan.keys[name]] = to_torch(array, datatype, self.device)
+                rows = int(array.shape[0]) if plan.batched else None
+            return plan.results(program.call(values), rows, contexts)
+
+    def warm_up(self, config: ModelConfig) -> None:
+        """Call the program with zeros so often that what it compiles lazily is compiled.
+
+        A model that does not take zeros or a length of 1 is none the worse for it.
+        """
+        program = self.program
+        if program is None or config.model_warmup or provided_inputs(config):
+            return
+        try:
+            for _ in range(program.warm_calls):
+                self._execute(self._zeros(config), [])
+        except Exception as error:
+            _log.info("model '%s' was not warmed with zeros: %s", config.name, error)
+
+    def _zeros(self, config: ModelConfig) -> dict[str, torch.Tensor]:
+        first = (1,) if self._plan.batched else ()
+        zeros = {}
+        for declared in config.input:
+            dims = declared.reshape.shape if declared.reshape else declared.dims
+            shape = (*first, *(1 if dim == -1 else dim for dim in dims))
+            zeros[declared.name] = torch.zeros(shape, dtype=torch_dtype(declared.data_type))
+        return zeros
+
+    def close(self) -> None:
+        """Let go of the program."""
+        self.program = None
+
+
+def _on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
