@@ -137,20 +137,26 @@ class OverrideFolder:
     """The override files of one load, in a private temporary folder until `close`."""
 
     def __init__(self, files: Mapping[str, bytes]) -> None:
-        self._private = Path(tempfile.mkdtemp(prefix="penstock-load-"))
-        self.path = self._private / "model"
+        try:
+            self._private = Path(tempfile.mkdtemp(prefix="penstock-load-"))
+            self.path = self._private / "model"
+            self._write(files)
+        except OSError as error:
+            _log.warning("override files cannot be stored", exc_info=True)
+            raise ResourceExhausted(
+                f"the override files cannot be stored: {error.strerror}"
+            ) from error
+
+    def _write(self, files: Mapping[str, bytes]) -> None:
         try:
             self.path.mkdir()
             for path, content in files.items():
                 target = self.path / path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(content)
-        except OSError as error:
+        except OSError:
             self.close()
-            _log.warning("override files cannot be stored", exc_info=True)
-            raise ResourceExhausted(
-                f"the override files cannot be stored: {error.strerror}"
-            ) from error
+            raise
 
     def close(self) -> None:
         """Remove the files; more than once does no harm."""

@@ -41,9 +41,13 @@ class RepositoryRoots:
         self._warned: set[tuple[str, str]] = set()
 
     def check(self) -> None:
-        """Raise FailedPrecondition, for the operator, when a root is not there or not one."""
+        """Raise FailedPrecondition, for the operator, when a root is not there or not one.
+
+        How each root is seen here is what later looks are held against.
+        """
         for root in self._roots:
             try:
+                self._seen_as[root] = _identity(root)
                 names = model_names(root, model_name=self._model_name)
                 bare = not names and is_bare(root)
             except OSError as error:
@@ -108,11 +112,10 @@ class RepositoryRoots:
 
     def _scan(self, root: Path) -> dict[str, ModelFolder] | None:
         try:
-            found = root.stat()
+            seen_as = _identity(root)
             folders = scan(root, model_name=self._model_name, config_name=self._config_name)
         except OSError:
             return None
-        seen_as = (found.st_dev, found.st_ino)
         # What is left of a file system that was unmounted is an empty folder of another identity.
         if not folders and self._seen_as.get(root, seen_as) != seen_as:
             return None
@@ -142,3 +145,8 @@ class RepositoryRoots:
 
     def __repr__(self) -> str:
         return f"<RepositoryRoots {len(self._roots)} repositories, {len(self._unseen)} unseen>"
+
+
+def _identity(root: Path) -> tuple[int, int]:
+    found = root.stat()
+    return found.st_dev, found.st_ino
