@@ -83,8 +83,8 @@ class Observer(Protocol):
     def finished(
         self, rpc: Rpc, call: Call, code: str, duration_ns: int, size: int, sent: int
     ) -> None:
-        """A call ended with this status; `size` are the bytes of its request and `sent` those of
-        its response (both 0 for streams).
+        """A call ended with this status; `size` are the bytes of a unary request, `sent` those of
+        all replies.
         """
 
 
@@ -139,7 +139,7 @@ class Guard:
             started = time.monotonic_ns()
             if observer is not None:
                 observer.started(rpc, call)
-            code, entered = "CANCELLED", False
+            code, entered, sent = "CANCELLED", False, 0
             try:
                 if gated:
                     gate.enter()
@@ -148,6 +148,7 @@ class Guard:
                 async with aclosing(handler(messages, call)) as responses:
                     async for data in responses:
                         yield data
+                        sent += len(data)
                 code = "OK"
             except Exception as error:
                 refusal = _refusal(error, call)
@@ -179,7 +180,8 @@ def _observed_unary(rpc: Rpc, handler: UnaryHandler, observer: Observer) -> Unar
             code = refusal.answer.status.value
             raise
         finally:
-            observer.finished(rpc, call, code, time.monotonic_ns() - started, len(data), sent)
+            duration_ns = time.monotonic_ns() - started
+            observer.finished(rpc, call, code, duration_ns, len(data), sent)
         return reply
 
     return observed

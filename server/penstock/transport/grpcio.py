@@ -81,7 +81,15 @@ class GrpcioOptions:
 class GrpcioCall:
     """One call; metadata and deadline cross into grpc's core only when someone asks."""
 
-    __slots__ = ("_context", "_metadata", "_task", "failure", "method", "request", "response")
+    __slots__ = (
+        "_context",
+        "_metadata",
+        "_task",
+        "failure",
+        "method",
+        "request",
+        "response",
+    )
 
     def __init__(self, method: str, context: Any) -> None:
         self.method = method

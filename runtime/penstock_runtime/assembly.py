@@ -1,0 +1,42 @@
+"""The runtime put together: backends, loader, repository, core."""
+
+import os
+from collections.abc import Collection, Mapping
+from functools import partial
+
+from penstock_runtime.backends.base import Backend, ModelSource
+from penstock_runtime.backends.registry import default_registry
+from penstock_runtime.model import Model, start_model
+from penstock_runtime.repository.loader import ConfigParser, Loader
+from penstock_runtime.repository.options import RepositoryOptions
+from penstock_runtime.repository.repository import ModelRepository
+from penstock_runtime.scheduling.timer import Timer
+
+HOLD_HOOK = "TRITONSERVER_DELAY_SCHEDULER"
+
+
+def open_repository(
+    options: RepositoryOptions,
+    parsers: Mapping[str, ConfigParser] | None = None,
+    *,
+    allow_pickle: Collection[str] = (),
+    hold_until: int = 0,
+) -> ModelRepository[Model]:
+    """A repository with every backend there is; nothing is loaded before its `start`.
+
+    `parsers` are for configuration files beyond JSON and YAML; with `hold_until` each model's
+    batcher waits once for so many requests, as Triton's tests want it.
+    """
+    start = partial(_start, Timer(), hold_until)
+    loader = Loader(default_registry(), start, parsers, allow_pickle=allow_pickle)
+    return ModelRepository(options, loader)
+
+
+def hold_until_hook(environ: Mapping[str, str] = os.environ) -> int:
+    """What the hook of Triton's tests asks for; 0 when it is unset or no number."""
+    text = environ.get(HOLD_HOOK, "0")
+    return int(text) if text.isdigit() else 0
+
+
+def _start(timer: Timer, hold_until: int, source: ModelSource, backend: Backend) -> Model:
+    return start_model(source, backend, timer, hold_until=hold_until)

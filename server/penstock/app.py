@@ -1,0 +1,201 @@
+"""`penstock serve`: a process that serves until it is told to stop.
+
+Signals: SIGTERM drains (after --drain-delay), SIGINT drains at once, the second of either hurries;
+SIGHUP looks at the model repository now. Exit codes: 0 drained, 1 failed or cut calls off.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+from penstock.config import ServerOptions
+from penstock.drain import StopRequest
+from penstock.logs import Logs, configure
+from penstock.server import EXIT_FAILED, ProgressCallback, Server
+from penstock.version import __version__
+from penstock_runtime.errors import PenstockError
+from penstock_runtime.repository.lifecycle import ModelIndexEntry
+
+_log = logging.getLogger("penstock.server")
+
+SWITCH_INTERVAL_S = 0.0001
+Started = Callable[[Server], None]
+
+
+def run(options: ServerOptions, progress: ProgressCallback | None = None) -> int:
+    """Serve until a signal; the exit code of the process. Blocks; main thread only."""
+    # A thread that holds the interpreter makes every call wait this long, so it is kept short.
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    quiet_grpc()
+    logs = configure_logs(options)
+    code = EXIT_FAILED
+    try:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            code = runner.run(serve(options, logs=logs, progress=progress, signals=True))
+    except PenstockError as error:
+        _log.error("%s", error.message)
+    except Exception:
+        _log.exception("the server failed")
+    logs.close()
+    if _threads_left():
+        # Python would wait for them, however long a load or a model may take.
+        os._exit(code)
+    return code
+
+
+async def serve(
+    options: ServerOptions,
+    *,
+    logs: Logs | None = None,
+    stop: StopRequest | None = None,
+    started: Started | None = None,
+    progress: ProgressCallback | None = None,
+    signals: bool = False,
+) -> int:
+    """Serve on this loop until `stop` is asked for; the exit code.
+
+    `started` is called once the ports are open. With `signals` those of the process are handled,
+    from the first moment on.
+    """
+    request = stop if stop is not None else StopRequest()
+    with contextlib.ExitStack() as stack:
+        on_hangup = stack.enter_context(_signals(request, options)) if signals else []
+        server = Server(options, request, logs, progress)
+        on_hangup.append(server.poll_now)
+        try:
+            await server.start()
+        except BaseException:
+            await server.close()
+            raise
+        announce(server)
+        if started is not None:
+            started(server)
+        telling = asyncio.create_task(_tell_when_loaded(server))
+        try:
+            return await server.run_until_stopped()
+        finally:
+            telling.cancel()
+
+
+@contextlib.contextmanager
+def _signals(request: StopRequest, options: ServerOptions) -> Iterator[list[Callable[[], None]]]:
+    loop = asyncio.get_running_loop()
+    on_hangup: list[Callable[[], None]] = []
+
+    def hangup() -> None:
+        for callback in on_hangup:
+            callback()
+
+    handlers: dict[signal.Signals, Callable[[], None]] = {
+        signal.SIGTERM: lambda: request.ask("SIGTERM", options.drain_delay),
+        signal.SIGINT: lambda: request.ask("SIGINT"),
+        signal.SIGHUP: hangup,
+    }
+    for number, handler in handlers.items():
+        loop.add_signal_handler(number, handler)
+    try:
+        yield on_hangup
+    finally:
+        for number in handlers:
+            loop.remove_signal_handler(number)
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's loops where it is installed, else Python's."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+def quiet_grpc() -> None:
+    """Keep grpc's own log lines off stderr; to be called before grpc is imported."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    # Nothing here forks, and the handlers for it cost every call.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
+
+
+def configure_logs(options: ServerOptions) -> Logs:
+    """Logs as the options want them."""
+    return configure(
+        "json" if options.log_format == "json" else "human",
+        log_level(options),
+        file=options.log_file,
+        access=options.access_log,
+    )
+
+
+def log_level(options: ServerOptions) -> str:
+    """The lowest level that is written."""
+    if options.log_verbose > 0:
+        return "debug"
+    wanted = (
+        (options.log_info, "info"),
+        (options.log_warning, "warning"),
+        (options.log_error, "error"),
+    )
+    return next((level for on, level in wanted if on), "critical")
+
+
+# -- what is said at the start -------------------------------------------------------------------
+
+
+def announce(server: Server) -> None:
+    """Say where the server listens and how it is set up."""
+    o = server.options
+    for address in server.grpc_addresses:
+        _log.info("penstock %s: gRPC on %s", __version__, address)
+    if server.metrics_port is not None:
+        _log.info("metrics on http://%s:%d/metrics", o.metrics_address, server.metrics_port)
+    _log.info(
+        "messages of any size up to 2 GiB, %d MiB of requests in flight; keepalive %g s / %g s, "
+        "pings at most every %g s",
+        server.services.budget.limit >> 20,
+        o.grpc_keepalive_time / 1000,
+        o.grpc_keepalive_timeout / 1000,
+        o.grpc_http2_min_recv_ping_interval_without_data / 1000,
+    )
+    if o.ignored:
+        flags = ", ".join(f"--{name}" for name in o.ignored)
+        _log.warning("flags that have no effect here: %s", flags)
+
+
+async def _tell_when_loaded(server: Server) -> None:
+    try:
+        await server.loaded()
+    except Exception:
+        # The server has said why, and is on its way down.
+        return
+    for line in model_table(server.core.index()):
+        _log.info("%s", line)
+    _log.info("ready" if server.is_ready() else "not ready: see the models above")
+
+
+def model_table(entries: Sequence[ModelIndexEntry]) -> list[str]:
+    """One line for each version: name, version, state, reason."""
+    if not entries:
+        return ["the model repository is empty"]
+    rows = [("model", "version", "state", "reason")]
+    rows += [(e.name, e.version or "-", e.state.value or "-", e.reason) for e in entries]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    return [
+        "  ".join(
+            (*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[3])
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _threads_left() -> bool:
+    current = threading.current_thread()
+    return any(
+        thread is not current and thread.name.startswith("penstock")
+        for thread in threading.enumerate()
+    )

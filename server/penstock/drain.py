@@ -1,0 +1,105 @@
+"""The way down: not ready, but serving; then nothing new; then nothing inside; then the end.
+
+Nothing that was accepted is cut off, unless time runs out or someone insists.
+"""
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from penstock.interceptors import Gate
+
+_log = logging.getLogger("penstock.drain")
+
+# By then nothing accepted is inside: this is for calls that are being refused.
+STOP_GRACE_S = 1.0
+
+
+@dataclass(slots=True)
+class StopRequest:
+    """That the server shall stop, and how: asked once it drains, asked twice it hurries.
+
+    `delay_s` is how long to go on serving first; `code` the exit code; `reason` is for the log.
+    """
+
+    wanted: asyncio.Event = field(default_factory=asyncio.Event)
+    hurry: asyncio.Event = field(default_factory=asyncio.Event)
+    delay_s: float = 0.0
+    code: int = 0
+    reason: str = ""
+
+    def ask(self, reason: str, delay_s: float = 0.0, code: int = 0) -> None:
+        """Ask for the end, on the loop."""
+        if self.wanted.is_set():
+            _log.warning("asked again to stop (%s): what is in flight is not waited for", reason)
+            self.hurry.set()
+            return
+        self.reason, self.delay_s, self.code = reason, delay_s, code
+        self.wanted.set()
+
+
+class Probes(Protocol):
+    """What tells load balancers to stay away."""
+
+    def drain(self) -> None:
+        """From now on not ready."""
+
+
+class Core(Protocol):
+    """What executes."""
+
+    def begin_shutdown(self) -> None:
+        """From now on not ready; what was accepted is still answered."""
+
+
+class Stoppable(Protocol):
+    """The transport."""
+
+    async def stop(self, grace_s: float) -> None:
+        """End; what is inside may go on for `grace_s`."""
+
+
+async def drain(
+    request: StopRequest,
+    *,
+    core: Core,
+    probes: Probes,
+    gate: Gate,
+    transport: Stoppable,
+    exit_timeout_s: float,
+) -> bool:
+    """Take the server out of traffic; whether everything that was accepted has been answered."""
+    started = time.monotonic()
+    _log.info("stopping (%s), %d calls inside", request.reason, gate.inflight)
+    core.begin_shutdown()
+    probes.drain()
+    if request.delay_s > 0:
+        await _wait(request.hurry, request.delay_s)
+    gate.close()
+    clean = await _until_idle(gate, request.hurry, exit_timeout_s)
+    if not clean:
+        _log.warning("%d calls are cut off", gate.inflight)
+    # A transport's own stop may cut a call at the very instant; by now there is none to cut.
+    await transport.stop(STOP_GRACE_S)
+    _log.info("no call is inside after %.1f s", time.monotonic() - started)
+    return clean
+
+
+async def _until_idle(gate: Gate, hurry: asyncio.Event, timeout_s: float) -> bool:
+    idle = asyncio.ensure_future(gate.idle(timeout_s))
+    hurried = asyncio.ensure_future(hurry.wait())
+    await asyncio.wait((idle, hurried), return_when=asyncio.FIRST_COMPLETED)
+    hurried.cancel()
+    if not idle.done():
+        idle.cancel()
+        return gate.inflight == 0
+    return idle.result()
+
+
+async def _wait(event: asyncio.Event, timeout_s: float) -> None:
+    try:
+        await asyncio.wait_for(event.wait(), timeout_s)
+    except TimeoutError:
+        return

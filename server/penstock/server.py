@@ -1,0 +1,221 @@
+"""One server: ports open at once, models load behind them, and all of it goes down in order."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from penstock.config import ServerOptions
+from penstock.config_text import parse_config_text
+from penstock.drain import StopRequest, drain
+from penstock.http import MetricsServer
+from penstock.logs import Logs
+from penstock.metrics import server_metrics
+from penstock.observer import CallObserver, rpc_metrics
+from penstock.services import Services, build_services
+from penstock.transport.addresses import listen_addresses
+from penstock.transport.base import Method, Transport
+from penstock.watchdog import LoopWatch
+from penstock_runtime.assembly import hold_until_hook, open_repository
+from penstock_runtime.core import InferenceCore
+from penstock_runtime.errors import InvalidArgument, PenstockError
+from penstock_runtime.model import Model
+from penstock_runtime.observability.access_log import AccessLog
+from penstock_runtime.repository.options import ControlMode, RepositoryOptions
+from penstock_runtime.repository.repository import LoadProgress, ModelRepository
+
+_log = logging.getLogger("penstock.server")
+
+T = TypeVar("T")
+ProgressCallback = Callable[[LoadProgress], None]
+
+CORE_STOP_S = 10.0
+EXIT_OK, EXIT_FAILED = 0, 1
+
+
+class Server:
+    """A server on the running loop: `start`, then `run_until_stopped`."""
+
+    def __init__(
+        self,
+        options: ServerOptions,
+        stop: StopRequest,
+        logs: Logs | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> None:
+        self.options = options
+        self.stop = stop
+        self.grpc_addresses: Sequence[str] = ()
+        self.metrics_port: int | None = None
+        self.repository: ModelRepository[Model] = open_repository(
+            repository_options(options),
+            {"config.pbtxt": parse_config_text},
+            allow_pickle=options.allow_pickle,
+            hold_until=hold_until_hook(),
+        )
+        self.core = InferenceCore(self.repository)
+        self._progress = progress
+        access = logs.access if logs is not None else AccessLog()
+        counts = rpc_metrics() if options.rpc_metrics else None
+        observer = CallObserver(counts, access)
+        self.services: Services = build_services(
+            self.core, options, observer if observer.needed else None, access
+        )
+        self._watch = LoopWatch(options.stall_dump_secs, self._on_beat)
+        self._transport: Transport = make_transport(options, self.services.methods)
+        sources = [self.services.families, self._watch.families]
+        sources += [counts.families] if counts is not None else []
+        sources += [logs.families] if logs is not None else []
+        self._metrics = MetricsServer(
+            options.metrics_address,
+            options.metrics_port,
+            server_metrics(self.repository, sources).render,
+            lambda: self._watch.alive,
+            lambda: self._watch.alive and self.is_ready(),
+        )
+        self._loading: asyncio.Future[tuple[LoadProgress, ...]] | None = None
+        self._unsubscribe: Callable[[], None] = lambda: None
+
+    # -- up --------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open the ports and begin to load; FailedPrecondition if a port cannot be had."""
+        self._watch.start()
+        if self.options.allow_metrics:
+            self.metrics_port = self._metrics.start()
+        self.grpc_addresses = await self._transport.start()
+        self._unsubscribe = self.core.subscribe(self.services.health.refresh)
+        self._loading = in_daemon(lambda: self.repository.start(self._progress), "penstock-load")
+        self._loading.add_done_callback(self._loaded)
+
+    async def loaded(self) -> tuple[LoadProgress, ...]:
+        """Wait until the models of the start are loaded; those that failed."""
+        if self._loading is None:
+            raise RuntimeError("the server has not been started")
+        return await asyncio.shield(self._loading)
+
+    def _loaded(self, loading: "asyncio.Future[tuple[LoadProgress, ...]]") -> None:
+        self.services.health.look()
+        if loading.cancelled():
+            return
+        error = loading.exception()
+        if error is not None:
+            text = error.message if isinstance(error, PenstockError) else repr(error)
+            _log.error("the model repository cannot be served: %s", text)
+            self.stop.ask("no repository", code=EXIT_FAILED)
+        elif loading.result() and self.options.exit_on_error and not self.stop.wanted.is_set():
+            names = ", ".join(failed.name for failed in loading.result())
+            _log.error("models that did not load: %s (--exit-on-error=false goes on)", names)
+            self.stop.ask("models did not load", code=EXIT_FAILED)
+
+    def is_ready(self) -> bool:
+        """Whether traffic may be sent here; from any thread."""
+        return not self.services.health.draining and self.services.metadata.is_ready()
+
+    def poll_now(self) -> None:
+        """Look at the repository now, if the mode is to look at it at all."""
+        if self.options.model_control_mode == "poll":
+            in_daemon(self.repository.poll, "penstock-poll")
+        else:
+            _log.info("nothing to poll in mode %s", self.options.model_control_mode)
+
+    def _on_beat(self) -> None:
+        # An instance that died changes readiness without an event of the repository's.
+        self.services.health.look()
+
+    # -- down ------------------------------------------------------------------------------------
+
+    async def run_until_stopped(self) -> int:
+        """Serve until asked to stop, then go down; the exit code."""
+        await self.stop.wanted.wait()
+        clean = await drain(
+            self.stop,
+            core=self.core,
+            probes=self.services.health,
+            gate=self.services.gate,
+            transport=self._transport,
+            exit_timeout_s=self.options.exit_timeout_secs,
+        )
+        await self.close()
+        return self.stop.code if clean else self.stop.code or EXIT_FAILED
+
+    async def close(self) -> None:
+        """Stop what is left: the models, then whatever told of them."""
+        await self._transport.stop(0)
+        self._unsubscribe()
+        stopping = in_daemon(lambda: self.core.stop(CORE_STOP_S), "penstock-stop")
+        await asyncio.wait((stopping,), timeout=CORE_STOP_S)
+        if not stopping.done():
+            _log.warning("the models did not stop within %g s and are left behind", CORE_STOP_S)
+        self.services.close()
+        self._watch.stop()
+        if self.metrics_port is not None:
+            self._metrics.stop()
+
+
+def make_transport(options: ServerOptions, methods: Sequence[Method]) -> Transport:
+    """The transport that the options name. Imports grpc, which takes a while, only now."""
+    from penstock.transport.grpcio import GrpcioOptions, GrpcioTransport
+
+    o = options
+    settings = GrpcioOptions(
+        addresses=listen_addresses(o.grpc_address, o.grpc_port),
+        reuse_port=o.reuse_grpc_port,
+        keepalive_time_ms=o.grpc_keepalive_time,
+        keepalive_timeout_ms=o.grpc_keepalive_timeout,
+        keepalive_permit_without_calls=o.grpc_keepalive_permit_without_calls,
+        max_pings_without_data=o.grpc_http2_max_pings_without_data,
+        min_recv_ping_interval_without_data_ms=o.grpc_http2_min_recv_ping_interval_without_data,
+        max_ping_strikes=o.grpc_http2_max_ping_strikes,
+        max_connection_age_ms=o.grpc_max_connection_age,
+        max_connection_age_grace_ms=o.grpc_max_connection_age_grace,
+        handshake_timeout_ms=o.grpc_handshake_timeout,
+        max_concurrent_streams=o.grpc_max_concurrent_streams,
+        max_concurrent_rpcs=o.grpc_max_concurrent_rpcs,
+        compression_level=o.grpc_infer_response_compression_level,
+    )
+    return GrpcioTransport(methods, settings)
+
+
+def repository_options(options: ServerOptions) -> RepositoryOptions:
+    """What the options say of the repository."""
+    if not options.model_repository:
+        raise InvalidArgument(
+            "no model repository: give --model-repository a directory of models, or of one model"
+        )
+    return RepositoryOptions(
+        roots=tuple(Path(root) for root in options.model_repository),
+        control_mode=ControlMode(options.model_control_mode),
+        poll_seconds=options.repository_poll_secs,
+        startup_models=options.load_model,
+        load_threads=options.model_load_thread_count,
+        load_retries=options.model_load_retry_count,
+        model_name=options.model_name,
+        drain_timeout_s=max(float(options.exit_timeout_secs), 1.0),
+    )
+
+
+def in_daemon(work: Callable[[], T], name: str) -> "asyncio.Future[T]":
+    """Run this in a thread that no one has to wait for at exit, unlike those of an executor."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def tell(set_it: Callable[[Any], None], value: Any) -> None:
+        try:
+            loop.call_soon_threadsafe(lambda: None if future.done() else set_it(value))
+        except RuntimeError:
+            # The loop is gone, and with it whoever wanted to know.
+            return
+
+    def run() -> None:
+        try:
+            result = work()
+        except BaseException as error:
+            tell(future.set_exception, error)
+        else:
+            tell(future.set_result, result)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return future

@@ -1,0 +1,103 @@
+"""All handlers of one server, made of its core and its options, as methods for a transport."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from penstock.admission import Admission
+from penstock.config import ServerOptions
+from penstock.health import Health
+from penstock.interceptors import Gate, Guard, Observer
+from penstock.limits import ByteBudget, default_inflight_bytes
+from penstock.reflection import Reflection
+from penstock.rpc import bind
+from penstock.servicer_infer import InferServicer
+from penstock.servicer_metadata import MetadataServicer
+from penstock.servicer_repository import RepositoryServicer
+from penstock.servicer_unsupported import UnsupportedServicer
+from penstock.transport.base import Method
+from penstock.workshop import StreamLimits, Workshop
+from penstock_runtime.core import InferenceCore
+from penstock_runtime.observability.access_log import AccessLog
+from penstock_runtime.observability.metrics import Family, Sample
+from penstock_runtime.stream import LoopInbox
+
+CODEC_THREADS = 2
+ADMIN_THREADS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The handlers, and what the rest of the server needs of them."""
+
+    methods: tuple[Method, ...]
+    gate: Gate
+    budget: ByteBudget
+    health: Health
+    metadata: MetadataServicer
+    threads: tuple[ThreadPoolExecutor, ...]
+
+    def close(self) -> None:
+        """Let the threads go; what they still do is not waited for."""
+        for pool in self.threads:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def families(self) -> list[Family]:
+        """What is inside now, and what was refused for lack of memory."""
+        budget = self.budget
+        return [
+            _one("penstock_inflight_calls", "Calls inside the server", self.gate.inflight),
+            _one("penstock_inflight_bytes", "Bytes of requests in flight", budget.used),
+            _one("penstock_inflight_bytes_limit", "Their limit", budget.limit),
+            Family(
+                "penstock_inflight_bytes_refused_total",
+                "counter",
+                "Requests refused because of that limit",
+                (Sample(budget.refused),),
+            ),
+        ]
+
+
+def build_services(
+    core: InferenceCore,
+    options: ServerOptions,
+    observer: Observer | None = None,
+    access: AccessLog | None = None,
+) -> Services:
+    """The handlers of a server; call it on the loop that will serve them."""
+    gate = Gate()
+    budget = ByteBudget(options.max_inflight_bytes or default_inflight_bytes())
+    codec_threads = ThreadPoolExecutor(CODEC_THREADS, "penstock-codec")
+    admin_threads = ThreadPoolExecutor(ADMIN_THREADS, "penstock-admin")
+    shop = Workshop(
+        admission=Admission(core, options.grpc_header_forward_pattern),
+        inbox=LoopInbox(asyncio.get_running_loop()),
+        threads=codec_threads,
+        budget=budget,
+        gate=gate,
+        limits=StreamLimits(
+            options.stream_max_inflight,
+            options.stream_max_unsent_bytes,
+            options.stream_stall_secs,
+        ),
+        access=access if access is not None else AccessLog(),
+    )
+    metadata = MetadataServicer(
+        core, gate, options.server_name, strict_readiness=options.strict_readiness
+    )
+    health = Health(core, metadata.is_ready, max_watchers=options.max_health_watchers)
+    guard = Guard(gate, observer, delay_s=options.grpc_response_delay_s)
+    owners = (
+        InferServicer(shop),
+        metadata,
+        RepositoryServicer(core, admin_threads),
+        health,
+        Reflection(),
+        UnsupportedServicer(),
+    )
+    methods = tuple(guard.method(rpc, handler) for rpc, handler in bind(*owners))
+    return Services(methods, gate, budget, health, metadata, (codec_threads, admin_threads))
+
+
+def _one(name: str, text: str, value: float) -> Family:
+    return Family(name, "gauge", text, (Sample(value),))
