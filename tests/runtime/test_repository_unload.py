@@ -60,7 +60,7 @@ def test_an_unloaded_model_refuses_and_gives_its_memory_back(
             repository.get("m")
         draining = state(repository, "m")
         model.may_drain.set()
-        until(lambda: state(repository, "m")["1"][0] == "UNAVAILABLE")
+        until(lambda: "was unloaded" in caplog.text)
 
     assert draining == {"1": ("UNLOADING", "")}
     assert state(repository, "m") == {"1": ("UNAVAILABLE", "unloaded")}

@@ -62,6 +62,8 @@ class Retirement:
         self._lock = threading.Lock()
         self._threads: set[threading.Thread] = set()
         self._collected_s = 0.0
+        self._collector_waits = False
+        self._hurry = threading.Event()
 
     def retire(
         self,
@@ -79,8 +81,7 @@ class Retirement:
 
         def run() -> None:
             try:
-                self._retire(name, leaving, limit, replaced)
-                then()
+                self._retire(name, leaving, limit, replaced, then)
             finally:
                 if has_room:
                     self._room.release()
@@ -95,6 +96,7 @@ class Retirement:
     def join(self, timeout_s: float) -> bool:
         """Wait until everything on its way out is out; False if time ran out."""
         deadline = time.monotonic() + timeout_s
+        self._hurry.set()
         with self._lock:
             threads = tuple(self._threads)
         for thread in threads:
@@ -108,7 +110,12 @@ class Retirement:
         return f"<Retirement of {len(self)}>"
 
     def _retire(
-        self, name: str, leaving: list[LoadableModel], limit_s: float, replaced: bool
+        self,
+        name: str,
+        leaving: list[LoadableModel],
+        limit_s: float,
+        replaced: bool,
+        then: Callable[[], None],
     ) -> None:
         deadline = time.monotonic() + limit_s
         before = resident_bytes()
@@ -121,6 +128,7 @@ class Retirement:
             _add_account(account, model)
             _end(name, model, max(0.0, deadline - time.monotonic()))
             del model
+        then()
         self._collect(replaced)
         _log.info(
             "model '%s': version %s %s; it held %s; resident memory %s",
@@ -133,10 +141,15 @@ class Retirement:
         )
 
     def _collect(self, replaced: bool) -> None:
-        now = time.monotonic()
-        if replaced and now - self._collected_s < COLLECT_EVERY_S:
-            return
-        self._collected_s = now
+        with self._lock:
+            if replaced and self._collector_waits:
+                return
+            self._collector_waits = replaced
+        if replaced:
+            self._hurry.wait(max(0.0, self._collected_s + COLLECT_EVERY_S - time.monotonic()))
+        with self._lock:
+            self._collector_waits = False
+            self._collected_s = time.monotonic()
         gc.collect()
         _trim()
 
