@@ -1,12 +1,15 @@
 """What the commands of the command line have in common: parsing, and errors of one plain line."""
 
 import argparse
+import difflib
+import re
 import sys
 import textwrap
 from collections.abc import Sequence
 from typing import Never
 
 USAGE_ERROR = 2
+_OPTION = re.compile(r"--[a-z][a-z0-9-]+")
 
 
 class CommandError(Exception):
@@ -24,6 +27,20 @@ class Parser(argparse.ArgumentParser):
             formatter_class=_Formatter,
             allow_abbrev=False,
         )
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        """The arguments; an option that is not known is answered with the nearest one that is."""
+        known, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unknown argument {unknown[0]!r}{self._nearest(unknown[0])}")
+        return known
+
+    def _nearest(self, given: str) -> str:
+        options = sorted(set(_OPTION.findall(self.format_help())))
+        near = difflib.get_close_matches(given.partition("=")[0], options, 1)
+        return f", did you mean {near[0]}?" if near else ""
 
     def error(self, message: str) -> Never:
         """Say in one line what was wrong with the arguments and end with code 2."""

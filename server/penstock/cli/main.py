@@ -40,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(name: str, arguments: list[str]) -> int:
+    # grpc writes to stderr by itself, and what it says there our errors say in plain words.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     module = import_module(f"penstock.cli.{name}")
     parser = Parser(f"penstock {name}", module.DESCRIPTION, module.EXAMPLES)
     try:

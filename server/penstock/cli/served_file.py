@@ -1,0 +1,70 @@
+"""One Python file served as a model: a repository of one, whose code leads back to the file."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from penstock.cli.command import CommandError
+from penstock_runtime.backends.module_loader import ModelModules
+from penstock_runtime.errors import InvalidArgument
+from penstock_runtime.model_api import SETTINGS
+
+_CONFIG = 'backend: "python"\nparameters { key: "entry" value { string_value: "served" } }\n'
+_CODE = """\
+from pathlib import Path
+
+from penstock.cli.served_file import load
+
+served = load(Path({path!r}), {name!r})
+"""
+
+
+def split_source(source: str) -> tuple[Path, str] | None:
+    """File and object of `FILE.py` or `FILE.py:NAME`; None for anything else."""
+    path, separator, name = source.rpartition(":")
+    if not separator or not path.endswith(".py"):
+        path, name = source, ""
+    return (Path(path), name) if path.endswith(".py") else None
+
+
+@contextmanager
+def repository_of(file: Path, name: str, model_name: str) -> Iterator[Path]:
+    """A model repository, for the time of the block, that holds this file as its only model."""
+    if not file.is_file():
+        raise CommandError(f"{file} is not there, expected a Python file with a model")
+    with tempfile.TemporaryDirectory(prefix="penstock-") as folder:
+        version = Path(folder) / (model_name or file.stem) / "1"
+        version.mkdir(parents=True)
+        (version.parent / "config.pbtxt").write_text(_CONFIG)
+        (version / "model.py").write_text(_CODE.format(path=str(file.resolve()), name=name))
+        yield Path(folder)
+
+
+def load(path: Path, name: str) -> Callable[..., Any]:
+    """The model of a file: what is called `name`, else what is marked with @model, else Model or
+    predict. Modules beside the file can be imported.
+    """
+    module = ModelModules(path.parent).load(path)
+    found = getattr(module, name, None) if name else _only_model(module, path)
+    if not callable(found):
+        raise InvalidArgument(f"{path.name} has no class or function {name!r}")
+    return found  # type: ignore[no-any-return]
+
+
+def _only_model(module: ModuleType, path: Path) -> Any:
+    own = {k: v for k, v in vars(module).items() if getattr(v, "__module__", "") == module.__name__}
+    marked = [key for key, value in own.items() if SETTINGS in getattr(value, "__dict__", {})]
+    if len(marked) > 1:
+        raise InvalidArgument(
+            f"{path.name} has {len(marked)} models, say which: {path.name}:{marked[0]}"
+        )
+    for key in (*marked, "Model", "predict"):
+        if key in own:
+            return own[key]
+    raise InvalidArgument(
+        f"{path.name} defines no model; expected something decorated with @model, a class Model or"
+        " a function predict"
+    )
