@@ -1,11 +1,10 @@
 """Calls, process, machine and GPUs are told where they can be known, and left out where not."""
 
-import ctypes
 import threading
 from pathlib import Path
-from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
+from tests.fake_nvml import FakeNvml
 
 from penstock_runtime.observability.gpu_metrics import GpuMetrics, Nvml
 from penstock_runtime.observability.metrics import Family, render
@@ -164,37 +163,6 @@ def test_a_second_scraper_does_not_shorten_the_first_ones_interval(tmp_path: Pat
 def test_the_version_is_a_label() -> None:
     """What runs can be joined to every other series."""
     assert values([build_family("1.2.3")]) == {("penstock_build_info", "version=1.2.3"): 1}
-
-
-class FakeNvml:
-    """The driver's library with two GPUs, the second of which tells no power."""
-
-    def nvmlDeviceGetCount_v2(self, out: Any) -> int:  # noqa: N802
-        out._obj.value = 2
-        return 0
-
-    def nvmlDeviceGetHandleByIndex_v2(self, index: int, out: Any) -> int:  # noqa: N802
-        out._obj.value = index + 1
-        return 0
-
-    def nvmlDeviceGetUUID(self, device: ctypes.c_void_p, out: Any, size: int) -> int:  # noqa: N802
-        out.value = f"GPU-{device.value}".encode()
-        return 0
-
-    def nvmlDeviceGetUtilizationRates(self, device: ctypes.c_void_p, out: Any) -> int:  # noqa: N802
-        out._obj.gpu = 40
-        return 0
-
-    def nvmlDeviceGetMemoryInfo(self, device: ctypes.c_void_p, out: Any) -> int:  # noqa: N802
-        out._obj.total, out._obj.used = 1000, 300
-        return 0
-
-    def nvmlDeviceGetPowerUsage(self, device: ctypes.c_void_p, out: Any) -> int:  # noqa: N802
-        out._obj.value = 70_500
-        return 0 if device.value == 1 else 3
-
-    nvmlDeviceGetEnforcedPowerLimit = nvmlDeviceGetPowerUsage  # noqa: N815
-    nvmlDeviceGetTotalEnergyConsumption = nvmlDeviceGetPowerUsage  # noqa: N815
 
 
 def test_each_gpu_tells_what_it_can() -> None:
