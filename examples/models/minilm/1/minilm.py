@@ -107,13 +107,13 @@ class MiniLM:
     """Texts to unit vectors of 384 numbers; the weights live on one device."""
 
     def __init__(self, directory: Path, device: str = "cpu") -> None:
-        """`directory` holds config.json, model.safetensors and tokenizer.json."""
+        """`directory` holds config.json, tokenizer.json and weights.safetensors."""
         config = json.loads((directory / "config.json").read_text())
         self.device = device
         self.tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
         self.tokenizer.enable_truncation(MAX_TOKENS)
         self.tokenizer.no_padding()
-        weights = load_file(directory / "model.safetensors", device)
+        weights = load_file(directory / "weights.safetensors", device)
         self._read(weights, config)
 
     def _read(self, weights: dict[str, Tensor], config: dict[str, float]) -> None:

@@ -4,6 +4,9 @@ Requests that wait together are batched by the length of their texts, so that sh
 in the batch of a long one. The weights are loaded once per device and shared by all instances.
 """
 
+import os
+
+import torch
 from minilm import MiniLM
 
 from penstock import BYTES, FP32, ModelArgs, model
@@ -17,6 +20,9 @@ class Embedder:
 
     @staticmethod
     def load_shared(args: ModelArgs) -> MiniLM:
+        if not os.environ.get("OMP_NUM_THREADS"):
+            # One core is the server's.
+            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) - 1))
         return MiniLM(args.directory, args.device)
 
     def warmup(self) -> None:
