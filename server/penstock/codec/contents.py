@@ -104,7 +104,7 @@ def write_contents(tensor: Tensor) -> bytes:
     if count == 0:
         return b""
     if tag:
-        return sized(tag, bytes(values))
+        return sized(tag, memoryview(values).cast("B"))
     contents = InferTensorContents()
     getattr(contents, _FIELDS[tensor.datatype]).extend(_python_values(values, tensor.datatype))
     return contents.SerializeToString()

@@ -34,12 +34,12 @@ class Slot(NamedTuple):
 
 def entry(tensor: Tensor, contents: bytes | None = None) -> bytes:
     """The field that describes a tensor, with its typed contents if given."""
-    body = text(b"\x0a", tensor.name) + text(b"\x12", tensor.datatype.value)
+    parts = [text(b"\x0a", tensor.name), text(b"\x12", tensor.datatype.value)]
     if tensor.shape:
-        body += sized(b"\x1a", b"".join(map(varint, tensor.shape)))
+        parts.append(sized(b"\x1a", b"".join(map(varint, tensor.shape))))
     if contents is not None:
-        body += sized(b"\x2a", contents)
-    return sized(_ENTRY_TAG, body)
+        parts += (b"\x2a", varint(len(contents)), contents)
+    return b"".join((_ENTRY_TAG, varint(sum(map(len, parts))), *parts))
 
 
 def typed_entries(tensors: tuple[Tensor, ...]) -> bytes | None:

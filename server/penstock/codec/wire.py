@@ -103,9 +103,9 @@ def varint(number: int) -> bytes:
     return bytes(out)
 
 
-def sized(tag: bytes, payload: bytes) -> bytes:
-    """A length-delimited field."""
-    return b"%b%b%b" % (tag, varint(len(payload)), payload)
+def sized(tag: bytes, payload: Buffer) -> bytes:
+    """A length-delimited field; a view must be one of bytes."""
+    return b"".join((tag, varint(len(payload)), payload))
 
 
 def text(tag: bytes, value: str) -> bytes:
