@@ -78,7 +78,8 @@ def run(args: argparse.Namespace) -> int:
     server = find_server(args.url)
     samples = []
     for concurrency in args.concurrency:
-        with Progress(f"{args.model}, {concurrency} in flight", args.duration) as progress:
+        seconds = args.warmup + args.duration
+        with Progress(f"{args.model}, {concurrency} in flight", seconds) as progress:
             try:
                 samples.append(
                     run_load(load, concurrency, args.warmup, args.duration, server, progress.update)

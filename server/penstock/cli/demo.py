@@ -13,7 +13,7 @@ from penstock.cli.command import CommandError
 from penstock.cli.connection import add_connection, connected, explain, is_unreachable
 from penstock.cli.demo_calls import print_calls
 from penstock.cli.demo_pictures import gallery
-from penstock.cli.terminal import Paint
+from penstock.cli.terminal import Paint, heading
 from penstock.client.errors import InferenceError
 from penstock.client.sync import Client
 from penstock_runtime.datatype import AnyArray
@@ -60,9 +60,9 @@ def run(args: argparse.Namespace) -> int:
     with connected(args) as client:
         _check_reachable(client, args.url)
         shown = [
-            _section("digits", lambda: show_digits(client, samples)),
-            _section("minilm", lambda: show_meaning(client)),
-            _section("repeat", lambda: show_stream(client)),
+            _section("digits", "what is written here?", lambda: show_digits(client, samples)),
+            _section("minilm", "which sentence means the like?", lambda: show_meaning(client)),
+            _section("repeat", "answers as they come", lambda: show_stream(client)),
         ]
     if not any(shown):
         raise CommandError(f"{args.url} has no model of the demo; start it with: make run")
@@ -102,8 +102,8 @@ def _check_reachable(client: Client, url: str) -> None:
         raise CommandError(explain(error, url)) from error
 
 
-def _section(model: str, show: Callable[[], None]) -> bool:
-    print(Paint(sys.stdout)(f"\n── {model} " + "─" * (76 - len(model)), "bold"))
+def _section(model: str, about: str, show: Callable[[], None]) -> bool:
+    print(Paint(sys.stdout)("\n" + heading(f"{model}: {about}"), "bold"))
     try:
         show()
     except InferenceError as error:

@@ -4,7 +4,7 @@ import base64
 import json
 import sys
 
-from penstock.cli.terminal import Paint
+from penstock.cli.terminal import Paint, heading
 from penstock_runtime.datatype import AnyArray
 
 _SERVICE = "inference.GRPCInferenceService"
@@ -29,9 +29,9 @@ def print_calls(
 ) -> None:
     """Print the same calls for two other clients; `image` is FP32[8, 8]."""
     paint = Paint(sys.stdout)
-    print(paint("\n── the same with tritonclient " + "─" * 49, "bold"))
+    print(paint("\n" + heading("the same with tritonclient"), "bold"))
     print(_TRITONCLIENT.format(url=url, samples=samples, sentence=_SENTENCE))
-    print(paint("\n── the same with grpcurl " + "─" * 54, "bold"))
+    print(paint("\n" + heading("the same with grpcurl"), "bold"))
     for method, request in requests(image):
         print(grpcurl(url, method, request))
 

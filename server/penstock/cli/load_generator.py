@@ -62,10 +62,10 @@ async def _measure(
     async with _open(load) as channel:
         await asyncio.wait_for(channel.channel_ready(), load.timeout_s)
         warm, counted = _Counts(), _Counts()
-        await _phase(load, channel, concurrency, warmup_s, warm, lambda _: None)
+        await _phase(load, channel, concurrency, warmup_s, warm, told)
         server_before = _cpu(server)
         client_before, began = time.process_time(), time.monotonic_ns()
-        await _phase(load, channel, concurrency, duration_s, counted, told)
+        await _phase(load, channel, concurrency, duration_s, counted, lambda s: told(warmup_s + s))
         elapsed, client = time.monotonic_ns() - began, time.process_time() - client_before
         server_cpu = _difference(_cpu(server), server_before)
     return Sample(

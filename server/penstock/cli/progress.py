@@ -1,5 +1,5 @@
 """A progress bar for what takes long: on a terminal a bar that moves, elsewhere a line every 10 %
-or 10 s, so that a log stays readable.
+or 10 s (but no more than one a second), so that a log stays readable.
 """
 
 import sys
@@ -12,7 +12,8 @@ from penstock.cli.terminal import is_terminal
 
 _NS = 1_000_000_000
 _REDRAW_NS = _NS // 10
-_LINE_NS = 10 * _NS
+_LEAST_LINE_NS = _NS
+_MOST_LINE_NS = 10 * _NS
 _WIDTH = 30
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
@@ -46,8 +47,8 @@ class Progress:
                 self._told = now
                 self._write(f"\r\x1b[K{self._label} {bar(self.share)} {self._text(now, note)}")
             return
-        tenths = int(self.share * 10)
-        if tenths > self._tenths or now - self._told >= _LINE_NS:
+        tenths, silent = int(self.share * 10), now - self._told
+        if (tenths > self._tenths and silent >= _LEAST_LINE_NS) or silent >= _MOST_LINE_NS:
             self._tenths, self._told = tenths, now
             self._write(f"{self._label}: {self._text(now, note)}\n")
 

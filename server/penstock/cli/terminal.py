@@ -23,6 +23,11 @@ class Paint:
         return f"\x1b[{_CODES[colour]}m{text}\x1b[0m" if self.enabled else text
 
 
+def heading(text: str, width: int = 80) -> str:
+    """A line across the page with a few words in it."""
+    return f"── {text} ".ljust(width, "─")
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[int] = ()) -> str:
     """Rows under their head in aligned columns; the columns in `numbers` align to the right."""
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
