@@ -57,7 +57,7 @@ class ModelModules:
         """Forget every module of this load."""
         _FINDER.remove(self)
         mine = (self.package, self.package + ".")
-        for name in [n for n in sys.modules if n == mine[0] or n.startswith(mine[1])]:
+        for name in [n for n in list(sys.modules) if n == mine[0] or n.startswith(mine[1])]:
             del sys.modules[name]
 
     def owns(self, module_name: str) -> bool:
