@@ -29,7 +29,9 @@ class Reshape:
 
 @dataclass(frozen=True, slots=True)
 class ModelInput:
-    """One input; `dims` are without the batch dimension when max_batch_size > 0, -1 is a wildcard."""
+    """One input; `dims` are without the batch dimension when max_batch_size > 0, -1 is a
+    wildcard.
+    """
 
     name: str
     data_type: DataType

@@ -187,8 +187,9 @@ def _send(
             reason="SLOW_READER",
             scheduled=True,
         )
-    parameters = dict(context.response_parameters)
-    context.response_parameters.clear()
+    parameters = context.response_parameters
+    if parameters:
+        context.response_parameters = {}
     pending.stream.put(desk.plan.single(pending, outputs, parameters))
 
 

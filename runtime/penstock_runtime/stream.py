@@ -173,7 +173,8 @@ class ResponseStream:
         """
         if self._items:
             response = self._items.popleft()
-            if self._room is not None:
+            # Half empty before the producer is woken: one wake-up for many responses, not for each.
+            if self._room is not None and len(self._items) <= UNSENT_LIMIT // 2:
                 self._room.set()
             return response
         if self._error is not None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from penstock_runtime.datatype import AnyArray, DataType, from_numpy
+from penstock_runtime.datatype import AnyArray, DataType, float32_to_bf16, from_numpy
 from penstock_runtime.errors import InvalidArgument
 
 _LENGTH = struct.Struct("<I")
@@ -149,6 +149,11 @@ def pack_bytes(array: AnyArray) -> bytes:
     return b"".join(parts)
 
 
+def _as_bf16(array: AnyArray) -> AnyArray:
+    """The uint16 halves of floats, or of ml_dtypes' bfloat16, which has them already."""
+    return array.view(np.uint16) if array.dtype.name == "bfloat16" else float32_to_bf16(array)
+
+
 def raw_bytes(source: Tensor) -> bytes | memoryview:
     """The tensor in wire form: little-endian, row-major; a view where the memory already has that
     form.
@@ -161,7 +166,7 @@ def raw_bytes(source: Tensor) -> bytes | memoryview:
         return pack_bytes(array)
     wanted = source.datatype.numpy
     if array.dtype != wanted:
-        array = array.astype(wanted)
+        array = _as_bf16(array) if source.datatype is DataType.BF16 else array.astype(wanted)
     if array.size == 0:
         return b""
     if not array.flags.c_contiguous:

@@ -184,12 +184,20 @@ class RequestValidator:
             size, expected = len(tensor.array), tensor.datatype.size * prod(tensor.shape)
             if size != expected:
                 self._wrong_size(tensor, expected, size)
-            return np.frombuffer(tensor.array, tensor.datatype.numpy).reshape(tensor.shape)
+            return self._shaped(np.frombuffer(tensor.array, tensor.datatype.numpy), tensor)
         array, expected = tensor.array, prod(tensor.shape)
         if isinstance(array, np.ndarray) and array.size != expected:
             width = tensor.datatype.size
             self._wrong_size(tensor, expected * width, array.size * width)
-        return array if tuple(array.shape) == tensor.shape else array.reshape(tensor.shape)
+        return array if tuple(array.shape) == tensor.shape else self._shaped(array, tensor)
+
+    def _shaped(self, array: Any, tensor: Tensor) -> Any:
+        try:
+            return array.reshape(tensor.shape)
+        except (ValueError, OverflowError):
+            # No elements at all, and dimensions beside the zero that numpy cannot multiply.
+            text = f"unexpected shape for input '{tensor.name}' for model '{self._name}'"
+            self._refuse(f"{text}. {_dims(tensor.shape)} is too large", tensor.name)
 
     def _wrong_size(self, tensor: Tensor, expected: int, got: int) -> NoReturn:
         self._refuse(
@@ -203,11 +211,12 @@ class RequestValidator:
         if not tensor.is_raw:
             if tensor.array.size != count:
                 self._wrong_count(tensor, count, tensor.array.size)
-            return tensor.array.reshape(tensor.shape)
+            return self._shaped(tensor.array, tensor)
         try:
-            return unpack_bytes(tensor.array, count).reshape(tensor.shape)
+            strings = unpack_bytes(tensor.array, count)
         except BytesFormatError as error:
             self._bad_strings(tensor, count, error)
+        return self._shaped(strings, tensor)
 
     def _bad_strings(self, tensor: Tensor, count: int, error: BytesFormatError) -> NoReturn:
         where = f"for inference input '{tensor.name}' for model '{self._name}'"

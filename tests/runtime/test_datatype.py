@@ -100,3 +100,11 @@ def test_strided_arrays_are_sent_in_row_major_order() -> None:
     sent = raw_bytes(tensor("x", array))
 
     assert bytes(sent) == array.tobytes()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, ml_dtypes.bfloat16])
+def test_floats_in_a_bf16_tensor_are_sent_as_bf16(dtype: type) -> None:
+    """Whatever holds the values, the wire has their upper halves and not their integers."""
+    sent = raw_bytes(Tensor("x", DataType.BF16, (2,), np.array([1.5, -2.0], dtype)))
+
+    assert bf16_to_float32(np.frombuffer(sent, np.uint16)).tolist() == [1.5, -2.0]

@@ -107,17 +107,20 @@ def test_a_callback_that_comes_after_the_cancel_is_still_called() -> None:
 
 
 def test_a_producer_waits_while_too_much_is_unsent() -> None:
-    """With the limit reached there is no room until a response is taken."""
+    """With the limit reached a producer waits, and is woken once half of it has been taken."""
     stream = ResponseStream()
     for _ in range(UNSENT_LIMIT):
         stream.put(answer(final=False))
 
     full = stream.wait_for_room(0)
-    stream.pop()
-    freed = stream.wait_for_room(0)
+    freed = threading.Thread(target=stream.wait_for_room, args=(30,))
+    freed.start()
+    for _ in range(UNSENT_LIMIT // 2):
+        stream.pop()
+    freed.join(30)
 
     assert not full
-    assert freed
+    assert not freed.is_alive()
 
 
 def test_many_streams_wake_their_loop_once() -> None:

@@ -31,6 +31,8 @@ FULL = ModelConfig(
     output=(ModelOutput("y", DataType.FP32, (-1,)),),
 )
 
+OPEN = ModelConfig(name="m", input=(ModelInput("x", DataType.FP32, (-1, -1, -1)),))
+
 
 def raw(name: str, datatype: DataType, shape: tuple[int, ...], size: int | None = None) -> Tensor:
     """A tensor as it comes from the wire: zeros of the right size unless told otherwise."""
@@ -72,6 +74,7 @@ WHERE = "for inference input 's' for model 'm'"
         (MODEL, (raw("x", DataType.INT32, (1, 16), 63),), (), "input byte size mismatch for input 'x' for model 'm'. Expected 64, got 63"),
         (MODEL, (Tensor("x", DataType.INT32, (1, 16), np.zeros(3, np.int32)),), (), "input byte size mismatch for input 'x' for model 'm'. Expected 64, got 12"),
         (FULL, (raw("x", DataType.FP32, (2**62, 4), 16), FZ), (), f"Expected {2**66}, got 16"),
+        (OPEN, (raw("x", DataType.FP32, (0, 2**62, 2**62), 0),), (), "[0,4611686018427387904,4611686018427387904] is too large"),
         (MODEL, (X, strings(pack_bytes(np.array([b"a"], object)))), (), f"expected 2 string elements {WHERE}, got 1"),
         (MODEL, (X, strings(pack_bytes(np.array([b"a"] * 3, object)))), (), f"unexpected number of string elements 3 {WHERE}, expecting 2"),
         (MODEL, (X, strings(struct.pack("<I", 1) + b"a" + b"\x01\x00")), (), f"incomplete string length indicator {WHERE}, expecting 4 bytes but only 2 bytes available. Please make sure the string length indicator is in one buffer."),
