@@ -15,6 +15,7 @@ _TOKEN = re.compile(
 )
 _OPEN = {"{": "}", "<": ">"}
 _LAST_PART = re.compile(r"(?:\[[^\]]*\]|\.?[^.\[\]]*)$")
+_NO_INDEX = re.compile(r"(?<![\].])\.")
 _DEEPEST = 100
 
 
@@ -28,6 +29,8 @@ class _Token:
 def line_of(text: str, field: str) -> int:
     """The line (from 1) of a field such as input[0].dims, of what holds it, or 0 if unknown."""
     lines = field_lines(text)
+    # What is not repeated is named without an index.
+    field = _NO_INDEX.sub("[0].", field)
     while field:
         if field in lines:
             return lines[field]
@@ -36,7 +39,10 @@ def line_of(text: str, field: str) -> int:
 
 
 def field_lines(text: str) -> Mapping[str, int]:
-    """The line of every field, under its path with and without its index."""
+    """The line of every field under its path, in which all parts bear an index, as in a[0].b[1].
+
+    The last part also stands without one, for the place where the field is first named.
+    """
     reader = _Reader(list(_tokens(text)))
     if reader.peek() == "{":
         reader.take()
@@ -105,14 +111,6 @@ class _Reader:
         self.lines[here] = line
         if self.peek() in _OPEN and depth < _DEEPEST:
             self.take()
-            before = len(self.lines)
             self.message(here + ".", depth + 1)
-            self._also_without_index(path, here, before)
         elif self.peek():
             self.take()
-
-    def _also_without_index(self, path: str, here: str, before: int) -> None:
-        # A field that is not repeated is named without an index.
-        if here.endswith("[0]"):
-            for name in list(self.lines)[before:]:
-                self.lines.setdefault(path + name.removeprefix(here), self.lines[name])

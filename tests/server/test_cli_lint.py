@@ -1,0 +1,162 @@
+"""`penstock lint`: where each mistake stands, and what it says of whole repositories."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penstock.cli.config_lines import field_lines, line_of
+from penstock.cli.lint import lint
+from penstock.cli.main import main
+
+TEXT = """\
+# a comment { with a bracket
+name: "m }"
+max_batch_size: 8
+input [
+  {
+    name: "A"
+    dims: [ 4,
+            0 ]
+  },
+  { name: "B" dims: -1 dims: 3 }
+]
+dynamic_batching {
+  preferred_batch_size: 4
+  default_queue_policy <
+    max_queue_size: 3
+  >
+}
+parameters { key: "k" value { string_value: "v" } }
+"""
+JSON = """\
+{
+  "name": "m",
+  "input": [
+    {"name": "A", "dims": [4, 0]},
+    {"name": "B",
+     "dims": [3]}
+  ]
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("field", "line"),
+    [
+        ("name", 2),
+        ("max_batch_size", 3),
+        ("input", 4),
+        ("input[0]", 5),
+        ("input[0].dims", 7),
+        ("input[0].dims[1]", 8),
+        ("input[1].dims[1]", 10),
+        ("input[1].no_such_field", 10),
+        ("dynamic_batching.preferred_batch_size[0]", 13),
+        ("dynamic_batching.default_queue_policy.max_queue_size", 15),
+        ("parameters[k].value", 18),
+        ("no_such_field", 0),
+    ],
+)
+def test_protobuf_text_has_lines(field: str, line: int) -> None:
+    """A field's line, else that of what holds it, else 0."""
+    assert line_of(TEXT, field) == line
+
+
+@pytest.mark.parametrize(
+    ("field", "line"), [("name", 2), ("input[0].dims[1]", 4), ("input[1].dims", 6)]
+)
+def test_json_has_lines(field: str, line: int) -> None:
+    """The same for JSON."""
+    assert line_of(JSON, field) == line
+
+
+@given(st.text(alphabet="ab1\"'{}[]<>:,;#\n \\.", max_size=200))
+def test_lines_are_found_in_any_text(text: str) -> None:
+    """Whatever the text: it ends, and every line is one of the text."""
+    lines = field_lines(text)
+
+    assert all(1 <= line <= text.count("\n") + 1 for line in lines.values())
+
+
+def test_deeply_nested_text_is_no_trouble() -> None:
+    """A nested bomb does not exhaust the stack."""
+    assert line_of("a { " * 100_000, "a") == 1
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    configs = {
+        "good": "max_batch_size: 4\n",
+        "shape": 'input { name: "A" data_type: TYPE_FP32\n dims: 0 }\n',
+        "text": 'max_batch_size: 4\nmax_bach_size: "x\n',
+        "named": 'max_batch_size: 1\nname: "other"\n',
+    }
+    for name, text in configs.items():
+        (tmp_path / name / "1").mkdir(parents=True)
+        (tmp_path / name / "config.pbtxt").write_text(text)
+    (tmp_path / "plain" / "1").mkdir(parents=True)
+    return tmp_path
+
+
+def test_every_mistake_of_a_repository_is_found(repository: Path) -> None:
+    """One run tells the mistakes of all models, each with its line."""
+    count, findings = lint(repository)
+
+    places = {(finding.place, finding.line) for finding in findings if finding.severity == "error"}
+    assert count == 5
+    assert places == {
+        ("shape/config.pbtxt", 2),
+        ("text/config.pbtxt", 2),
+        ("named/config.pbtxt", 2),
+    }
+
+
+def test_findings_say_what_and_how_to_mend_it(
+    repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A line has place, severity, field, value and the fix; the last one counts; the code is 1."""
+    code = main(["lint", str(repository)])
+
+    lines = capsys.readouterr().out.splitlines()
+    assert code == 1
+    assert lines[-1] == "5 models, 3 errors, 0 warnings"
+    shape = next(line for line in lines if line.startswith("shape/"))
+    assert shape.startswith("shape/config.pbtxt:2: error: input[0].dims[0]: must be > 0")
+    assert shape.endswith(")")
+
+
+def test_a_clean_repository_is_success(
+    repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without mistakes only the count is printed."""
+    code = main(["lint", str(repository / "good")])
+
+    assert code == 0
+    assert capsys.readouterr().out == "1 model, 0 errors, 0 warnings\n"
+
+
+def test_one_file_can_be_checked(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The path may be a configuration file."""
+    code = main(["lint", str(repository / "text" / "config.pbtxt")])
+
+    out = capsys.readouterr().out
+    assert code == 1
+    assert "config.pbtxt:2: error:" in out
+    assert "did you mean max_batch_size?" in out
+
+
+def test_a_model_without_versions_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder with a configuration and nothing to serve is found, with the way out."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "config.pbtxt").write_text("")
+
+    code = main(["lint", str(tmp_path)])
+
+    assert code == 1
+    assert "empty: error: the model has no version folder (put its files into empty/1)" in (
+        capsys.readouterr().out
+    )
