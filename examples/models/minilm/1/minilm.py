@@ -61,7 +61,8 @@ def _has_fused_linear(weight: Tensor) -> bool:
     known = torch.backends.mkldnn.is_available() and all(
         hasattr(torch.ops.mkldnn, c) for c in calls
     )
-    return known and weight.device.type == "cpu"
+    wide = torch.backends.cpu.get_cpu_capability().startswith("AVX")
+    return known and wide and weight.device.type == "cpu"
 
 
 class Norm:
