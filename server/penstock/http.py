@@ -17,6 +17,7 @@ from penstock_runtime.observability.metrics import CONTENT_TYPE
 MAX_CONNECTIONS = 64
 MAX_HEAD_BYTES = 8192
 TIMEOUT_S = 5.0
+ACCEPT_PAUSE_S = 1.0
 PLAIN = "text/plain; charset=utf-8"
 
 _REASONS = {
@@ -55,7 +56,8 @@ class Answer:
 class MetricsServer:
     """Serves /metrics, /v2/health/live, /v2/health/ready and /health (which is live).
 
-    `render`, `live` and `ready` are called in this server's thread. Port 0 takes any free one.
+    `render`, `live` and `ready` are called in this server's thread. Port 0 takes any free one. A
+    server starts once.
     """
 
     def __init__(
@@ -70,7 +72,7 @@ class MetricsServer:
         self._host = host
         self._port = port
         self._timeout_s = timeout_s
-        self._connections = 0
+        self._open: dict[socket.socket, asyncio.Task[None]] = {}
         self._stopping = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -94,7 +96,7 @@ class MetricsServer:
     @property
     def connections(self) -> int:
         """Connections that are open."""
-        return self._connections
+        return len(self._open)
 
     def stop(self) -> None:
         """Close the port and end the thread; connections that are open are cut."""
@@ -117,45 +119,65 @@ class MetricsServer:
     def _run(self, loop: asyncio.AbstractEventLoop, listener: socket.socket) -> None:
         asyncio.set_event_loop(loop)
         try:
-            loop.run_until_complete(self._serve(listener))
+            loop.run_until_complete(self._serve(loop, listener))
         finally:
             loop.close()
 
-    async def _serve(self, listener: socket.socket) -> None:
-        server = await asyncio.start_server(self._connected, sock=listener, limit=MAX_HEAD_BYTES)
-        await self._stopping.wait()
-        server.close()
-        others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+    # Sockets and add_reader rather than asyncio's own server: that one leaves a connection open
+    # which it accepts while it is being closed.
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._connections >= MAX_CONNECTIONS:
-            writer.transport.abort()
+    async def _serve(self, loop: asyncio.AbstractEventLoop, listener: socket.socket) -> None:
+        listener.setblocking(False)
+        loop.add_reader(listener, self._accept, loop, listener)
+        await self._stopping.wait()
+        loop.remove_reader(listener)
+        listener.close()
+        tasks = list(self._open.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        # A task that is cancelled before its first step does not come to tidy up after itself.
+        for connection in self._open:
+            connection.close()
+        self._open.clear()
+
+    def _accept(self, loop: asyncio.AbstractEventLoop, listener: socket.socket) -> None:
+        try:
+            connection, _ = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
             return
-        self._connections += 1
+        except OSError as error:
+            # Out of descriptors, most likely: the listener stays readable, so look away a while.
+            _log.warning("the metrics port cannot accept: %s", error.strerror)
+            loop.remove_reader(listener)
+            loop.call_later(ACCEPT_PAUSE_S, self._resume, loop, listener)
+            return
+        if len(self._open) >= MAX_CONNECTIONS:
+            connection.close()
+            return
+        connection.setblocking(False)
+        self._open[connection] = loop.create_task(self._hold(loop, connection))
+
+    def _resume(self, loop: asyncio.AbstractEventLoop, listener: socket.socket) -> None:
+        if not self._stopping.is_set():
+            loop.add_reader(listener, self._accept, loop, listener)
+
+    async def _hold(self, loop: asyncio.AbstractEventLoop, connection: socket.socket) -> None:
         try:
             async with asyncio.timeout(self._timeout_s):
-                await self._converse(reader, writer)
-        except (TimeoutError, ConnectionError, asyncio.IncompleteReadError):
+                head = await _read_head(loop, connection)
+                if head:
+                    await loop.sock_sendall(connection, self._answer(head).encode())
+        except (TimeoutError, OSError):
             # The other side is slow or gone: whatever it has not read is of no use to it.
-            writer.transport.abort()
+            return
         finally:
-            self._connections -= 1
-            writer.close()
-
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # With no room in the buffer `drain` returns only when all is sent, within the time-out.
-        writer.transport.set_write_buffer_limits(high=0)
-        try:
-            answer = self._answer(await reader.readuntil(b"\r\n\r\n"))
-        except asyncio.LimitOverrunError:
-            answer = Answer(431, f"a request may have {MAX_HEAD_BYTES} bytes of headers\n".encode())
-        writer.write(answer.encode())
-        await writer.drain()
+            self._open.pop(connection, None)
+            connection.close()
 
     def _answer(self, head: bytes) -> Answer:
+        if len(head) > MAX_HEAD_BYTES:
+            return Answer(431, f"a request may have {MAX_HEAD_BYTES} bytes of headers\n".encode())
         words = head.partition(b"\r\n")[0].decode("latin-1").split(" ")
         if len(words) != 3 or not words[2].startswith("HTTP/1."):
             return Answer(400, b"expected an HTTP/1.1 request\n")
@@ -172,7 +194,18 @@ class MetricsServer:
             return Answer(500, b"the server failed to answer; its log says why\n")
 
     def __repr__(self) -> str:
-        return f"MetricsServer({self._host}:{self._port}, connections={self._connections})"
+        return f"MetricsServer({self._host}:{self._port}, connections={self.connections})"
+
+
+async def _read_head(loop: asyncio.AbstractEventLoop, connection: socket.socket) -> bytes:
+    """The request up to its empty line, or as much of it as is too much; b"" if it has no end."""
+    head = b""
+    while b"\r\n\r\n" not in head and len(head) <= MAX_HEAD_BYTES:
+        piece = await loop.sock_recv(connection, 4096)
+        if not piece:
+            return b""
+        head += piece
+    return head
 
 
 def _health(good: bool) -> Answer:
