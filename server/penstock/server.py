@@ -31,7 +31,7 @@ _log = logging.getLogger("penstock.server")
 T = TypeVar("T")
 ProgressCallback = Callable[[LoadProgress], None]
 
-CORE_STOP_S = 10.0
+CORE_STOP_S, HASTY_STOP_S = 10.0, 1.0
 EXIT_OK, EXIT_FAILED = 0, 1
 
 
@@ -138,17 +138,18 @@ class Server:
             transport=self._transport,
             exit_timeout_s=self.options.exit_timeout_secs,
         )
-        await self.close()
+        # Models that hang would be waited for in vain.
+        await self.close(CORE_STOP_S if clean else HASTY_STOP_S)
         return self.stop.code if clean else self.stop.code or EXIT_FAILED
 
-    async def close(self) -> None:
+    async def close(self, timeout_s: float = CORE_STOP_S) -> None:
         """Stop what is left: the models, then whatever told of them."""
         await self._transport.stop(0)
         self._unsubscribe()
-        stopping = in_daemon(lambda: self.core.stop(CORE_STOP_S), "penstock-stop")
-        await asyncio.wait((stopping,), timeout=CORE_STOP_S)
+        stopping = in_daemon(lambda: self.core.stop(timeout_s), "penstock-stop")
+        await asyncio.wait((stopping,), timeout=timeout_s)
         if not stopping.done():
-            _log.warning("the models did not stop within %g s and are left behind", CORE_STOP_S)
+            _log.warning("the models did not stop within %g s and are left behind", timeout_s)
         self.services.close()
         self._watch.stop()
         if self.metrics_port is not None:
