@@ -91,3 +91,12 @@ def responses(
     with executable(source) as made:
         streaming = cast(StreamingExecutable, made)
         return [dict(r) for r in streaming.stream(inputs, one or context())]
+
+
+def start(source: ModelSource) -> None:
+    """Everything that loading a model does."""
+    _, loaded = load(source)
+    try:
+        loaded.executable(Placement("m_0")).close()
+    finally:
+        loaded.close()

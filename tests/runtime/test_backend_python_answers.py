@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -79,6 +80,31 @@ def test_hooks_are_called_in_order_and_shared_weights_are_loaded_once(
     ]
     assert ids[0] == ids[1]
     assert "failed in unload" in caplog.text
+
+
+def test_a_closed_model_keeps_nothing(tmp_path: Path) -> None:
+    """Once instances and model are closed, the model's object and its shared weights are gone."""
+    text = """
+    class Weights: ...
+    class Model:
+        @classmethod
+        def load_shared(cls, args): return Weights()
+        def predict(self, x: FP32[3]) -> FP32[3]:
+            KEPT.extend([self, self.shared])
+            return x
+    KEPT = []
+    """
+    _, loaded = load(write_model(tmp_path, text))
+    module = next(m for n, m in sys.modules.items() if n.endswith(".model") and "_penstock" in n)
+    made = cast(Executable, loaded.executable(Placement("m_0")))
+    made.execute({"x": ONES[0]}, [context()])
+    kept = [weakref.ref(one) for one in vars(module).pop("KEPT")]
+    del module
+
+    made.close()
+    loaded.close()
+
+    assert [one() for one in kept] == [None, None]
 
 
 @pytest.mark.parametrize("hook", ["__init__(self)", "load(self, args)", "warmup(self)"])

@@ -13,7 +13,7 @@ from penstock_runtime.backends.base import ModelSource
 from penstock_runtime.backends.failure import load_failure
 from penstock_runtime.backends.files import confined
 from penstock_runtime.backends.module_loader import ModelModules
-from penstock_runtime.errors import InvalidArgument, Unsupported
+from penstock_runtime.errors import InvalidArgument, PenstockError, Unsupported
 from penstock_runtime.model_api import SETTINGS
 
 DEFAULT_FILENAME = "model.py"
@@ -50,6 +50,8 @@ def _entry(source: ModelSource) -> tuple[str, str]:
 def _execute(source: ModelSource, modules: ModelModules, path: Path) -> ModuleType:
     try:
         return modules.load(path)
+    except PenstockError:
+        raise
     except (Exception, SystemExit) as error:
         raise load_failure(error, source.config.name, path.name) from error
 

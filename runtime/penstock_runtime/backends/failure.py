@@ -5,7 +5,7 @@ the traceback goes to the log only.
 import logging
 import re
 
-from penstock_runtime.errors import FailureReason, Internal, PenstockError
+from penstock_runtime.errors import FailureReason, Internal
 
 _log = logging.getLogger("penstock.model")
 MESSAGE_LIMIT = 512
@@ -27,20 +27,16 @@ def summary(error: BaseException) -> str:
     return clean if len(clean) <= MESSAGE_LIMIT else clean[: MESSAGE_LIMIT - 3] + "..."
 
 
-def execution_failure(error: BaseException, model: str) -> PenstockError:
-    """What the caller of a failed execution gets; an error that the model chose passes as it is."""
-    if isinstance(error, PenstockError):
-        return error
+def execution_failure(error: BaseException, model: str) -> Internal:
+    """What the caller of an execution gets that raised something else than a PenstockError."""
     _log.error("model '%s' failed to execute", model, exc_info=error)
     return Internal(
         summary(error), reason="MODEL_FAILED", failure=FailureReason.BACKEND, scheduled=True
     )
 
 
-def load_failure(error: BaseException, model: str, doing: str) -> PenstockError:
+def load_failure(error: BaseException, model: str, doing: str) -> Internal:
     """What the load of a model ends with when its code raises in `doing` (for instance warmup)."""
-    if isinstance(error, PenstockError):
-        return error
     _log.error("model '%s' failed in %s", model, doing, exc_info=error)
     kind = type(error).__name__
     text = summary(error)

@@ -12,7 +12,7 @@ from penstock_runtime.backends.failure import execution_failure, log_close_failu
 from penstock_runtime.backends.outputs import OutputPlan
 from penstock_runtime.config import ModelConfig
 from penstock_runtime.context import RequestContext
-from penstock_runtime.errors import Unavailable
+from penstock_runtime.errors import PenstockError, Unavailable
 from penstock_runtime.signature import Signature
 from penstock_runtime.signature_annotations import ContextUse
 
@@ -60,8 +60,8 @@ class CallPlan:
         return self._outputs.arrays(returned, rows, contexts)
 
 
-class PythonExecutable:
-    """An instance that answers a batch with one call."""
+class _Instance:
+    """What both kinds of instances are made of, and how they end."""
 
     def __init__(
         self, plan: CallPlan, call: Call, runner: AsyncRunner | None, unload: Hook
@@ -71,12 +71,23 @@ class PythonExecutable:
         self._runner = runner if plan.kind.is_async else None
         self._unload = unload
 
+    def close(self) -> None:
+        """Call the model's unload hook and let go of the model."""
+        ending, self._unload, self._call = self._unload, _nothing, _closed
+        ending()
+
+
+class PythonExecutable(_Instance):
+    """An instance that answers a batch with one call."""
+
     def execute(self, inputs: Arrays, contexts: Sequence[RequestContext]) -> Arrays:
         """The outputs of one batch. Raises the model's failure as a PenstockError."""
         plan = self._plan
         try:
             returned = self._answer(plan.arguments(inputs, contexts), contexts)
             return plan.results(returned, plan.rows(inputs), contexts)
+        except PenstockError:
+            raise
         except (Exception, SystemExit) as error:
             raise execution_failure(error, plan.model) from error
 
@@ -86,22 +97,9 @@ class PythonExecutable:
             return returned
         return self._runner.run(returned, lambda: all(context.cancelled for context in contexts))
 
-    def close(self) -> None:
-        """Call the model's unload hook and let go of it."""
-        self._call = _closed
-        self._unload()
 
-
-class PythonStreamingExecutable:
+class PythonStreamingExecutable(_Instance):
     """An instance that answers one request with any number of responses."""
-
-    def __init__(
-        self, plan: CallPlan, call: Call, runner: AsyncRunner | None, unload: Hook
-    ) -> None:
-        self._plan = plan
-        self._call = call
-        self._runner = runner if plan.kind.is_async else None
-        self._unload = unload
 
     def stream(self, inputs: Arrays, context: RequestContext) -> Iterator[Arrays]:
         """The responses of one request; the model's generator is closed with this one."""
@@ -110,6 +108,8 @@ class PythonStreamingExecutable:
             with contextlib.closing(self._responses(inputs, context)) as responses:
                 for response in responses:
                     yield plan.results(response, None, contexts)
+        except PenstockError:
+            raise
         except (Exception, SystemExit) as error:
             raise execution_failure(error, plan.model) from error
 
@@ -119,10 +119,9 @@ class PythonStreamingExecutable:
             produced = self._runner.iterate(produced, lambda: context.cancelled)
         return _Closable(produced, self._plan.model)
 
-    def close(self) -> None:
-        """Call the model's unload hook and let go of it."""
-        self._call = _closed
-        self._unload()
+
+def _nothing() -> None:
+    """The unload hook of an instance that has been closed."""
 
 
 def _closed(**_arguments: Any) -> Any:

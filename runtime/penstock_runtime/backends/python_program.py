@@ -18,7 +18,7 @@ from penstock_runtime.backends.python_instance import (
     PythonExecutable,
     PythonStreamingExecutable,
 )
-from penstock_runtime.errors import Unavailable
+from penstock_runtime.errors import PenstockError, Unavailable
 from penstock_runtime.model_api import ModelArgs
 from penstock_runtime.signature import Signature, method_of
 
@@ -115,6 +115,8 @@ class LoadedPython:
                 hook = getattr(made, doing, None)
                 if hook is not None:
                     self._finish(hook(*_wanted(hook, args, 0)))
+        except PenstockError:
+            raise
         except (Exception, SystemExit) as error:
             raise load_failure(error, args.name, doing) from error
         return made
@@ -125,6 +127,8 @@ class LoadedPython:
             if args.device not in self._shared:
                 try:
                     loaded = self._finish(target.load_shared(args))
+                except PenstockError:
+                    raise
                 except (Exception, SystemExit) as error:
                     raise load_failure(error, args.name, "load_shared") from error
                 self._shared[args.device] = loaded

@@ -28,8 +28,8 @@ _OPERATOR = re.compile(
 )
 _FORBIDDEN_OPERATORS = ("torch.ops.aten.from_file", "torch.ops.aten.save")
 # Names become identifiers of generated code: nothing in them may end one and begin another.
-_NAME = re.compile(r"[\w.:/#\- ]*")
-_FREE_TEXT = ("metadata", "as_string", "as_strings", "out_spec", "expr_str", "stack_trace")
+_NAME = re.compile(r"[\w.:-]*")
+_FREE_TEXT = ("as_string", "as_strings", "out_spec", "torch_version")
 _EXPRESSION_NODES = (
     ast.Expression, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.Call, ast.keyword,
     ast.Name, ast.Constant, ast.Attribute, ast.Subscript, ast.Load, ast.operator, ast.unaryop,
@@ -81,14 +81,14 @@ def check_program(path: Path, document: object) -> None:
                 raise _refused(path, f"calls {value[:64]!r}, which is no operator")
         elif key in ("expr_str", "guards_code"):
             _check_expression(path, str(value))
-        elif key == "in_spec":
+        elif key in ("in_spec", "context"):
             check_program(path, _json(path, str(value).encode()) if value else None)
         elif isinstance(value, str) and key not in _FREE_TEXT and not _NAME.fullmatch(value):
             raise _refused(path, f"has {value[:64]!r} where a name is expected")
 
 
 def _walk(node: object, key: str = "") -> Iterator[tuple[str, object]]:
-    """Every leaf with the key that it stands under; free text and metadata are left out."""
+    """Every key, and every leaf with the key that it stands under; metadata is left out."""
     if isinstance(node, dict):
         for name, child in node.items():
             if name == "metadata":

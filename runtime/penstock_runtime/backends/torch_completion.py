@@ -19,7 +19,7 @@ from penstock_runtime.backends.torch_exported import (
     open_exported,
 )
 from penstock_runtime.backends.torch_files import TorchFile, TorchKind
-from penstock_runtime.backends.torch_program import load_script
+from penstock_runtime.backends.torch_program import load_script, module_class
 from penstock_runtime.config import ModelConfig, ModelInput, ModelOutput
 from penstock_runtime.config_scheduling import DynamicBatching
 from penstock_runtime.errors import InvalidArgument
@@ -44,7 +44,7 @@ def complete_program(source: ModelSource, file: TorchFile, backend: str) -> Mode
 def complete_module(config: ModelConfig, target: Target, backend: str) -> ModelConfig:
     """The configuration of an nn.Module class, from the annotations of its forward."""
     config = replace(config, backend=config.backend or backend)
-    signature = read_signature(target, "forward")
+    signature = read_signature(module_class(config.name, target), "forward")
     if signature.kind.streams or signature.kind.is_async or signature.wants_context:
         raise InvalidArgument(
             f"model '{config.name}': {signature.name} of a torch module takes tensors and returns"

@@ -14,7 +14,7 @@ from penstock_runtime.backends.failure import load_failure
 from penstock_runtime.backends.torch_archive import check_archive, check_samples
 from penstock_runtime.backends.torch_program import Parameter, TorchProgram, Values
 from penstock_runtime.datatype import BY_TORCH_NAME, DataType
-from penstock_runtime.errors import InvalidArgument
+from penstock_runtime.errors import InvalidArgument, PenstockError
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,8 @@ def open_exported(source: ModelSource, path: Path) -> ExportedProgram:
         check_archive(path, reader)
         check_samples(path, reader, _load_weights)
         return torch.export.load(str(path))
+    except PenstockError:
+        raise
     except Exception as error:
         raise load_failure(error, source.config.name, path.name) from error
 

@@ -20,7 +20,7 @@ from penstock_runtime.backends.torch_tensors import as_tensor, to_torch, torch_d
 from penstock_runtime.config import ModelConfig, ModelInput, ModelOutput
 from penstock_runtime.context import RequestContext
 from penstock_runtime.datatype import DataType
-from penstock_runtime.errors import InvalidArgument
+from penstock_runtime.errors import InvalidArgument, PenstockError
 from penstock_runtime.signature_annotations import OutputForm
 
 _log = logging.getLogger("penstock.model")
@@ -115,6 +115,8 @@ class TorchExecutable:
         """The outputs of one batch, on the device. Raises the model's failure."""
         try:
             return self._execute(inputs, contexts)
+        except PenstockError:
+            raise
         except Exception as error:
             raise execution_failure(error, self._plan.model) from error
 

@@ -5,6 +5,7 @@ it was stored.
 import inspect
 import mmap
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from penstock_runtime.backends.failure import load_failure, summary
 from penstock_runtime.backends.host import cpu_threads
 from penstock_runtime.backends.python_program import construct, model_args
 from penstock_runtime.backends.safetensors_file import DTYPES, StoredTensor, read_header
-from penstock_runtime.errors import InvalidArgument
+from penstock_runtime.errors import InvalidArgument, PenstockError
 from penstock_runtime.signature import read_signature
 
 Values = Mapping[str, torch.Tensor]
@@ -68,7 +69,9 @@ def limit_threads() -> None:
 def load_script(source: ModelSource, path: Path, device: torch.device) -> TorchProgram:
     """A TorchScript archive; the archive's own reader never unpickles Python objects."""
     try:
-        module = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
+        module = _load_quietly(path, device)
+    except PenstockError:
+        raise
     except Exception as error:
         raise load_failure(error, source.config.name, path.name) from error
     module.eval()
@@ -76,6 +79,13 @@ def load_script(source: ModelSource, path: Path, device: torch.device) -> TorchP
     return TorchProgram(
         lambda values: module(**values), _script_parameters(source, module), _held(module), 2
     )
+
+
+def _load_quietly(path: Path, device: torch.device) -> Any:
+    # torch advises authors to move on to torch.export; whoever serves a file cannot act on that.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
 
 
 def _script_parameters(source: ModelSource, module: Any) -> tuple[Parameter, ...]:
@@ -94,22 +104,31 @@ def _script_parameters(source: ModelSource, module: Any) -> tuple[Parameter, ...
 # -- nn.Module -------------------------------------------------------------------------------------
 
 
+def module_class(model: str, target: Target) -> type[torch.nn.Module]:
+    """The target, if it is a class of modules; InvalidArgument for anything else."""
+    if inspect.isclass(target) and issubclass(target, torch.nn.Module):
+        return target
+    raise InvalidArgument(
+        f"model '{model}': {getattr(target, '__name__', target)!r} is no torch.nn.Module; for any"
+        ' other Python model say backend: "python"'
+    )
+
+
 def load_module(
     source: ModelSource, target: Target, device: torch.device, weights: Path | None, pickled: bool
 ) -> TorchProgram:
     """An object of an nn.Module class, filled with exactly the weights of the file."""
     name = source.config.name
-    if not (inspect.isclass(target) and issubclass(target, torch.nn.Module)):
-        raise InvalidArgument(
-            f"model '{name}': {getattr(target, '__name__', target)!r} is no torch.nn.Module; for"
-            ' any other Python model say backend: "python"'
-        )
     parameters = tuple(
         Parameter(field.key, field.name, not field.optional)
         for field in read_signature(target, "forward").inputs
     )
     try:
-        module: torch.nn.Module = construct(target, model_args(source, str(device)))
+        module: torch.nn.Module = construct(
+            module_class(name, target), model_args(source, str(device))
+        )
+    except PenstockError:
+        raise
     except (Exception, SystemExit) as error:
         raise load_failure(error, name, "__init__") from error
     if weights is not None:
