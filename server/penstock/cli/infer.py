@@ -53,7 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=name_and_value,
         metavar="KEY=VALUE",
-        help="a request parameter; true, false and numbers are sent as such",
+        help="a request parameter; true, false and numbers are sent as such"
+        " (penstock_timing=true asks where the time went)",
     )
     parser.add_argument("--id", default="", help="id of the request")
     parser.add_argument("--priority", type=int, default=0, help="priority, 1 is highest")
