@@ -27,7 +27,9 @@ def as_tensor(name: str, value: InputValue) -> Tensor:
     if isinstance(value, Tensor):
         return Tensor(name, value.datatype, value.shape, value.array)
     if hasattr(value, "detach"):
-        datatype = BY_TORCH_NAME[str(value.dtype).removeprefix("torch.")]
+        datatype = BY_TORCH_NAME.get(str(value.dtype).removeprefix("torch."))
+        if datatype is None:
+            raise InvalidArgument(f"input '{name}' is {value.dtype}, which has no v2 datatype")
         return Tensor(name, datatype, tuple(value.shape), to_host(value))
     array = value if isinstance(value, np.ndarray) else _from_sequence(name, value)
     return Tensor(name, from_numpy(array.dtype), array.shape, array)

@@ -31,7 +31,8 @@ class Client:
 
     `target` is host:port, unix:/path, dns:///name:port, or several addresses (a sequence, or commas
     between them), over which calls are balanced by health. Every call has a deadline: `timeout`
-    seconds unless it names its own, math.inf for none. Every failure is an InferenceError.
+    seconds unless it names its own, math.inf for none. A call that fails is an InferenceError; an
+    input that is no tensor is InvalidArgument before anything is sent.
 
         with Client("localhost:8001") as client:
             result = client.infer("add_sub", {"INPUT0": a, "INPUT1": b})
