@@ -16,6 +16,10 @@ _log = logging.getLogger("penstock.drain")
 # By then nothing accepted is inside: this is for calls that are being refused.
 STOP_GRACE_S = 1.0
 
+# Whoever just got an answer may call again, and the gate's refusal can be retried where that of a
+# transport that stops (CANCELLED) is not: it stops when callers have been quiet, within reason.
+QUIET_S, QUIET_AT_MOST_S = 0.1, 1.0
+
 
 @dataclass(slots=True)
 class StopRequest:
@@ -81,6 +85,7 @@ async def drain(
     clean = await _until_idle(gate, request.hurry, exit_timeout_s)
     if not clean:
         _log.warning("%d calls are cut off", gate.inflight)
+    await _until_quiet(gate, request.hurry)
     # A transport's own stop may cut a call at the very instant; by now there is none to cut.
     await transport.stop(STOP_GRACE_S)
     _log.info("no call is inside after %.1f s", time.monotonic() - started)
@@ -96,6 +101,15 @@ async def _until_idle(gate: Gate, hurry: asyncio.Event, timeout_s: float) -> boo
         idle.cancel()
         return gate.inflight == 0
     return idle.result()
+
+
+async def _until_quiet(gate: Gate, hurry: asyncio.Event) -> None:
+    until = time.monotonic() + QUIET_AT_MOST_S
+    while not hurry.is_set() and time.monotonic() < until:
+        refused = gate.refused
+        await _wait(hurry, QUIET_S)
+        if gate.refused == refused:
+            return
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:

@@ -29,6 +29,7 @@ class Gate:
 
     def __init__(self) -> None:
         self.inflight = 0
+        self.refused = 0
         self.closed = False
         self._on_close: set[Callable[[], None]] = set()
         self._idle: asyncio.Event | None = None
@@ -36,6 +37,7 @@ class Gate:
     def enter(self) -> None:
         """Count a call in, or refuse it."""
         if self.closed:
+            self.refused += 1
             raise shutting_down()
         self.inflight += 1
 
