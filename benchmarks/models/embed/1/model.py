@@ -8,7 +8,7 @@ from penstock import BYTES, FP32, ModelArgs, model
 torch.set_num_threads(1)
 
 
-@model(max_batch_size=32, batching={"length_batching": {"input": ["TEXT"], "max_padding": 0.3}})
+@model(max_batch_size=32, batching={"length_batching": {"input": ["TEXT"], "max_padding": 0.5}})
 class Embed:
     def load(self, args: ModelArgs) -> None:
         self.net = MiniLM(args.directory, args.device)
