@@ -51,9 +51,9 @@ format: setup ## Format the code, and mend what the linter can mend
 
 .PHONY: bench
 bench: setup ## Measure: start-up, overhead per request, reloads under load
-	$(BIN)/python benchmarks/overhead.py
-	$(BIN)/python benchmarks/startup.py
-	$(BIN)/python benchmarks/reload.py
+	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.reload
 
 .PHONY: soak
 soak: setup ## The tests that take long

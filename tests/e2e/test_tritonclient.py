@@ -3,6 +3,7 @@
 import asyncio
 import json
 import queue
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -373,12 +374,23 @@ def test_models_are_loaded_and_unloaded_on_request(explicit_server: Running) -> 
 
         with pytest.raises(InferenceServerException) as unknown:
             client.load_model("wrong_model_name")
-        index = {m.name: m for m in client.get_model_repository_index().models}
+        index = settled_index(client)
 
     text = "failed to load 'wrong_model_name', failed to poll from model repository"
     assert text in unknown.value.message()
     assert (index["simple"].state, index["simple"].reason) == ("UNAVAILABLE", "unloaded")
     assert index["simple_int8"].state == ""
+
+
+def settled_index(client: Any) -> dict[str, Any]:
+    """The index once nothing is being drained any more."""
+    until = time.monotonic() + 20
+    while True:
+        index = {entry.name: entry for entry in client.get_model_repository_index().models}
+        if all(entry.state != "UNLOADING" for entry in index.values()):
+            return index
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def test_a_model_can_be_loaded_with_another_configuration_and_other_files(
