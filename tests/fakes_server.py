@@ -1,7 +1,7 @@
 """Fakes at the seams of the server: a call without a transport, models without threads."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -37,9 +37,16 @@ class FakeCall:
     response: InferResponse | None = None
     trailing: Metadata = ()
     aborted: PenstockError | None = None
+    written: asyncio.Queue[bytes] = field(default_factory=asyncio.Queue)
+    stuck: bool = False
 
     def set_trailing_metadata(self, metadata: Metadata) -> None:
         self.trailing = metadata
+
+    async def write(self, data: bytes) -> None:
+        self.written.put_nowait(data)
+        if self.stuck:
+            await asyncio.Event().wait()
 
     def abort(self, error: PenstockError) -> None:
         self.aborted = error
@@ -52,9 +59,9 @@ class Job:
     request: InferRequest
     stream: ResponseStream
 
-    def answer(self, value: float = 0.0, *, final: bool = True) -> bool:
-        """Put one response with this value."""
-        return self.stream.put(answer_to(self.request, value, final=final))
+    def answer(self, value: float = 0.0, *, final: bool = True, elements: int = 1) -> bool:
+        """Put one response with this value, so many times."""
+        return self.stream.put(answer_to(self.request, value, final=final, elements=elements))
 
     def end(self) -> bool:
         """Put the empty last response of a decoupled request."""
@@ -158,9 +165,12 @@ def total(request: InferRequest) -> float:
     return float(np.sum(request.inputs[0].numpy()))
 
 
-def answer_to(request: InferRequest, value: float, *, final: bool = True) -> InferResponse:
-    """A response with one FP32[1,1] output."""
-    output = Tensor("OUT", DataType.FP32, (1, 1), np.full((1, 1), value, np.float32))
+def answer_to(
+    request: InferRequest, value: float, *, final: bool = True, elements: int = 1
+) -> InferResponse:
+    """A response with one FP32[1,elements] output."""
+    array = np.full((1, elements), value, np.float32)
+    output = Tensor("OUT", DataType.FP32, array.shape, array)
     timing = Timing(1000, 2000, 3000, 4000, 5, "echo_0_0")
     return InferResponse(request.model_name, "1", request.id, (output,), final=final, timing=timing)
 
@@ -193,6 +203,36 @@ def request_bytes(
         raw_input_contents=[array.tobytes()],
     )
     return message.SerializeToString()
+
+
+class Streaming:
+    """A streaming call that runs until the test leaves it; the test reads what it writes."""
+
+    def __init__(self, call: FakeCall, running: Awaitable[None]) -> None:
+        self.call = call
+        self.task = asyncio.ensure_future(running)
+
+    async def next(self) -> bytes:
+        """The next message; StopAsyncIteration at a good end, the handler's error at a bad one."""
+        reading = asyncio.ensure_future(self.call.written.get())
+        await asyncio.wait((reading, self.task), timeout=5, return_when=asyncio.FIRST_COMPLETED)
+        if not reading.done() and self.call.written.empty():
+            reading.cancel()
+            if not self.task.done():
+                raise TimeoutError("no message within 5 s")
+            self.task.result()
+            raise StopAsyncIteration
+        return await reading
+
+    async def rest(self) -> list[bytes]:
+        """All messages up to the end."""
+        await asyncio.wait_for(asyncio.shield(self.task), 10)
+        return [self.call.written.get_nowait() for _ in range(self.call.written.qsize())]
+
+    async def leave(self) -> None:
+        """Cancel the call, as a client that goes away does."""
+        self.task.cancel()
+        await asyncio.wait((self.task,))
 
 
 class Messages:

@@ -6,7 +6,7 @@ the loop turns; `model:<name>` and `model:<name>/<version>` follow one model.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable
 from enum import Enum
 
 from penstock.messages import parse
@@ -69,9 +69,7 @@ class Health:
         statuses = {name: _message(self.state(name)) for name in names}
         return HealthListResponse(statuses=statuses).SerializeToString()
 
-    async def health_watch(
-        self, messages: AsyncIterator[bytes], _call: Call
-    ) -> AsyncGenerator[bytes, None]:
+    async def health_watch(self, messages: AsyncIterator[bytes], call: Call) -> None:
         """The state at once and then at every change; an unknown name may become known."""
         service = await _first_service(messages)
         if len(self._watchers) >= self._max_watchers:
@@ -87,7 +85,7 @@ class Health:
                 state = self.state(service)
                 if state is not told:
                     told = state
-                    yield _message(state).SerializeToString()
+                    await call.write(_message(state).SerializeToString())
                     continue
                 await changed.wait()
                 changed.clear()

@@ -4,8 +4,7 @@ the clock, the log line, and errors turned into statuses, once.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 from penstock.rpc import Category, Kind, Rpc
@@ -37,9 +36,13 @@ class Gate:
     def enter(self) -> None:
         """Count a call in, or refuse it."""
         if self.closed:
-            self.refused += 1
-            raise shutting_down()
+            raise self.refuse()
         self.inflight += 1
+
+    def refuse(self) -> Unavailable:
+        """Count a call that came too late; the error it gets."""
+        self.refused += 1
+        return shutting_down()
 
     def leave(self) -> None:
         """Count a call out."""
@@ -86,7 +89,7 @@ class Observer(Protocol):
         self, rpc: Rpc, call: Call, code: str, duration_ns: int, size: int, sent: int
     ) -> None:
         """A call ended with this status; `size` are the bytes of a unary request, `sent` those of
-        all replies.
+        its reply.
         """
 
 
@@ -114,43 +117,40 @@ class Guard:
 
     def _unary(self, rpc: Rpc, handler: UnaryHandler) -> UnaryHandler:
         gate = self._gate
-        gated = rpc.category not in _UNGATED
 
-        async def guarded(data: bytes, call: Call) -> bytes:
-            entered = False
+        async def ungated(data: bytes, call: Call) -> bytes:
             try:
-                if gated:
-                    gate.enter()
-                    entered = True
+                return await handler(data, call)
+            except Exception as error:
+                raise _refusal(error, call) from None
+
+        async def gated(data: bytes, call: Call) -> bytes:
+            if gate.closed:
+                raise _refusal(gate.refuse(), call)
+            gate.inflight += 1
+            try:
                 return await handler(data, call)
             except Exception as error:
                 raise _refusal(error, call) from None
             finally:
-                if entered:
-                    gate.leave()
+                gate.leave()
 
-        return guarded
+        return ungated if rpc.category in _UNGATED else gated
 
     def _stream(self, rpc: Rpc, handler: StreamHandler) -> StreamHandler:
         gate, observer = self._gate, self._observer
         gated = rpc.category not in _UNGATED
 
-        async def guarded(
-            messages: AsyncIterator[bytes], call: Call
-        ) -> AsyncGenerator[bytes, None]:
+        async def guarded(messages: AsyncIterator[bytes], call: Call) -> None:
             started = time.monotonic_ns()
             if observer is not None:
                 observer.started(rpc, call)
-            code, entered, sent = "CANCELLED", False, 0
+            code, entered = "CANCELLED", False
             try:
                 if gated:
                     gate.enter()
                     entered = True
-                # Closed here and now: what the handler holds must not wait for a collection.
-                async with aclosing(handler(messages, call)) as responses:
-                    async for data in responses:
-                        yield data
-                        sent += len(data)
+                await handler(messages, call)
                 code = "OK"
             except Exception as error:
                 refusal = _refusal(error, call)

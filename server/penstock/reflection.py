@@ -1,6 +1,6 @@
 """Server reflection: tools such as grpcurl ask for descriptors. v1alpha has the bytes of v1."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator
 from functools import cache
 
 from google.protobuf.descriptor import FileDescriptor
@@ -18,18 +18,14 @@ Response = reflection.ServerReflectionResponse
 class Reflection:
     """Answers from the pool that the messages themselves come from."""
 
-    async def reflection_info(
-        self,
-        messages: AsyncIterator[bytes],
-        _call: Call,
-    ) -> AsyncGenerator[bytes, None]:
+    async def reflection_info(self, messages: AsyncIterator[bytes], call: Call) -> None:
         """One response for each request, in order."""
         async for data in messages:
             request = parse(reflection.ServerReflectionRequest, data)
             response = _answer(request)
             response.valid_host = request.host
             response.original_request.CopyFrom(request)
-            yield response.SerializeToString()
+            await call.write(response.SerializeToString())
 
 
 def _answer(request: reflection.ServerReflectionRequest) -> Response:

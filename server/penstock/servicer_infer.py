@@ -1,6 +1,6 @@
 """ModelInfer and ModelStreamInfer: bytes in, requests to the core, answers back as bytes."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 
 from penstock.admission import (
     NO_HEADERS,
@@ -15,6 +15,7 @@ from penstock.stream_session import StreamSession
 from penstock.timing import with_timing
 from penstock.transport.base import Call
 from penstock.workshop import Workshop, is_heavy_response
+from penstock_runtime.request import InferResponse
 from penstock_runtime.stream import ResponseStream
 
 
@@ -26,43 +27,36 @@ class InferServicer:
 
     async def model_infer(self, data: bytes, call: Call) -> bytes:
         """One request, one response."""
-        budget = self._shop.budget
-        size = len(data)
-        budget.take(size)
-        try:
-            return await self._infer(data, call)
-        finally:
-            budget.give(size)
-
-    async def _infer(self, data: bytes, call: Call) -> bytes:
         shop = self._shop
         metadata = call.metadata
         headers = shop.admission.headers(metadata) if shop.admission.forwards else NO_HEADERS
         admit, deadline_ns = shop.admission.admit, call.deadline_ns
+        size = len(data)
+        shop.budget.take(size)
         stream = ResponseStream(shop.inbox)
         try:
             if is_heavy(data):
                 await shop.aside(admit, data, stream, call, deadline_ns, headers, unary=True)
             else:
                 admit(data, stream, call, deadline_ns, headers, unary=True)
-            response = await stream.single()
+            response = call.response = await stream.single()
+            return await self._encode(response, call, metadata_flag(metadata, TYPED_METADATA))
         finally:
+            shop.budget.give(size)
             # The caller is gone, or nobody reads what else would come.
             if not stream.ended:
                 stream.cancel()
-        call.response = response
-        typed = metadata_flag(metadata, TYPED_METADATA)
+
+    async def _encode(self, response: InferResponse, call: Call, typed: bool) -> bytes:
         request = call.request
         if request is not None and request.parameters:
             typed = wants_typed(request, typed)
             if request.parameters.get(TIMING_PARAMETER):
                 response = with_timing(request, response)
         if is_heavy_response(response, typed):
-            return await shop.aside(encode_response, response, typed)
+            return await self._shop.aside(encode_response, response, typed)
         return encode_response(response, typed)
 
-    def model_stream_infer(
-        self, messages: AsyncIterator[bytes], call: Call
-    ) -> AsyncGenerator[bytes, None]:
+    async def model_stream_infer(self, messages: AsyncIterator[bytes], call: Call) -> None:
         """Many requests over one call, each with any number of responses."""
-        return StreamSession(self._shop, call).run(messages)
+        await StreamSession(self._shop, call).run(messages)

@@ -9,44 +9,53 @@ from penstock.transport.base import Call
 from penstock_runtime.errors import ResourceExhausted
 from penstock_runtime.request import InferResponse
 
+UNCOUNTED_BYTES = 1024
+
 
 class Pressure:
-    """Bytes of responses that one stream has not sent yet. Thread-safe."""
+    """Bytes of responses that one stream has not sent yet. Thread-safe.
+
+    Small responses are not counted: each request may have a bounded number of them anyway, and
+    counting costs more than they do.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.unsent = 0
         self._released = False
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
 
     @property
     def over(self) -> bool:
         """Whether so much is unsent that nothing should be added."""
         return self.unsent > self.limit
 
-    def add(self, size: int) -> None:
+    def add(self, response: InferResponse) -> None:
         """Count a response that waits to be sent."""
-        with self._changed:
-            self.unsent += size
+        size = response_bytes(response)
+        if size > UNCOUNTED_BYTES:
+            with self._lock:
+                self.unsent += size
 
-    def sub(self, size: int) -> None:
+    def sub(self, response: InferResponse) -> None:
         """Count a response that was sent or dropped."""
-        with self._changed:
-            was_over = self.unsent > self.limit
-            self.unsent -= size
-            if was_over and self.unsent <= self.limit:
+        size = response_bytes(response)
+        if size > UNCOUNTED_BYTES:
+            with self._lock:
+                self.unsent -= size
                 self._changed.notify_all()
 
     def wait(self, timeout_s: float) -> bool:
         """Block a producer while too much is unsent; False if time ran out."""
         if not self.over:
             return True
-        with self._changed:
+        with self._lock:
             return self._changed.wait_for(lambda: self._released or not self.over, timeout_s)
 
     def release(self) -> None:
         """The stream is over: nobody has to wait any more."""
-        with self._changed:
+        with self._lock:
             self._released = True
             self._changed.notify_all()
 
@@ -55,27 +64,21 @@ class Pressure:
 
 
 class StallWatch:
-    """Ends a call whose reader takes nothing for `stall_s` while a message is being written."""
+    """Ends a call whose reader takes nothing for `stall_s` while a message is being written.
+
+    The writer sets `writing` before each message, and after it counts `written` up.
+    """
 
     def __init__(self, call: Call, stall_s: float, pressure: Pressure) -> None:
         self._call = call
         self._stall_s = stall_s
         self._pressure = pressure
         self._loop = asyncio.get_running_loop()
-        self._writing = False
-        self._written = 0
+        self.writing = False
+        self.written = 0
         self._seen = 0
         self._since = self._loop.time()
         self._timer = self._loop.call_later(stall_s / 4, self._look)
-
-    def writing(self) -> None:
-        """A message goes to the transport."""
-        self._writing = True
-
-    def written(self) -> None:
-        """The transport took it."""
-        self._writing = False
-        self._written += 1
 
     def stop(self) -> None:
         """Look no more."""
@@ -83,8 +86,8 @@ class StallWatch:
 
     def _look(self) -> None:
         now = self._loop.time()
-        if not self._writing or self._written != self._seen:
-            self._seen, self._since = self._written, now
+        if not self.writing or self.written != self._seen:
+            self._seen, self._since = self.written, now
         elif now - self._since >= self._stall_s:
             self._call.abort(self._error())
             return
@@ -100,10 +103,10 @@ class StallWatch:
 
 def response_bytes(response: InferResponse) -> int:
     """About how many bytes a response holds in memory."""
-    return sum(
-        output.elements * (output.datatype.size or _BYTES_ELEMENT) for output in response.outputs
-    )
-
-
-# A guess for elements of type BYTES: to know better would mean to walk all of them.
-_BYTES_ELEMENT = 64
+    size = 0
+    for output in response.outputs:
+        try:
+            size += output.array.nbytes
+        except AttributeError:
+            size += len(output.array)
+    return size

@@ -4,7 +4,9 @@ and tells its session rather than a coroutine of its own that something is new.
 
 from typing import Protocol
 
-from penstock.stream_pressure import Pressure, response_bytes
+from penstock.admission import TIMING_PARAMETER, wants_typed
+from penstock.codec.parameters import EMPTY_FINAL_RESPONSE
+from penstock.stream_pressure import Pressure
 from penstock_runtime.errors import PenstockError
 from penstock_runtime.request import InferRequest, InferResponse
 from penstock_runtime.stream import Inbox, ResponseStream
@@ -22,7 +24,7 @@ class StreamRequest(ResponseStream):
 
     `admitted`: the session knows whether its model is decoupled. `listed`: it waits for its turn to
     write. `answered`: the one response of an ordinary model has been written. `final_said`: the
-    caller knows that no more will come.
+    caller knows that no more will come. `typed`, `timed` and `wants_empty_final` are its wishes.
     """
 
     __slots__ = (
@@ -41,6 +43,9 @@ class StreamRequest(ResponseStream):
         "responses",
         "sent_bytes",
         "size",
+        "timed",
+        "typed",
+        "wants_empty_final",
     )
 
     def __init__(
@@ -62,14 +67,25 @@ class StreamRequest(ResponseStream):
         self.done = False
         self.final_said = False
         self.listed = False
+        self.timed = False
+        self.typed = False
+        self.wants_empty_final = False
+
+    def read_wishes(self, typed: bool) -> None:
+        """Note how the caller wants the answers; `typed` is what the whole stream asked for."""
+        self.typed = typed
+        if self.request is not None and self.request.parameters:
+            parameters = self.request.parameters
+            self.typed = wants_typed(self.request, typed)
+            self.timed = bool(parameters.get(TIMING_PARAMETER))
+            self.wants_empty_final = bool(parameters.get(EMPTY_FINAL_RESPONSE))
 
     def put(self, response: InferResponse) -> bool:
         """Add a response and count its bytes; from any thread."""
-        size = response_bytes(response)
-        self._pressure.add(size)
+        self._pressure.add(response)
         accepted = super().put(response)
         if not accepted:
-            self._pressure.sub(size)
+            self._pressure.sub(response)
         return accepted
 
     def wait_for_room(self, timeout_s: float) -> bool:
@@ -86,7 +102,7 @@ class StreamRequest(ResponseStream):
             self.cancel()
         try:
             while (response := self.pop()) is not None:
-                self._pressure.sub(response_bytes(response))
+                self._pressure.sub(response)
         except PenstockError:
             # The error that follows the responses was told already, or nobody is there to hear it.
             return

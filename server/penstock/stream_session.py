@@ -7,21 +7,16 @@ responses come. A request that fails is answered in-band and the stream goes on.
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
+from typing import NamedTuple
 
-from penstock.admission import (
-    TIMING_PARAMETER,
-    TYPED_METADATA,
-    metadata_flag,
-    wants_typed,
-)
+from penstock.admission import TYPED_METADATA, metadata_flag
 from penstock.codec.encode import encode_stream_response
 from penstock.codec.heavy import is_heavy
-from penstock.codec.parameters import EMPTY_FINAL_RESPONSE
 from penstock.interceptors import shutting_down
 from penstock.status import public_error
 from penstock.stream_answers import error_message, final_message_of, log_request
-from penstock.stream_pressure import Pressure, StallWatch, response_bytes
+from penstock.stream_pressure import Pressure, StallWatch
 from penstock.stream_request import StreamRequest
 from penstock.timing import with_timing
 from penstock.transport.base import Call
@@ -32,6 +27,13 @@ from penstock_runtime.request import InferResponse
 TRUE_STATUS_METADATA = "triton_grpc_error"
 # Responses that one request may write before the next one has its turn.
 _TURN = 16
+
+
+class _Heavy(NamedTuple):
+    """A response that takes too long to encode on the loop."""
+
+    response: InferResponse
+    final: bool | None
 
 
 class StreamSession:
@@ -55,8 +57,8 @@ class StreamSession:
         self._reading = False
         self._draining = False
 
-    async def run(self, messages: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-        """Every message of the answer; ends once the caller is done and all is answered."""
+    async def run(self, messages: AsyncIterator[bytes]) -> None:
+        """Answer every message; ends once the caller is done and all is answered."""
         stall = StallWatch(self._call, self._shop.limits.stall_s, self._pressure)
         forget_gate = self._shop.gate.watch(self._on_gate_closed)
         reader = self._reader = asyncio.create_task(self._read(messages))
@@ -67,17 +69,7 @@ class StreamSession:
                 if not self._ready:
                     await self._news.wait()
                 while self._ready:
-                    request = self._ready.popleft()
-                    request.listed = False
-                    for _ in range(_TURN):
-                        data = await self._next(request)
-                        if data is None:
-                            break
-                        stall.writing()
-                        yield data
-                        stall.written()
-                    else:
-                        self.changed(request)
+                    await self._turn(self._ready.popleft(), stall)
             self._raise_why_reading_ended(reader)
         finally:
             forget_gate()
@@ -148,6 +140,7 @@ class StreamSession:
         except Exception as error:
             request.fail(public_error(error))
         request.admitted = True
+        request.read_wishes(self._typed)
         if not request.decoupled:
             self._order.append(request)
         self.changed(request)
@@ -163,36 +156,75 @@ class StreamSession:
             self._ready.append(request)
             self._news.set()
 
-    async def _next(self, request: StreamRequest) -> bytes | None:
+    async def _turn(self, request: StreamRequest, stall: StallWatch) -> None:
+        """Write what a request has to say now, up to a bound, so that others get their turn."""
+        write = self._call.write
+        request.listed = False
+        for _ in range(_TURN):
+            message = self._next(request)
+            if message is None:
+                return
+            if not isinstance(message, bytes):
+                message = await self._encode_aside(request, message)
+            stall.writing = True
+            await write(message)
+            stall.writing = False
+            stall.written += 1
+        self.changed(request)
+
+    def _next(self, request: StreamRequest) -> bytes | _Heavy | None:
         """The next message about a request; None when there is nothing to say now."""
         while not request.done:
             try:
                 response = request.pop()
                 if response is None:
                     return self._ended(request) if request.exhausted else None
-                self._pressure.sub(response_bytes(response))
-                message = await self._message(request, response)
+                self._pressure.sub(response)
+                message = self._message(request, response)
             except Exception as error:
                 return self._failed(request, public_error(error))
             if message is not None:
                 return message
         return None
 
-    async def _message(self, request: StreamRequest, response: InferResponse) -> bytes | None:
+    def _message(self, request: StreamRequest, response: InferResponse) -> bytes | _Heavy | None:
         """The message that carries a response, if the caller is to get it."""
         request.response = response
-        if not request.decoupled:
+        if request.decoupled:
+            wanted, final = not response.empty or request.wants_empty_final, response.final
+            request.final_said = over = response.final
+        else:
             wanted, final = not (request.answered or response.empty), None
             over = request.exhausted
-        else:
-            wanted, final = not response.empty or self._wants_empty_final(request), response.final
-            request.final_said = over = response.final
-        message = await self._encode(request, response, final) if wanted else None
+        message = self._encode(request, response, final) if wanted else None
         if over:
             self._done(request, "OK")
         elif wanted and not request.decoupled:
             self._release_order(request)
         return message
+
+    def _encode(
+        self, request: StreamRequest, response: InferResponse, final: bool | None
+    ) -> bytes | _Heavy:
+        request.answered = not request.decoupled
+        request.responses += 1
+        if request.timed and request.request is not None:
+            response = with_timing(request.request, response)
+        if is_heavy_response(response, request.typed):
+            return _Heavy(response, final)
+        data = encode_stream_response(response, request.typed, final)
+        request.sent_bytes += len(data)
+        return data
+
+    async def _encode_aside(self, request: StreamRequest, heavy: _Heavy) -> bytes:
+        try:
+            data = await self._shop.aside(
+                encode_stream_response, heavy.response, request.typed, heavy.final
+            )
+        except Exception as error:
+            return error_message(public_error(error), request.request)
+        request.sent_bytes += len(data)
+        return data
 
     def _failed(self, request: StreamRequest, error: PenstockError) -> bytes | None:
         told = request.answered
@@ -205,36 +237,15 @@ class StreamSession:
         return error_message(error, request.request)
 
     def _ended(self, request: StreamRequest) -> bytes | None:
-        asked = request.request
         if not request.decoupled and not request.answered:
             return self._failed(
                 request, Internal("expected a single response, got 0", scheduled=True)
             )
         self._done(request, "OK")
-        if asked is None or request.final_said or not self._wants_empty_final(request):
+        asked = request.request
+        if asked is None or request.final_said or not request.wants_empty_final:
             return None
         return encode_stream_response(final_message_of(asked), final=True)
-
-    def _wants_empty_final(self, request: StreamRequest) -> bool:
-        asked = request.request
-        return asked is not None and bool(asked.parameters.get(EMPTY_FINAL_RESPONSE))
-
-    async def _encode(
-        self, request: StreamRequest, response: InferResponse, final: bool | None
-    ) -> bytes:
-        asked, typed = request.request, self._typed
-        if asked is not None and asked.parameters:
-            typed = wants_typed(asked, typed)
-            if asked.parameters.get(TIMING_PARAMETER):
-                response = with_timing(asked, response)
-        if is_heavy_response(response, typed):
-            data = await self._shop.aside(encode_stream_response, response, typed, final)
-        else:
-            data = encode_stream_response(response, typed, final)
-        request.answered = not request.decoupled
-        request.responses += 1
-        request.sent_bytes += len(data)
-        return data
 
     # -- bookkeeping -----------------------------------------------------------------------------
 

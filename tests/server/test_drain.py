@@ -1,10 +1,10 @@
 """A server goes down in order: unready, closed, empty, gone; and it loses nothing it accepted."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 
 import pytest
-from tests.fakes_server import FakeCall, Messages
+from tests.fakes_server import FakeCall, Messages, Streaming
 
 from penstock.drain import StopRequest, drain
 from penstock.interceptors import SHUTTING_DOWN, Gate, Guard
@@ -177,25 +177,26 @@ async def test_whatever_ends_a_call_it_is_counted_out() -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_stream_is_inside_until_it_is_closed() -> None:
-    """An abandoned stream is counted out when its generator is closed."""
+async def test_a_stream_is_inside_until_it_ends() -> None:
+    """An abandoned stream is counted out, and its handler cleans up."""
     gate = Gate()
     ended = []
 
-    async def handler(messages: AsyncIterator[bytes], call: Call) -> AsyncGenerator[bytes, None]:
+    async def handler(messages: AsyncIterator[bytes], call: Call) -> None:
         try:
             async for data in messages:
-                yield data
+                await call.write(data)
         finally:
             ended.append(True)
 
     stream = Guard(gate).method(STREAM, handler).stream
     assert stream is not None
-    responses = stream(aiter(Messages([b"1"])), FakeCall())
-    first = await anext(responses)
+    call = FakeCall()
+    streaming = Streaming(call, stream(aiter(Messages([b"1"])), call))
+    first = await streaming.next()
     inside = gate.inflight
 
-    await responses.aclose()
+    await streaming.leave()
 
     assert (first, inside, gate.inflight, ended) == (b"1", 1, 0, [True])
 

@@ -1,10 +1,16 @@
 """Probes and balancers learn the state at once and at every change."""
 
 import asyncio
-from collections.abc import AsyncGenerator
 
 import pytest
-from tests.fakes_server import FakeCall, FakeShelf, Messages, echo_model, services_for
+from tests.fakes_server import (
+    FakeCall,
+    FakeShelf,
+    Messages,
+    Streaming,
+    echo_model,
+    services_for,
+)
 
 from penstock.config import ServerOptions
 from penstock.health import Health
@@ -26,15 +32,16 @@ async def check(health: Health, service: str) -> int:
     return HealthCheckResponse.FromString(await health.health_check(data, FakeCall())).status
 
 
-def watch(health: Health, service: str) -> AsyncGenerator[bytes, None]:
+def watch(health: Health, service: str) -> Streaming:
     """A Watch call."""
     request = HealthCheckRequest(service=service).SerializeToString()
-    return health.health_watch(aiter(Messages([request], closed=True)), FakeCall())
+    call = FakeCall()
+    return Streaming(call, health.health_watch(aiter(Messages([request], closed=True)), call))
 
 
-async def told(watching: AsyncGenerator[bytes, None]) -> int:
+async def told(watching: Streaming) -> int:
     """The next state that a Watch call tells."""
-    return HealthCheckResponse.FromString(await asyncio.wait_for(anext(watching), 5)).status
+    return HealthCheckResponse.FromString(await watching.next()).status
 
 
 @pytest.mark.asyncio
@@ -115,7 +122,7 @@ async def test_a_watch_tells_the_state_at_once_and_then_each_change() -> None:
     shelf.is_ready = False
     health.refresh()
     second = await waiting
-    await watching.aclose()
+    await watching.leave()
 
     assert (first, unchanged, second) == (SERVING, True, NOT_SERVING)
 
@@ -132,7 +139,7 @@ async def test_a_change_in_any_thread_reaches_the_watchers() -> None:
     await asyncio.to_thread(health.refresh)
 
     assert await told(watching) == NOT_SERVING
-    await watching.aclose()
+    await watching.leave()
 
 
 @pytest.mark.asyncio
@@ -147,7 +154,7 @@ async def test_watching_the_unknown_waits_for_it() -> None:
     health.refresh()
 
     assert (first, await told(watching)) == (SERVICE_UNKNOWN, SERVING)
-    await watching.aclose()
+    await watching.leave()
 
 
 @pytest.mark.asyncio
@@ -159,8 +166,8 @@ async def test_watchers_are_bounded_and_leave_room_when_they_go() -> None:
 
     with pytest.raises(ResourceExhausted):
         await told(watch(health, ""))
-    await first.aclose()
+    await first.leave()
     again = watch(health, "")
 
     assert await told(again) == SERVING
-    await again.aclose()
+    await again.leave()

@@ -3,7 +3,7 @@
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
-from tests.fakes_server import FakeCall, Messages
+from tests.fakes_server import FakeCall, Messages, Streaming
 
 from penstock.reflection import Reflection
 from penstock.rpc import SERVICES
@@ -13,8 +13,9 @@ from penstock_protos.reflection import ServerReflectionRequest, ServerReflection
 async def ask(*requests: ServerReflectionRequest) -> list[ServerReflectionResponse]:
     """The answers to a conversation."""
     messages = Messages([r.SerializeToString() for r in requests], closed=True)
-    answers = Reflection().reflection_info(aiter(messages), FakeCall())
-    return [ServerReflectionResponse.FromString(data) async for data in answers]
+    call = FakeCall()
+    answers = Streaming(call, Reflection().reflection_info(aiter(messages), call))
+    return [ServerReflectionResponse.FromString(data) for data in await answers.rest()]
 
 
 async def files_of(request: ServerReflectionRequest) -> list[FileDescriptorProto]:

@@ -1,7 +1,6 @@
 """One stream carries requests for many models; each gets its answers, in the order promised."""
 
 import asyncio
-from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +11,7 @@ from tests.fakes_server import (
     FakeShelf,
     Job,
     Messages,
+    Streaming,
     echo_model,
     reply_value,
     request_bytes,
@@ -46,26 +46,22 @@ class Conversation:
     def __post_init__(self) -> None:
         stream = next(m.stream for m in self.services.methods if m.path == PATH)
         assert stream is not None
-        self.replies: AsyncGenerator[bytes, None] = stream(aiter(self.messages), self.call)
+        self.running = Streaming(self.call, stream(aiter(self.messages), self.call))
 
     def send(self, *requests: bytes) -> None:
         for request in requests:
             self.messages.send(request)
 
     async def next(self) -> ModelStreamInferResponse:
-        return stream_reply(await asyncio.wait_for(anext(self.replies), 5))
+        return stream_reply(await self.running.next())
 
     async def rest(self) -> list[ModelStreamInferResponse]:
         self.messages.close()
-        return [stream_reply(data) async for data in self.replies]
-
-    async def ended(self) -> None:
-        with pytest.raises(StopAsyncIteration):
-            await asyncio.wait_for(anext(self.replies), 5)
+        return [stream_reply(data) for data in await self.running.rest()]
 
     async def failed(self) -> tuple[Status, str]:
         with pytest.raises(Refusal) as refusal:
-            await asyncio.wait_for(anext(self.replies), 5)
+            await self.running.next()
         return refusal.value.answer.status, refusal.value.answer.text
 
 
@@ -275,7 +271,7 @@ async def test_a_client_who_goes_away_cancels_all_that_is_in_flight() -> None:
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
-    await stream.replies.aclose()
+    await stream.running.leave()
 
     assert all(job.stream.cancelled for job in jobs)
     assert not jobs[0].answer(1)
@@ -310,22 +306,22 @@ async def test_reading_stops_at_the_limit_and_goes_on_as_answers_leave() -> None
 @pytest.mark.asyncio
 async def test_reading_stops_while_too_many_bytes_are_unsent() -> None:
     """A reader slower than the models holds its own requests back, and its producers."""
-    options = ServerOptions(stream_max_unsent_bytes=3)
+    options = ServerOptions(stream_max_unsent_bytes=4000)
     model = FakeModel("many", decoupled=True)
     stream = Conversation(services_for(FakeShelf(model), options))
     stream.send(request_bytes("many"))
     asking = asyncio.ensure_future(stream.next())
     (job,) = await jobs_of(model, 1, asking)
 
-    job.answer(1, final=False)
-    job.answer(2, final=False)
+    job.answer(1, final=False, elements=1000)
+    job.answer(2, final=False, elements=1000)
     full = not job.stream.wait_for_room(0.0)
     await asking
     await stream.next()
 
     assert full
     assert job.stream.wait_for_room(0.0)
-    await stream.replies.aclose()
+    await stream.running.leave()
 
 
 @pytest.mark.asyncio
@@ -334,6 +330,7 @@ async def test_a_reader_who_takes_nothing_is_given_up() -> None:
     options = ServerOptions(stream_stall_secs=0.05)
     services = services_for(FakeShelf(count_to(3), FakeModel("slow")), options)
     stalled, patient = Conversation(services), Conversation(services)
+    stalled.call.stuck = True
     stalled.send(request_bytes("many"))
     patient.send(request_bytes("slow"))
     waiting = asyncio.ensure_future(patient.next())
@@ -345,7 +342,7 @@ async def test_a_reader_who_takes_nothing_is_given_up() -> None:
     assert isinstance(stalled.call.aborted, ResourceExhausted)
     assert patient.call.aborted is None
     waiting.cancel()
-    await stalled.replies.aclose()
+    await stalled.running.leave()
 
 
 @pytest.mark.asyncio

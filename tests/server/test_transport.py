@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -41,16 +41,16 @@ async def refuse(data: bytes, call: Call) -> bytes:
     raise REFUSAL
 
 
-async def double(messages: AsyncIterator[bytes], call: Call) -> AsyncGenerator[bytes, None]:
+async def double(messages: AsyncIterator[bytes], call: Call) -> None:
     """Answers every message twice."""
     async for data in messages:
-        yield data
-        yield data
+        await call.write(data)
+        await call.write(data)
 
 
-async def refuse_stream(messages: AsyncIterator[bytes], call: Call) -> AsyncGenerator[bytes, None]:
+async def refuse_stream(messages: AsyncIterator[bytes], call: Call) -> None:
     """Answers once and then refuses."""
-    yield b"first"
+    await call.write(b"first")
     raise REFUSAL
 
 
@@ -123,7 +123,8 @@ async def test_a_call_knows_its_method_peer_metadata_and_deadline() -> None:
         without = eval(await method(b""))
 
     assert (name, peer, metadata, trailing["bye"]) == ("/s/Describe", "ipv4", "1", "now")
-    assert 0 < left <= 30
+    # gRPC rounds a deadline up on its way.
+    assert 0 < left < 31
     assert without[3] is None
 
 
@@ -188,10 +189,8 @@ async def test_a_cancelled_call_cancels_its_handler(stream: bool) -> None:
             cleaned.set()
         return b""
 
-    async def hang_stream(
-        messages: AsyncIterator[bytes], call: Call
-    ) -> AsyncGenerator[bytes, None]:
-        yield await hang(b"", call)
+    async def hang_stream(messages: AsyncIterator[bytes], call: Call) -> None:
+        await hang(b"", call)
 
     methods = Method("/s/Hang", unary=hang), Method("/s/HangStream", stream=hang_stream)
     async with serving(*methods) as (address,), channel_to(address) as channel:
@@ -234,12 +233,12 @@ async def test_an_aborted_stream_ends_with_its_error_although_the_reader_stalls(
     cleaned = asyncio.Event()
     written = 0
 
-    async def flood(messages: AsyncIterator[bytes], call: Call) -> AsyncGenerator[bytes, None]:
+    async def flood(messages: AsyncIterator[bytes], call: Call) -> None:
         nonlocal written
         try:
             asyncio.get_running_loop().create_task(abort_when_stuck(call))
             while True:
-                yield bytes(65536)
+                await call.write(bytes(65536))
                 written += 1
         finally:
             cleaned.set()

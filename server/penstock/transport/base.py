@@ -4,7 +4,7 @@ A transport serves handlers that take and give bytes. What it knows of one call 
 `Call`; what a handler refuses with is a `Refusal`, a status that was translated already.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -43,6 +43,9 @@ class Call(Protocol):
     def set_trailing_metadata(self, metadata: Metadata) -> None:
         """Send this at the end of a call that succeeds; an error brings its own."""
 
+    async def write(self, data: bytes) -> None:
+        """Send a message of a streaming call; returns once the transport has room for more."""
+
     def abort(self, error: PenstockError) -> None:
         """End a streaming call with this error although its handler waits; on the loop only."""
 
@@ -56,7 +59,7 @@ class Refusal(Exception):
 
 
 UnaryHandler = Callable[[bytes, Call], Awaitable[bytes]]
-StreamHandler = Callable[[AsyncIterator[bytes], Call], AsyncGenerator[bytes, None]]
+StreamHandler = Callable[[AsyncIterator[bytes], Call], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ Importing this module imports grpc, which reads its environment then: `quiet_grp
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,7 +88,10 @@ class GrpcioCall:
         "method",
         "request",
         "response",
+        "write",
     )
+
+    write: Callable[[bytes], Awaitable[None]]
 
     def __init__(self, method: str, context: Any) -> None:
         self.method = method
@@ -124,8 +126,10 @@ class GrpcioCall:
         """Send this at the end of a call that succeeds."""
         self._context.set_trailing_metadata(tuple(metadata))
 
-    def run_in(self, task: "asyncio.Task[None] | None") -> None:
-        """The task that `abort` has to interrupt."""
+    def open_stream(self, task: "asyncio.Task[None] | None") -> None:
+        """Make `write` work, and `abort`, which has to interrupt this task."""
+        # grpc's own method: one frame less on the path of every message.
+        self.write = self._context.write
         self._task = task
 
     def abort(self, error: PenstockError) -> None:
@@ -208,11 +212,9 @@ def _stream(
     async def serve(messages: AsyncIterator[bytes], context: Any) -> None:
         call = GrpcioCall(path, context)
         task = asyncio.current_task()
-        call.run_in(task)
+        call.open_stream(task)
         try:
-            async with aclosing(handler(messages, call)) as responses:
-                async for data in responses:
-                    await context.write(data)
+            await handler(messages, call)
             return
         except Refusal as refusal:
             answer = refusal.answer
