@@ -47,6 +47,7 @@ class Health:
         self._watchers: set[asyncio.Event] = set()
         self._loop = asyncio.get_running_loop()
         self._refreshing = False
+        self._pulse: tuple[bool, ...] = ()
         self.draining = False
 
     # -- the three calls -------------------------------------------------------------------------
@@ -120,6 +121,13 @@ class Health:
         """From now on nothing is serving but `liveness`."""
         self.draining = True
         self.look()
+
+    def beat(self) -> None:
+        """Look if an instance died or came back, which no repository tells of; on the loop."""
+        pulse = (self._is_ready(), *(model.healthy for model in self._core.repository.models()))
+        if pulse != self._pulse:
+            self._pulse = pulse
+            self.look()
 
     def refresh(self) -> None:
         """Something may have changed; from any thread. Many changes make one look."""

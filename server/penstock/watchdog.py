@@ -26,6 +26,7 @@ class LoopWatch:
         self._lag_s = 0.0
         self._worst_s = 0.0
         self._stalls = 0
+        self._told = 0.0
         self._ended = threading.Event()
         self._task: asyncio.Task[None] | None = None
         self._thread: threading.Thread | None = None
@@ -63,19 +64,22 @@ class LoopWatch:
                 self._on_beat()
 
     def _watch(self, loop_thread: int) -> None:
-        told = 0.0
         while not self._ended.wait(self._stall_dump_s / 4):
-            beat = self._beat
-            if time.monotonic() - beat < self._stall_dump_s + BEAT_S or beat == told:
-                continue
-            # Once for each standstill, however long it lasts.
-            told = beat
-            self._stalls += 1
-            _log.error(
-                "the event loop stands still for more than %g s; stacks: %s",
-                self._stall_dump_s,
-                _stacks(loop_thread),
-            )
+            if self.stands_still(time.monotonic()):
+                _log.error(
+                    "the event loop stands still for more than %g s; stacks: %s",
+                    self._stall_dump_s,
+                    _stacks(loop_thread),
+                )
+
+    def stands_still(self, now: float) -> bool:
+        """Whether there is a standstill to tell of: once for each, however long it lasts."""
+        beat = self._beat
+        if now - beat < self._stall_dump_s + BEAT_S or beat == self._told:
+            return False
+        self._told = beat
+        self._stalls += 1
+        return True
 
     def families(self) -> list[Family]:
         """Lag now, the worst since the last scrape, standstills."""
