@@ -50,6 +50,9 @@ class Probes(Protocol):
     def drain(self) -> None:
         """From now on not ready."""
 
+    def close(self) -> None:
+        """End the calls that would go on for ever."""
+
 
 class Core(Protocol):
     """What executes."""
@@ -86,6 +89,7 @@ async def drain(
     if not clean:
         _log.warning("%d calls are cut off", gate.inflight)
     await _until_quiet(gate, request.hurry)
+    probes.close()
     # A transport's own stop may cut a call at the very instant; by now there is none to cut.
     await transport.stop(STOP_GRACE_S)
     _log.info("no call is inside after %.1f s", time.monotonic() - started)

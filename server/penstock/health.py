@@ -48,6 +48,7 @@ class Health:
         self._loop = asyncio.get_running_loop()
         self._refreshing = False
         self._pulse: tuple[bool, ...] = ()
+        self._closed = False
         self.draining = False
 
     # -- the three calls -------------------------------------------------------------------------
@@ -88,6 +89,8 @@ class Health:
                     told = state
                     await call.write(_message(state).SerializeToString())
                     continue
+                if self._closed:
+                    return
                 await changed.wait()
                 changed.clear()
         finally:
@@ -120,6 +123,11 @@ class Health:
     def drain(self) -> None:
         """From now on nothing is serving but `liveness`."""
         self.draining = True
+        self.look()
+
+    def close(self) -> None:
+        """End every Watch call: a transport that stops would wait for them in vain."""
+        self._closed = True
         self.look()
 
     def beat(self) -> None:

@@ -3,12 +3,14 @@
 import time
 
 from penstock.codec.encode import encode_stream_error
+from penstock.observer import trace_id
 from penstock.rpc import INFERENCE_SERVICE
 from penstock.status import text_of
 from penstock.stream_request import StreamRequest
+from penstock.transport.base import Call
 from penstock_runtime.errors import PenstockError
 from penstock_runtime.observability.access_log import AccessEntry, AccessLog, peer_host
-from penstock_runtime.request import InferRequest, InferResponse, Parameter
+from penstock_runtime.request import InferRequest, InferResponse, Parameter, Timing
 
 STREAM_PATH = f"/{INFERENCE_SERVICE}/ModelStreamInfer"
 
@@ -39,12 +41,12 @@ def final_message_of(request: InferRequest) -> InferResponse:
     return InferResponse(request.model_name, request.model_version, request.id, empty=True)
 
 
-def log_request(access: AccessLog, request: StreamRequest, code: str, peer: str) -> None:
+def log_request(access: AccessLog, request: StreamRequest, code: str, call: Call) -> None:
     """Log one request of a stream as if it were a call."""
     if not access.wants(code == "OK"):
         return
     asked, last = request.request, request.response
-    timing = last.timing if last is not None else None
+    timing = (last.timing if last is not None else None) or Timing()
     access.record(
         AccessEntry(
             wall_ns=time.time_ns(),
@@ -53,13 +55,14 @@ def log_request(access: AccessLog, request: StreamRequest, code: str, peer: str)
             model=asked.model_name if asked is not None else "",
             version=last.model_version if last is not None else "",
             id=asked.id if asked is not None else "",
-            peer=peer_host(peer),
+            trace_id=trace_id(call.metadata.get("traceparent", "")),
+            peer=peer_host(call.peer),
             request_bytes=request.size,
             response_bytes=request.sent_bytes,
             responses=request.responses,
-            batch_size=timing.batch_size if timing is not None else 0,
-            queue_ns=timing.queue_ns if timing is not None else 0,
-            compute_ns=timing.compute_infer_ns if timing is not None else 0,
+            batch_size=timing.batch_size,
+            queue_ns=timing.queue_ns,
+            compute_ns=timing.compute_input_ns + timing.compute_infer_ns + timing.compute_output_ns,
             total_ns=time.monotonic_ns() - request.received_ns,
         )
     )

@@ -268,4 +268,4 @@ class StreamSession:
         self._release_order(request)
         self._room.set()
         if self._shop.access.enabled:
-            log_request(self._shop.access, request, code, self._call.peer)
+            log_request(self._shop.access, request, code, self._call)

@@ -30,6 +30,9 @@ class Diary:
     def drain(self) -> None:
         self.events.append("probes unready")
 
+    def close(self) -> None:
+        self.events.append("watches end")
+
     async def stop(self, grace_s: float) -> None:
         state = "closed" if self.gate.closed else "open"
         self.events.append(f"transport stops, gate {state}, {self.gate.inflight} inside")
@@ -55,6 +58,7 @@ async def test_an_idle_server_goes_down_at_once_and_in_order() -> None:
     assert diary.events == [
         "core unready",
         "probes unready",
+        "watches end",
         "transport stops, gate closed, 0 inside",
     ]
 

@@ -171,3 +171,34 @@ async def test_watchers_are_bounded_and_leave_room_when_they_go() -> None:
 
     assert await told(again) == SERVING
     await again.leave()
+
+
+@pytest.mark.asyncio
+async def test_watches_end_with_the_server_after_they_told_so() -> None:
+    """The last word is NOT_SERVING, and then the call ends well."""
+    health = health_of(FakeShelf(echo_model()))
+    watching = watch(health, "")
+    first = await told(watching)
+
+    health.drain()
+    health.close()
+
+    assert [first, await told(watching)] == [SERVING, NOT_SERVING]
+    with pytest.raises(StopAsyncIteration):
+        await told(watching)
+
+
+@pytest.mark.asyncio
+async def test_an_instance_that_dies_is_noticed_between_two_beats() -> None:
+    """No repository tells of it; whoever watches learns it all the same."""
+    model = echo_model()
+    health = health_of(FakeShelf(model))
+    watching = watch(health, "model:echo")
+    first = await told(watching)
+    health.beat()
+
+    model.healthy = False
+    health.beat()
+
+    assert [first, await told(watching)] == [SERVING, NOT_SERVING]
+    await watching.leave()
