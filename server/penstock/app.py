@@ -26,6 +26,9 @@ _log = logging.getLogger("penstock.server")
 SWITCH_INTERVAL_S = 0.0001
 Started = Callable[[Server], None]
 
+_BUSY_THREADS = ("penstock-load", "penstock-stop", "penstock-admin")
+_LAST_JOIN_S = 0.2
+
 
 def run(options: ServerOptions, progress: ProgressCallback | None = None) -> int:
     """Serve until a signal; the exit code of the process. Blocks; main thread only."""
@@ -43,7 +46,9 @@ def run(options: ServerOptions, progress: ProgressCallback | None = None) -> int
         _log.exception("the server failed")
     logs.close()
     if _threads_left():
-        # Python would wait for them, however long a load or a model may take.
+        # Python would wait for some of them however long a load may take, and end under the feet of
+        # the others.
+        sys.stdout.flush()
         os._exit(code)
     return code
 
@@ -194,9 +199,8 @@ def model_table(entries: Sequence[ModelIndexEntry]) -> list[str]:
 
 
 def _threads_left() -> bool:
-    # The timer's thread waits for nothing and would skip the clean-up of whoever called `run`.
-    harmless = (threading.current_thread().name, "penstock-timer")
-    return any(
-        thread.name.startswith("penstock") and thread.name not in harmless
-        for thread in threading.enumerate()
-    )
+    """Whether a model loads, executes or stops although the server is gone."""
+    busy = [thread for thread in threading.enumerate() if thread.name.startswith(_BUSY_THREADS)]
+    for thread in busy:
+        thread.join(_LAST_JOIN_S)
+    return any(thread.is_alive() for thread in busy)
