@@ -63,7 +63,7 @@ class Server:
         self.services: Services = build_services(
             self.core, options, observer if observer.needed else None, access
         )
-        self._watch = LoopWatch(options.stall_dump_secs, self._on_beat)
+        self._watch = LoopWatch(options.stall_dump_secs, self.services.health.beat)
         self._transport: Transport = make_transport(options, self.services.methods)
         sources = [self.services.families, self._watch.families]
         sources += [counts.families] if counts is not None else []
@@ -120,10 +120,6 @@ class Server:
             in_daemon(self.repository.poll, "penstock-poll")
         else:
             _log.info("nothing to poll in mode %s", self.options.model_control_mode)
-
-    def _on_beat(self) -> None:
-        # An instance that died changes readiness without an event of the repository's.
-        self.services.health.look()
 
     # -- down ------------------------------------------------------------------------------------
 
