@@ -20,6 +20,7 @@ def open_repository(
     parsers: Mapping[str, ConfigParser] | None = None,
     *,
     allow_pickle: Collection[str] = (),
+    complete: bool = True,
     hold_until: int = 0,
 ) -> ModelRepository[Model]:
     """A repository with every backend there is; nothing is loaded before its `start`.
@@ -28,7 +29,9 @@ def open_repository(
     batcher waits once for so many requests, as Triton's tests want it.
     """
     start = partial(_start, Timer(), hold_until)
-    loader = Loader(default_registry(), start, parsers, allow_pickle=allow_pickle)
+    loader = Loader(
+        default_registry(), start, parsers, allow_pickle=allow_pickle, complete=complete
+    )
     return ModelRepository(options, loader)
 
 

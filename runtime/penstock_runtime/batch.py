@@ -5,9 +5,8 @@ A `BatchPlan` is made once per model; merging and splitting then only follow it.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,8 +27,7 @@ from penstock_runtime.scheduling.length_batcher import padded_length
 from penstock_runtime.tensor import Tensor, to_host
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """Requests in row order; `rows` is their sum."""
 
     members: tuple[Pending, ...]
@@ -38,6 +36,8 @@ class Batch:
     @staticmethod
     def of(members: Sequence[Pending]) -> "Batch":
         """The batch of these requests."""
+        if len(members) == 1:
+            return Batch((members[0],), members[0].batch_size)
         return Batch(tuple(members), sum(pending.batch_size for pending in members))
 
 
@@ -102,12 +102,22 @@ class BatchPlan:
         declared.
         """
         arrays = {name: to_host(outputs[name]) for name in outputs if name in self._outputs}
-        rows = [pending.batch_size for pending in batch.members]
-        parts: dict[str, list[Any]] = {}
-        for name, array in arrays.items():
-            if self._batched:
+        if self._batched:
+            for name, array in arrays.items():
                 self._check_rows(name, array, batch.rows)
-            parts[name] = scatter_rows(array, rows) if self._batched else [array]
+        if len(batch.members) == 1:
+            return [self._response(batch.members[0], arrays, parameters[0], timings[0])]
+        return self._scatter(batch, arrays, parameters, timings)
+
+    def _scatter(
+        self,
+        batch: Batch,
+        arrays: Mapping[str, Any],
+        parameters: Sequence[Parameters],
+        timings: Sequence[Timing | None],
+    ) -> list[InferResponse]:
+        rows = [pending.batch_size for pending in batch.members]
+        parts = {name: scatter_rows(array, rows) for name, array in arrays.items()}
         return [
             self._response(pending, {n: parts[n][i] for n in parts}, parameters[i], timings[i])
             for i, pending in enumerate(batch.members)
@@ -136,7 +146,7 @@ class BatchPlan:
     ) -> InferResponse:
         request = pending.request
         wanted = [o.name for o in request.outputs] if request.outputs else self._outputs
-        tensors = []
+        tensors: list[Tensor] = []
         for name in wanted:
             if name in arrays:
                 tensors.append(self._tensor(self._outputs[name], arrays[name], pending))
@@ -155,11 +165,11 @@ class BatchPlan:
     def _tensor(self, declared: ModelOutput, array: Any, pending: Pending) -> Tensor:
         if self._lengths is not None and declared.name in self._lengths.unpad_output:
             array = cut_length(array, pending.length, self._unpad_axis(declared))
-        found = from_numpy(array.dtype)
         wanted = declared.data_type
         # BF16 has no numpy dtype of its own: it travels as uint16 halves.
-        if found is not wanted and not (wanted is DataType.BF16 and found is DataType.UINT16):
-            raise self._broken(declared.name, f"is {found.value}", wanted.value)
+        if array.dtype != wanted.numpy and from_numpy(array.dtype) is not wanted:
+            found = from_numpy(array.dtype).value
+            raise self._broken(declared.name, f"is {found}", wanted.value)
         if declared.reshape is not None:
             array = array.reshape(self._declared_shape(declared, array))
         self._check_dims(declared, array.shape)
@@ -178,9 +188,11 @@ class BatchPlan:
 
     def _check_dims(self, declared: ModelOutput, shape: Sequence[int]) -> None:
         dims = shape[1:] if self._batched else shape
-        fits = len(dims) == len(declared.dims) and all(
-            want in (-1, got) for want, got in zip(declared.dims, dims, strict=True)
-        )
+        if dims == declared.dims:
+            return
+        fits = len(dims) == len(declared.dims)
+        for want, got in zip(declared.dims, dims, strict=False):
+            fits = fits and want in (-1, got)
         if not fits:
             full = (-1, *declared.dims) if self._batched else declared.dims
             raise self._broken(declared.name, f"has shape {list(shape)}", f"{list(full)}")

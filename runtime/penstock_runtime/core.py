@@ -100,16 +100,11 @@ class InferenceCore:
     def statistics(self, name: str = "", version: str = "") -> list[StatisticsSnapshot]:
         """Statistics of one version, of all versions of one model, or of everything."""
         if name and version:
-            return [self._snapshot(self.repository.get(name, version))]
+            return [self.repository.get(name, version).statistics.snapshot()]
         models = [m for m in self.repository.models() if not name or m.config.name == name]
         if name and not models:
             raise NotFound(f"Request for unknown model: '{name}' is not found")
-        return [self._snapshot(model) for model in models]
-
-    @staticmethod
-    def _snapshot(model: Model) -> StatisticsSnapshot:
-        model.statistics.set_memory(model.memory_bytes())
-        return model.statistics.snapshot()
+        return [model.statistics.snapshot() for model in models]
 
     @property
     def inflight(self) -> int:

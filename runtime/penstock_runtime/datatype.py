@@ -104,10 +104,9 @@ TORCH_NAMES: Mapping[DataType, str] = MappingProxyType(
 BY_WIRE_NAME: Mapping[str, DataType] = MappingProxyType({dt.value: dt for dt in DataType})
 BY_CONFIG_NAME: Mapping[str, DataType] = MappingProxyType({dt.config_name: dt for dt in DataType})
 BY_TORCH_NAME: Mapping[str, DataType] = MappingProxyType({n: dt for dt, n in TORCH_NAMES.items()})
+_BY_DTYPE = {dt.numpy: dt for dt in DataType if dt is not DataType.BF16}
 _BY_KIND = {
-    (dt.numpy.kind, dt.numpy.itemsize): dt
-    for dt in DataType
-    if dt not in (DataType.BYTES, DataType.BF16)
+    (dtype.kind, dtype.itemsize): dt for dtype, dt in _BY_DTYPE.items() if dt is not DataType.BYTES
 }
 
 
@@ -134,6 +133,10 @@ def from_config(name: str) -> DataType:
 
 def from_numpy(dtype: np.dtype[Any]) -> DataType:
     """The datatype of a numpy dtype; text and objects are BYTES, ml_dtypes' bfloat16 is BF16."""
+    known = _BY_DTYPE.get(dtype)
+    if known is not None:
+        return known
+    # Only now: numpy puts a dtype's name together anew for everyone who asks.
     if dtype.name == "bfloat16":
         return DataType.BF16
     if dtype.kind in "OSU":

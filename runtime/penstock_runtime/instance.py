@@ -1,23 +1,36 @@
 """A model instance: one executable, one device, one thread that asks its scheduler for batches."""
 
 import logging
+import os
+import sys
 import threading
+import time
+from contextlib import suppress
 
 from penstock_runtime.backends.base import (
     AnyExecutable,
+    Executable,
     LoadedModel,
     Placement,
     StreamingExecutable,
 )
-from penstock_runtime.batch import BatchPlan
+from penstock_runtime.batch import Batch, BatchPlan
 from penstock_runtime.errors import Internal, PenstockError
 from penstock_runtime.execution import Desk, execute_batch, execute_stream
 from penstock_runtime.observability.statistics import ModelStatistics
 from penstock_runtime.scheduling.batch_scheduler import BatchScheduler
 from penstock_runtime.scheduling.gate import Gate
+from penstock_runtime.stream import hold_news, release_news
 from penstock_runtime.warmup import WarmupRequest, warm_up
 
 _log = logging.getLogger("penstock.instance")
+
+# Executions this short are cheaper than waking the event loop for each of them; and no answer is
+# held back for longer than that.
+SHORT_NS = 200_000
+HOLD_NS = 500_000
+# What the threads of CPU instances add to their niceness; see docs/DECISIONS.md for the figures.
+NICENESS = 6
 
 
 class ModelInstance:
@@ -40,6 +53,7 @@ class ModelInstance:
         self._gate = Gate()
         self._ready = threading.Event()
         self._failure: PenstockError | None = None
+        self._held_since = 0
         self._thread = threading.Thread(target=self._run, name=placement.name, daemon=True)
 
     def start(self) -> None:
@@ -64,6 +78,8 @@ class ModelInstance:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        if self.placement.kind != "KIND_GPU":
+            _give_way()
         executable = self._prepare()
         self._ready.set()
         if executable is None:
@@ -99,10 +115,33 @@ class ModelInstance:
             if streaming:
                 execute_stream(self._desk, executable, batch)  # type: ignore[arg-type]
             else:
-                execute_batch(self._desk, executable, batch)  # type: ignore[arg-type]
+                self._execute(executable, batch)  # type: ignore[arg-type]
             # The batch holds the requests' bytes: it must not outlive its execution while idle.
             del batch
+
+    def _execute(self, executable: Executable, batch: Batch) -> None:
+        """Execute one batch; the answers of several short ones wake their consumers together."""
+        if self._scheduler.predictor.mean_ns < SHORT_NS:
+            hold_news()
+            if not self._held_since:
+                self._held_since = time.monotonic_ns()
+        execute_batch(self._desk, executable, batch)
+        if self._held_since and time.monotonic_ns() - self._held_since > HOLD_NS:
+            self._held_since = 0
+            release_news()
 
     def __repr__(self) -> str:
         state = "healthy" if self.healthy else "dead"
         return f"<ModelInstance {self.placement.name} on {self.placement.device}, {state}>"
+
+
+def _give_way() -> None:
+    """Let the threads that receive and answer go first where there are too few cores for all.
+
+    While those read what has come, the batch grows. On idle cores it changes nothing.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError):
+            # Linux counts niceness by thread, so this is the instance's and not the server's.
+            thread = threading.get_native_id()
+            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)

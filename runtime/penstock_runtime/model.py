@@ -12,6 +12,7 @@ from penstock_runtime.batch import BatchPlan
 from penstock_runtime.config import ModelConfig
 from penstock_runtime.errors import PenstockError, Unavailable
 from penstock_runtime.instance import ModelInstance
+from penstock_runtime.observability.first_response import first_response_bounds
 from penstock_runtime.observability.statistics import ModelStatistics
 from penstock_runtime.placement import placements
 from penstock_runtime.request import InferRequest
@@ -117,9 +118,7 @@ def start_model(
     homes = placements(config, uses_gpu=backend.uses_gpu)
     warmups = warmup_requests(config, source.root)
     loaded = backend.load(source)
-    statistics = ModelStatistics(
-        config.name, source.version, config.metric_tags, decoupled=config.decoupled
-    )
+    statistics = make_statistics(config, source.version)
     rules = config.dynamic_batching
     scheduler = BatchScheduler(
         make_batcher(config, hold_until),
@@ -134,8 +133,22 @@ def start_model(
     )
     model = Model(config, source.version, loaded, scheduler, instances, statistics)
     _start_all(model)
+    statistics.set_memory(loaded.memory_bytes())
     statistics.load_seconds = time.monotonic() - started
     return model
+
+
+def make_statistics(config: ModelConfig, version: int) -> ModelStatistics:
+    """The counters of one version, with the histogram bounds that its configuration asks for."""
+    cache = config.response_cache
+    return ModelStatistics(
+        config.name,
+        version,
+        config.metric_tags,
+        decoupled=config.decoupled,
+        response_cache=cache is not None and cache.enable,
+        first_response_ms=first_response_bounds(config.extra.get("model_metrics")),
+    )
 
 
 def make_batcher(config: ModelConfig, hold_until: int = 0) -> Batcher:

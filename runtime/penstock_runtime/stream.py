@@ -25,13 +25,21 @@ class Inbox(Protocol):
     def post(self, stream: "ResponseStream") -> None:
         """Wake whoever consumes the stream."""
 
+    def soon(self, callback: Callable[[], None]) -> None:
+        """Call back once the calling thread has done what it is at; at the latest now."""
+
 
 class LoopInbox:
-    """The inbox of one event loop: however many streams changed, the loop is woken once."""
+    """The inbox of one event loop: however many streams changed, the loop is woken once.
+
+    Made in the loop's own thread.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._thread = threading.get_ident()
         self._changed: deque[ResponseStream] = deque()
+        self._bells: list[Callable[[], None]] = []
         self._armed = False
 
     def post(self, stream: "ResponseStream") -> None:
@@ -43,6 +51,22 @@ class LoopInbox:
                 self._loop.call_soon_threadsafe(self._drain)
             except RuntimeError:
                 self._changed.clear()
+
+    def soon(self, callback: Callable[[], None]) -> None:
+        """Call back at the end of this turn of the loop, so that one hand-over serves all the
+        requests of a turn; at once from any other thread.
+        """
+        if threading.get_ident() != self._thread:
+            callback()
+            return
+        if not self._bells:
+            self._loop.call_soon(self._ring)
+        self._bells.append(callback)
+
+    def _ring(self) -> None:
+        bells, self._bells = self._bells, []
+        for callback in bells:
+            callback()
 
     def _drain(self) -> None:
         # Disarmed first: a post that comes after the loop below has looked must arm again.
@@ -61,6 +85,32 @@ class ThreadInbox:
     def post(self, stream: "ResponseStream") -> None:  # noqa: ARG002 - one inbox serves one stream
         """Set the event that `collect` waits for."""
         self.event.set()
+
+    def soon(self, callback: Callable[[], None]) -> None:
+        """Call back now."""
+        callback()
+
+
+class _Held(threading.local):
+    """The streams whose news this thread holds back; None while it holds nothing back."""
+
+    streams: "list[ResponseStream] | None" = None
+
+
+_held = _Held()
+
+
+def hold_news() -> None:
+    """From now on this thread's answers wake nobody: many short executions become one wake-up."""
+    if _held.streams is None:
+        _held.streams = []
+
+
+def release_news() -> None:
+    """Wake whoever waits for what this thread has answered since `hold_news`."""
+    streams, _held.streams = _held.streams, None
+    for stream in streams or ():
+        stream.post()
 
 
 class ResponseStream:
@@ -99,7 +149,7 @@ class ResponseStream:
                 return False
             self._items.append(response)
             self._ended = response.final
-        self._inbox.post(self)
+        self._tell()
         return True
 
     def fail(self, error: PenstockError) -> bool:
@@ -115,8 +165,15 @@ class ResponseStream:
             if self._ended:
                 return False
             self._ended, self._error = True, error
-        self._inbox.post(self)
+        self._tell()
         return True
+
+    def _tell(self) -> None:
+        held = _held.streams
+        if held is None:
+            self._inbox.post(self)
+        else:
+            held.append(self)
 
     def wait_for_room(self, timeout_s: float) -> bool:
         """Block the producing thread while too much is unsent; False when no reader took any in
@@ -131,7 +188,15 @@ class ResponseStream:
             return True
         return room.wait(timeout_s)
 
+    def post(self) -> None:
+        """Wake the consumer."""
+        self._inbox.post(self)
+
     # -- both sides ------------------------------------------------------------------------------
+
+    def soon(self, callback: Callable[[], None]) -> None:
+        """Call back once the thread that submits has done what it is at."""
+        self._inbox.soon(callback)
 
     @property
     def ended(self) -> bool:

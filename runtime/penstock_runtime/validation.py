@@ -6,9 +6,8 @@ batch.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from penstock_runtime.errors import InvalidArgument, Violation
 from penstock_runtime.request import InferRequest
 from penstock_runtime.tensor import BytesFormatError, Tensor, unpack_bytes
 
+_VIEW = memoryview
 _BATCH_NOTE = (
     "NOTE: Setting a non-zero max_batch_size in the model config requires a batch dimension to be "
     "prepended to each input shape. If you want to specify the full shape including the batch dim "
@@ -26,8 +26,7 @@ _BATCH_NOTE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Checked:
+class Checked(NamedTuple):
     """A request that fits its model: arrays by input name (views where possible), its rows, what it
     may share a batch with, its length.
     """
@@ -36,6 +35,15 @@ class Checked:
     rows: int
     signature: Any
     length: int
+
+
+class _Plain(NamedTuple):
+    """What the ordinary path must know of an input."""
+
+    datatype: DataType
+    dtype: np.dtype[Any]
+    dims: tuple[int, ...]
+    fixed: bool
 
 
 class RequestValidator:
@@ -50,10 +58,46 @@ class RequestValidator:
         rules = config.dynamic_batching.length_batching if config.dynamic_batching else None
         self._by_length = frozenset(rules.input) if rules else frozenset[str]()
         self._ragged = self._by_length | {d.name for d in config.input if d.allow_ragged_batch}
-        self._always_alike = all(_has_one_shape(declared) for declared in config.input)
+        # Without dynamic batching no request shares its batch: whom it is like does not matter.
+        self._always_alike = config.dynamic_batching is None or all(
+            _has_one_shape(declared) for declared in config.input
+        )
+        self._plain = {d.name: _plain(d) for d in config.input if _is_plain(d)}
 
     def check(self, request: InferRequest) -> Checked:
         """The request, ready for the scheduler; InvalidArgument says what is wrong with it."""
+        return self._check_plainly(request) or self._check_carefully(request)
+
+    def _check_plainly(self, request: InferRequest) -> Checked | None:
+        """The path of ordinary requests: raw numbers for every input. None for anything else.
+
+        It refuses nothing itself, so that every refusal has one place and one text.
+        """
+        inputs, plain = request.inputs, self._plain
+        if request.outputs or len(inputs) != len(self._inputs):
+            return None
+        arrays: dict[str, Any] = {}
+        rows, batched = 0, self._max_batch > 0
+        for tensor in inputs:
+            known = plain.get(tensor.name)
+            shape, data = tensor.shape, tensor.array
+            if known is None or known.datatype is not tensor.datatype or type(data) is not _VIEW:
+                return None
+            dims = shape[1:] if batched else shape
+            if (dims != known.dims if known.fixed else not _matches(dims, known.dims)) or not shape:
+                return None
+            if len(data) != prod(shape) * known.dtype.itemsize or not data:
+                return None
+            if batched and (rows or shape[0]) != shape[0]:
+                return None
+            rows = shape[0]
+            arrays[tensor.name] = np.ndarray(shape, known.dtype, data)
+        if len(arrays) != len(inputs) or (batched and not 0 < rows <= self._max_batch):
+            return None
+        signature = None if self._always_alike else self._signature(arrays)
+        return Checked(arrays, rows if batched else 1, signature, self._length(arrays))
+
+    def _check_carefully(self, request: InferRequest) -> Checked:
         self._check_names(request)
         for tensor in request.inputs:
             declared = self._inputs[tensor.name]
@@ -277,6 +321,27 @@ class RequestValidator:
         raise InvalidArgument(
             text, violations=(Violation(f"{kind}[{field}]", text),), scheduled=True
         )
+
+
+def _is_plain(declared: ModelInput) -> bool:
+    return declared.data_type is not DataType.BYTES and not (
+        declared.reshape is not None or declared.is_shape_tensor or declared.optional
+    )
+
+
+def _plain(declared: ModelInput) -> _Plain:
+    datatype = declared.data_type
+    return _Plain(datatype, datatype.numpy, declared.dims, -1 not in declared.dims)
+
+
+def _matches(dims: tuple[int, ...], declared: tuple[int, ...]) -> bool:
+    """Whether the dims fit, where some that are declared are wildcards."""
+    if len(dims) != len(declared):
+        return False
+    for got, want in zip(dims, declared, strict=True):
+        if (got != want and want != -1) or got < 0:
+            return False
+    return True
 
 
 def _has_one_shape(declared: ModelInput) -> bool:

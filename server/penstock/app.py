@@ -23,7 +23,7 @@ from penstock_runtime.repository.lifecycle import ModelIndexEntry
 
 _log = logging.getLogger("penstock.server")
 
-SWITCH_INTERVAL_S = 0.0001
+SWITCH_INTERVAL_S = 0.001
 Started = Callable[[Server], None]
 
 _BUSY_THREADS = ("penstock-load", "penstock-stop", "penstock-admin")

@@ -107,6 +107,9 @@ class ServerOptions:
     model_name: str = _option(
         "", "repository", "Name of the model if --model-repository is one model's directory."
     )
+    model_config_name: str = _option(
+        "", "repository", "Use configs/NAME.pbtxt of each model that has it."
+    )
     model_load_thread_count: int = _option(
         4, "repository", "Models loaded at the same time.", minimum=1
     )
@@ -176,6 +179,14 @@ class ServerOptions:
     allow_metrics: bool = _option(True, "metrics", "Serve Prometheus metrics.")
     metrics_port: int = _port(8002, "metrics", "Port of the metrics (0: any free one).")
     metrics_address: str = _option("0.0.0.0", "metrics", "Host to serve the metrics on.")
+    metrics_config: tuple[str, ...] = _option(
+        (),
+        "metrics",
+        "Families of Triton's that are off or on by default: counter_latencies, "
+        "histogram_latencies, summary_latencies (=true or =false), summary_quantiles "
+        "(=0.5:0.05,0.99:0.001); may be repeated.",
+        metavar="KEY=VALUE",
+    )
     rpc_metrics: bool = _option(
         True, "metrics", "Count and time every RPC (grpc_server_handled_total and more)."
     )

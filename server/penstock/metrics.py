@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from penstock.version import __version__
+from penstock_runtime.errors import InvalidArgument
 from penstock_runtime.observability.gpu_metrics import GpuMetrics
 from penstock_runtime.observability.metrics import Family, MetricsRegistry, Source
 from penstock_runtime.observability.model_metrics import (
@@ -43,6 +45,39 @@ class ServedRepository(Protocol):
 
     def index(self, ready_only: bool) -> Sequence[ModelIndexEntry]:
         """Every version there is, and its state."""
+
+
+_SWITCHES = ("counter_latencies", "histogram_latencies", "summary_latencies")
+
+
+def metrics_options(settings: Sequence[str]) -> MetricsOptions:
+    """What `--metrics-config KEY=VALUE` says; InvalidArgument names what it does not understand."""
+    chosen = DEFAULT_OPTIONS
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        if key in _SWITCHES and value in ("true", "false"):
+            chosen = replace(chosen, **{key: value == "true"})
+        elif key == "summary_quantiles":
+            chosen = replace(chosen, quantiles=_quantiles(value))
+        else:
+            raise InvalidArgument(
+                f"--metrics-config {setting!r}: expected one of {', '.join(_SWITCHES)} with =true "
+                "or =false, or summary_quantiles=0.5:0.05,0.99:0.001"
+            )
+    return chosen
+
+
+def _quantiles(text: str) -> tuple[float, ...]:
+    """Quantiles of Triton's form `quantile:error,...`; the errors mean nothing to histograms."""
+    try:
+        quantiles = tuple(float(item.partition(":")[0]) for item in text.split(","))
+    except ValueError:
+        quantiles = ()
+    if not quantiles or not all(0 < quantile < 1 for quantile in quantiles):
+        raise InvalidArgument(
+            f"--metrics-config summary_quantiles={text!r}: expected quantiles between 0 and 1"
+        )
+    return quantiles
 
 
 def server_metrics(

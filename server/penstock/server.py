@@ -12,7 +12,7 @@ from penstock.config_text import parse_config_text
 from penstock.drain import StopRequest, drain
 from penstock.http import MetricsServer
 from penstock.logs import Logs
-from penstock.metrics import server_metrics
+from penstock.metrics import metrics_options, server_metrics
 from penstock.observer import CallObserver, rpc_metrics
 from penstock.services import Services, build_services
 from penstock.transport.addresses import listen_addresses
@@ -53,6 +53,7 @@ class Server:
             repository_options(options),
             {"config.pbtxt": parse_config_text},
             allow_pickle=options.allow_pickle,
+            complete=not options.disable_auto_complete_config,
             hold_until=hold_until_hook(),
         )
         self.core = InferenceCore(self.repository)
@@ -71,7 +72,9 @@ class Server:
         self._metrics = MetricsServer(
             options.metrics_address,
             options.metrics_port,
-            server_metrics(self.repository, sources).render,
+            server_metrics(
+                self.repository, sources, metrics_options(options.metrics_config)
+            ).render,
             lambda: self._watch.alive,
             lambda: self._watch.alive and self.is_ready(),
         )
@@ -190,6 +193,7 @@ def repository_options(options: ServerOptions) -> RepositoryOptions:
         load_threads=options.model_load_thread_count,
         load_retries=options.model_load_retry_count,
         model_name=options.model_name,
+        model_config_name=options.model_config_name,
         drain_timeout_s=max(float(options.exit_timeout_secs), 1.0),
     )
 

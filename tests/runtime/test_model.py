@@ -239,6 +239,9 @@ def test_answers_keep_the_order_of_arrival_when_promised() -> None:
         def post(self, stream: ResponseStream) -> None:
             order.append(self.number)
 
+        def soon(self, callback: Callable[[], None]) -> None:
+            callback()
+
     streams = [ResponseStream(Noting(i)) for i in range(6)]
     for i, stream in enumerate(streams):
         model.submit(request([[float(i), 0.0]]), stream)

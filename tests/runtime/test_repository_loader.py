@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.runtime.repository_fakes import FakeFinder, FakeModel, Workshop, write_model
+from tests.runtime.repository_fakes import FakeBackend, FakeFinder, FakeModel, Workshop, write_model
 
 from penstock_runtime.backends.base import Backend, ModelSource
 from penstock_runtime.config import (
@@ -223,3 +223,45 @@ def test_a_reason_is_one_line_without_paths(error: Exception, expected: str) -> 
 def test_a_reason_is_short() -> None:
     """However long the error was."""
     assert len(short_reason(Internal("x" * 10_000))) == MAX_REASON
+
+
+def test_with_completion_off_no_model_is_asked(tmp_path: Path) -> None:
+    """The configuration is then taken as the file says it."""
+
+    class Asked(FakeBackend):
+        def complete(self, source: ModelSource) -> ModelConfig:
+            raise AssertionError("asked")
+
+    write_model(tmp_path, "m")
+    loads = Loader(Finds(Asked()), Workshop(), complete=False)
+
+    model = loads.build(find(tmp_path), ModelConfig(name="m", backend="fake"), 1)
+
+    assert model.config.backend == "fake"
+
+
+def test_the_backend_that_completion_names_is_the_one_that_loads(tmp_path: Path) -> None:
+    """Completing a model may find that it belongs to another backend."""
+
+    class Renaming(FakeBackend):
+        def complete(self, source: ModelSource) -> ModelConfig:
+            return replace(source.config, backend="other")
+
+    write_model(tmp_path, "m")
+    finder = Finds(Renaming())
+
+    Loader(finder, Workshop()).build(find(tmp_path), ModelConfig(name="m"), 1)
+
+    assert finder.asked == ["", "other"]
+
+
+class Finds:
+    """Finds always this backend, and notes for which name it was asked."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self.asked: list[str] = []
+
+    def find(self, source: ModelSource) -> Backend:
+        self.asked.append(source.config.backend)
+        return self._backend

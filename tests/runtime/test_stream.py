@@ -2,13 +2,21 @@
 
 import asyncio
 import threading
+from functools import partial
 from typing import Any
 
 import pytest
 
 from penstock_runtime.errors import Cancelled, Internal, Unavailable
 from penstock_runtime.request import InferResponse
-from penstock_runtime.stream import UNSENT_LIMIT, LoopInbox, ResponseStream
+from penstock_runtime.stream import (
+    UNSENT_LIMIT,
+    LoopInbox,
+    ResponseStream,
+    ThreadInbox,
+    hold_news,
+    release_news,
+)
 
 
 def answer(final: bool = True, id_: str = "") -> InferResponse:
@@ -152,3 +160,35 @@ def test_many_streams_wake_their_loop_once() -> None:
         loop.close()
 
     assert woken == 1
+
+
+def test_held_news_reach_their_consumers_when_released() -> None:
+    """Nothing wakes while a thread holds its news; nothing of it is lost."""
+    stream = ResponseStream()
+    inbox = stream._inbox
+    assert isinstance(inbox, ThreadInbox)
+
+    hold_news()
+    stream.put(answer())
+    held = inbox.event.is_set()
+    release_news()
+
+    assert not held
+    assert inbox.event.is_set()
+    assert len(stream.collect()) == 1
+
+
+def test_what_a_turn_of_the_loop_submits_is_handed_over_together() -> None:
+    """Callbacks asked for on the loop run after its turn, in order; from elsewhere at once."""
+
+    async def main() -> tuple[list[int], list[int], list[int]]:
+        inbox, rung = LoopInbox(asyncio.get_running_loop()), list[int]()
+        inbox.soon(partial(rung.append, 1))
+        inbox.soon(partial(rung.append, 2))
+        during = list(rung)
+        await asyncio.sleep(0)
+        after = list(rung)
+        await asyncio.to_thread(inbox.soon, partial(rung.append, 3))
+        return during, after, list(rung)
+
+    assert asyncio.run(main()) == ([], [1, 2], [1, 2, 3])

@@ -3,6 +3,7 @@
 # ruff: noqa: E501 - a row of the table is one line, however long the text of the error is
 
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock_runtime.config import ModelConfig, ModelInput, ModelOutput, Reshape
+from penstock_runtime.config_scheduling import DynamicBatching
 from penstock_runtime.datatype import DataType
 from penstock_runtime.errors import InvalidArgument
 from penstock_runtime.request import InferRequest, RequestedOutput
@@ -107,7 +109,7 @@ def test_wire_bytes_are_viewed_and_not_copied() -> None:
 
 def test_requests_with_other_inputs_present_never_share_a_batch() -> None:
     """Optional inputs present or absent, and other shapes, make another signature."""
-    validator = RequestValidator(MODEL)
+    validator = RequestValidator(replace(MODEL, dynamic_batching=DynamicBatching()))
     both = (X, strings(pack_bytes(np.array([b"a", b"b"], object))))
 
     one = validator.check(InferRequest("m", (X,))).signature

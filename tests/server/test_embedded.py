@@ -3,8 +3,9 @@
 import asyncio
 import queue
 import threading
+import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,48 @@ def test_many_callers_at_once_all_get_their_own_answers(
         thread.join()
 
     assert wrong == []
+
+
+FLOOD = """
+import numpy as np
+
+def predict(IN):
+    while True:
+        yield {"OUT": np.zeros(65536, np.float32)}
+"""
+FLOOD_CONFIG = """
+backend: "python"
+input { name: "IN" data_type: TYPE_FP32 dims: [ 1 ] }
+output { name: "OUT" data_type: TYPE_FP32 dims: [ 65536 ] }
+model_transaction_policy { decoupled: true }
+"""
+
+
+def test_a_reader_who_takes_nothing_is_given_up_and_costs_nobody_else(tmp_path: Path) -> None:
+    """RESOURCE_EXHAUSTED, the instance is free again, and nothing stays inside."""
+    (write_model(tmp_path, "flood", FLOOD) / "config.pbtxt").write_text(FLOOD_CONFIG)
+    limits = {"stream_stall_secs": 0.2, "stream_max_unsent_bytes": 1 << 20}
+    with (
+        BackgroundServer(options(tmp_path, **limits)) as server,
+        grpc.insecure_channel(server.grpc_address) as channel,
+    ):
+        method = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+        call = method(iter([infer_bytes("flood", 1)]), timeout=60)
+        next(call)
+        idle = wait_until(lambda: inside(server) == (0, 0, 0))
+        with pytest.raises(grpc.RpcError) as error:
+            list(call)
+
+    assert idle
+    assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def wait_until(holds: Callable[[], bool], timeout_s: float = 20.0) -> bool:
+    """Whether something becomes true in time."""
+    end = time.monotonic() + timeout_s
+    while not holds() and time.monotonic() < end:
+        time.sleep(0.01)
+    return holds()
 
 
 def test_a_server_that_cannot_start_raises_where_it_was_asked_to(tmp_path: Path) -> None:

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from penstock.metrics import server_metrics
+from penstock.metrics import metrics_options, server_metrics
 from penstock.observer import CallObserver, rpc_metrics, trace_id
 from penstock.rpc import INFERENCE_SERVICE, TABLE, Rpc
 from penstock.transport.base import Metadata
 from penstock.version import __version__
-from penstock_runtime.errors import PenstockError
+from penstock_runtime.errors import InvalidArgument, PenstockError
 from penstock_runtime.observability.access_log import AccessEntry, AccessLog
+from penstock_runtime.observability.model_metrics import MetricsOptions
 from penstock_runtime.observability.rpc_metrics import RpcMetrics
 from penstock_runtime.observability.statistics import ModelStatistics
 from penstock_runtime.repository.lifecycle import ModelIndexEntry, ModelState
@@ -170,3 +171,19 @@ def test_calls_are_observed_only_when_someone_wants_to_know() -> None:
 def test_a_traceparent_that_is_none_gives_no_trace(text: str) -> None:
     """Metadata is free text."""
     assert trace_id(text) == ""
+
+
+def test_the_optional_families_are_chosen_by_flag() -> None:
+    """--metrics-config in Triton's words, its errors of quantiles aside."""
+    chosen = metrics_options(
+        ["summary_latencies=true", "counter_latencies=false", "summary_quantiles=0.5:0.05,0.99:0.1"]
+    )
+
+    assert chosen == MetricsOptions(False, False, True, (0.5, 0.99))
+
+
+@pytest.mark.parametrize("bad", ["summary_latencies", "summary=true", "summary_quantiles=2:0.1"])
+def test_a_metrics_setting_that_is_none_is_refused(bad: str) -> None:
+    """The flag is named, and what it takes."""
+    with pytest.raises(InvalidArgument, match="--metrics-config"):
+        metrics_options([bad])

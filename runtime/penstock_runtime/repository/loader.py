@@ -69,7 +69,8 @@ class Loader(Generic[ModelT]):
 
     `starter` makes the model and returns when it is warm; `parsers` are by configuration file name
     and add to JSON and YAML, which are understood without; `allow_pickle` names the models ("*" for
-    all) whose weights may be pickles.
+    all) whose weights may be pickles. With `complete` off no model is asked what its configuration
+    leaves open.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Loader(Generic[ModelT]):
         parsers: Mapping[str, ConfigParser] | None = None,
         *,
         allow_pickle: Collection[str] = (),
+        complete: bool = True,
     ) -> None:
         self._backends = backends
         self._starter = starter
@@ -89,6 +91,7 @@ class Loader(Generic[ModelT]):
             **(parsers or {}),
         }
         self._allow_pickle = frozenset(allow_pickle)
+        self._complete = complete
 
     def read(self, folder: ModelFolder, config_json: str | None = None) -> ModelConfig:
         """The configuration as the file (or the caller's JSON in its place) says it, under the
@@ -117,9 +120,12 @@ class Loader(Generic[ModelT]):
             allow_pickle=bool(self._allow_pickle & {folder.name, "*"}),
         )
         backend = self._backends.find(source)
-        complete = normalise(backend.complete(source))
+        known = backend.complete(source) if self._complete else config
+        complete = normalise(known)
         check(complete)
-        return self._starter(replace(source, config=complete), backend)
+        source = replace(source, config=complete)
+        # Asked again: completing may have named another backend, as for a module in a model.py.
+        return self._starter(source, self._backends.find(source))
 
     def _parse(self, path: Path) -> ModelConfig:
         # Files in configs/ have names of their own and the format of the usual one.

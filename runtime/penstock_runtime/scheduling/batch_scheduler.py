@@ -19,6 +19,7 @@ from penstock_runtime.scheduling.ordering import OrderKeeper
 from penstock_runtime.scheduling.predictor import WaitPredictor
 from penstock_runtime.scheduling.queue import expired_deadline
 from penstock_runtime.scheduling.timer import Timer
+from penstock_runtime.stream import release_news
 
 Clock = Callable[[], int]
 
@@ -51,7 +52,6 @@ class BatchScheduler:
         self._stopped = False
         self._unanswered = 0
         self._all_answered = threading.Event()
-        self._all_answered.set()
         self._alarm_ns: int | None = None
         self._order = OrderKeeper() if preserve_ordering and instances > 1 else None
         self.predictor = WaitPredictor()
@@ -67,13 +67,13 @@ class BatchScheduler:
             self._admit(pending, now)
             self._batcher.add(pending, now)
             self._unanswered += 1
-            self._all_answered.clear()
             if self._order is not None:
                 self._order.enter(pending)
             gate = self._idle.pop() if self._idle else None
-            alarm = self._next_alarm()
+            timed = pending.deadline_ns is not None or pending.timeout_ns is not None
+            alarm = self._next_alarm() if timed else None
         if gate is not None:
-            gate.open()
+            pending.stream.soon(gate.open)
         if alarm is not None:
             self._timer.call_at(alarm, self._ring)
         pending.stream.on_cancel(partial(self._cancel, pending))
@@ -122,6 +122,7 @@ class BatchScheduler:
                 self._wait(gate, wake_at, now)
 
     def _wait(self, gate: Gate, wake_at: int | None, now: int) -> None:
+        release_news()
         gate.wait(None if wake_at is None else max(wake_at - now, 0) / 1e9)
         with self._lock:
             if gate in self._idle:
@@ -138,7 +139,7 @@ class BatchScheduler:
         """So many of the requests that were handed out have got their last answer."""
         with self._lock:
             self._unanswered -= count
-            if not self._unanswered:
+            if not self._unanswered and not self._accepting:
                 self._all_answered.set()
 
     # -- time ------------------------------------------------------------------------------------
@@ -175,6 +176,8 @@ class BatchScheduler:
         """Accept nothing more, wait until all is answered; False if time ran out."""
         with self._lock:
             self._accepting = False
+            if not self._unanswered:
+                return True
         return self._all_answered.wait(timeout_s)
 
     def stop(self) -> None:

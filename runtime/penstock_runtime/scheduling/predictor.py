@@ -9,10 +9,10 @@ _ENOUGH_OBSERVATIONS = 8
 class WaitPredictor:
     """Learns how long an execution takes; predicts when a queue of rows will have been executed."""
 
-    __slots__ = ("_fastest_ns", "_mean_ns", "observations")
+    __slots__ = ("_fastest_ns", "mean_ns", "observations")
 
     def __init__(self) -> None:
-        self._mean_ns = 0.0
+        self.mean_ns = 0.0
         self._fastest_ns = 0.0
         self.observations = 0
 
@@ -20,9 +20,9 @@ class WaitPredictor:
         """Learn from one execution."""
         self.observations += 1
         if self.observations == 1:
-            self._mean_ns = self._fastest_ns = float(duration_ns)
+            self.mean_ns = self._fastest_ns = float(duration_ns)
             return
-        self._mean_ns += _WEIGHT * (duration_ns - self._mean_ns)
+        self.mean_ns += _WEIGHT * (duration_ns - self.mean_ns)
         # The fastest creeps up, so that one lucky execution is not believed for ever.
         self._fastest_ns = min(
             duration_ns, self._fastest_ns + 0.02 * (duration_ns - self._fastest_ns)
@@ -35,7 +35,7 @@ class WaitPredictor:
         average.
         """
         batches = rows_ahead // max(rows_per_batch, 1)
-        return int(self._mean_ns * (batches + 0.5) / max(instances, 1))
+        return int(self.mean_ns * (batches + 0.5) / max(instances, 1))
 
     def refusal(self, now: int, deadline_ns: int, wait_ns: int) -> Unavailable | None:
         """The error for a request that cannot make its deadline even if its execution is a fast

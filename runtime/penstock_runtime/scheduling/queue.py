@@ -54,6 +54,7 @@ class RequestQueue:
     ) -> None:
         default, own = policy or QueuePolicy(), policies or {}
         self._levels = {n: Level(own.get(n, default)) for n in range(1, max(levels, 1) + 1)}
+        self._only = self._levels[1] if len(self._levels) == 1 else None
         self._default_level = default_level if default_level in self._levels else 1
         self._by_deadline = by_deadline
         self._expiry: list[Entry] = []
@@ -99,6 +100,10 @@ class RequestQueue:
 
     def pop_front(self, count: int) -> list[Pending]:
         """Take the first `count` requests out, in order of execution."""
+        if count == 1 and self._only is not None and self._only.waiting:
+            pending = self._only.waiting.pop(0)[2]
+            self._forget(pending)
+            return [pending]
         taken: list[Pending] = []
         for level in self._levels.values():
             for entries in (level.waiting, level.delayed):
@@ -214,10 +219,14 @@ class RequestQueue:
         """Remember when this request must be looked at, and sweep out entries of requests long
         gone.
         """
-        moments = [t for t in (pending.deadline_ns, pending.timeout_ns) if t is not None]
-        if not moments:
+        deadline, timeout = pending.deadline_ns, pending.timeout_ns
+        if deadline is None or timeout is None:
+            moment = deadline if timeout is None else timeout
+        else:
+            moment = min(deadline, timeout)
+        if moment is None:
             return
-        heappush(self._expiry, (min(moments), pending.order, pending))
+        heappush(self._expiry, (moment, pending.order, pending))
         if len(self._expiry) > 2 * self.size + _STALE_SLACK:
             self._expiry = [entry for entry in self._expiry if entry[2].queued]
             heapify(self._expiry)
@@ -228,9 +237,11 @@ class RequestQueue:
         is none.
         """
         limit_us, own_us = policy.default_timeout_microseconds, pending.request.timeout_us
-        if limit_us and policy.allow_timeout_override and 0 < own_us < limit_us:
+        if not limit_us:
+            return None
+        if policy.allow_timeout_override and 0 < own_us < limit_us:
             limit_us = own_us
-        return pending.arrived_ns + limit_us * 1000 if limit_us else None
+        return pending.arrived_ns + limit_us * 1000
 
 
 def _due(entry: Entry) -> int:
