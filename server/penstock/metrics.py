@@ -2,8 +2,7 @@
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from penstock.version import __version__
 from penstock_runtime.errors import InvalidArgument
@@ -52,19 +51,20 @@ _SWITCHES = ("counter_latencies", "histogram_latencies", "summary_latencies")
 
 def metrics_options(settings: Sequence[str]) -> MetricsOptions:
     """What `--metrics-config KEY=VALUE` says; InvalidArgument names what it does not understand."""
-    chosen = DEFAULT_OPTIONS
+    chosen = {name: getattr(DEFAULT_OPTIONS, name) for name in _SWITCHES}
+    quantiles = DEFAULT_OPTIONS.quantiles
     for setting in settings:
         key, _, value = setting.partition("=")
         if key in _SWITCHES and value in ("true", "false"):
-            chosen = replace(chosen, **{key: value == "true"})
+            chosen[key] = value == "true"
         elif key == "summary_quantiles":
-            chosen = replace(chosen, quantiles=_quantiles(value))
+            quantiles = _quantiles(value)
         else:
             raise InvalidArgument(
                 f"--metrics-config {setting!r}: expected one of {', '.join(_SWITCHES)} with =true "
                 "or =false, or summary_quantiles=0.5:0.05,0.99:0.001"
             )
-    return chosen
+    return MetricsOptions(**chosen, quantiles=quantiles)
 
 
 def _quantiles(text: str) -> tuple[float, ...]:

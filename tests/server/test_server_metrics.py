@@ -61,6 +61,9 @@ class FakeCall:
     def set_trailing_metadata(self, metadata: Metadata) -> None:
         """Nobody looks at it."""
 
+    async def write(self, data: bytes) -> None:
+        """Nobody reads it."""
+
     def abort(self, error: PenstockError) -> None:
         """Nobody aborts it."""
 
