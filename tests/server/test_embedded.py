@@ -200,6 +200,8 @@ async def test_callers_who_go_away_leave_nothing_behind(server: BackgroundServer
     async with grpc.aio.insecure_channel(server.grpc_address) as channel:
         infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         blocker = asyncio.ensure_future(infer(infer_bytes("slow", 0.3), timeout=30))
+        while inside(server)[2] == 0:
+            await asyncio.sleep(0.01)
         cancelled = [infer(infer_bytes("slow", 0.0), timeout=30) for _ in range(200)]
         expired = [infer(infer_bytes("slow", 0.0), timeout=0.05) for _ in range(200)]
         await asyncio.sleep(0.1)

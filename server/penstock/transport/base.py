@@ -43,8 +43,9 @@ class Call(Protocol):
     def set_trailing_metadata(self, metadata: Metadata) -> None:
         """Send this at the end of a call that succeeds; an error brings its own."""
 
-    async def write(self, data: bytes) -> None:
-        """Send a message of a streaming call; returns once the transport has room for more."""
+    @property
+    def write(self) -> Callable[[bytes], Awaitable[None]]:
+        """Sends a message of a streaming call; returns once the transport has room for more."""
 
     def abort(self, error: PenstockError) -> None:
         """End a streaming call with this error although its handler waits; on the loop only."""
