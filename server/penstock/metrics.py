@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from penstock.version import __version__
 from penstock_runtime.errors import InvalidArgument
