@@ -11,7 +11,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from penstock_runtime.errors import Cancelled, Internal, PenstockError
 from penstock_runtime.request import InferResponse
@@ -130,7 +130,8 @@ class ResponseStream:
 
     def __init__(self, inbox: Inbox | None = None) -> None:
         self._inbox: Inbox = inbox if inbox is not None else ThreadInbox()
-        self._items: deque[InferResponse] = deque()
+        # Responses; a subclass may put what it made of them instead.
+        self._items: deque[Any] = deque()
         self._lock = threading.Lock()
         self._ended = False
         self._error: PenstockError | None = None
@@ -143,12 +144,15 @@ class ResponseStream:
 
     def put(self, response: InferResponse) -> bool:
         """Add a response; `response.final` ends the stream. False when nobody will read it."""
+        return self._add(response, response.final)
+
+    def _add(self, item: Any, final: bool) -> bool:
         with self._lock:
             if self._ended or self.cancelled:
-                self._ended = self._ended or response.final
+                self._ended = self._ended or final
                 return False
-            self._items.append(response)
-            self._ended = response.final
+            self._items.append(item)
+            self._ended = final
         self._tell()
         return True
 
@@ -236,12 +240,16 @@ class ResponseStream:
         """The next response that is there already; None when there is none. Raises the stream's
         error.
         """
+        response: InferResponse | None = self._take()
+        return response
+
+    def _take(self) -> Any:
         if self._items:
-            response = self._items.popleft()
+            item = self._items.popleft()
             # Half empty before the producer is woken: one wake-up for many responses, not for each.
             if self._room is not None and len(self._items) <= UNSENT_LIMIT // 2:
                 self._room.set()
-            return response
+            return item
         if self._error is not None:
             raise self._error
         if self.cancelled:

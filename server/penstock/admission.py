@@ -4,7 +4,7 @@ server does not do, hand over to the core.
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Protocol
 
@@ -56,8 +56,12 @@ class Admission:
         headers: Mapping[str, str] = NO_HEADERS,
         *,
         unary: bool = False,
+        tell: Callable[[bool], None] | None = None,
     ) -> bool:
-        """Decode and queue one request; whether its model is decoupled. Raises what refuses it."""
+        """Decode and queue one request; whether its model is decoupled. Raises what refuses it.
+
+        `tell` is told whether it is before the model can answer.
+        """
         request = decode_request(
             data,
             time.monotonic_ns(),
@@ -73,6 +77,8 @@ class Admission:
                 )
         model = self._core.model(request.model_name, request.model_version)
         decoupled = model.config.decoupled
+        if tell is not None:
+            tell(decoupled)
         if unary and decoupled:
             raise Unsupported(_DECOUPLED)
         if stream.cancelled:

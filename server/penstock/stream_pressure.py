@@ -7,7 +7,6 @@ import threading
 
 from penstock.transport.base import Call
 from penstock_runtime.errors import ResourceExhausted
-from penstock_runtime.request import InferResponse
 
 UNCOUNTED_BYTES = 1024
 
@@ -31,16 +30,14 @@ class Pressure:
         """Whether so much is unsent that nothing should be added."""
         return self.unsent > self.limit
 
-    def add(self, response: InferResponse) -> None:
+    def add(self, size: int) -> None:
         """Count a response that waits to be sent."""
-        size = response_bytes(response)
         if size > UNCOUNTED_BYTES:
             with self._lock:
                 self.unsent += size
 
-    def sub(self, response: InferResponse) -> None:
+    def sub(self, size: int) -> None:
         """Count a response that was sent or dropped."""
-        size = response_bytes(response)
         if size > UNCOUNTED_BYTES:
             with self._lock:
                 self.unsent -= size
@@ -99,14 +96,3 @@ class StallWatch:
             f"{self._pressure.unsent} bytes of responses waited",
             reason="SLOW_READER",
         )
-
-
-def response_bytes(response: InferResponse) -> int:
-    """About how many bytes a response holds in memory."""
-    size = 0
-    for output in response.outputs:
-        try:
-            size += output.array.nbytes
-        except AttributeError:
-            size += len(output.array)
-    return size

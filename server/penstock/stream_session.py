@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator
-from typing import NamedTuple
+from functools import partial
 
 from penstock.admission import TYPED_METADATA, metadata_flag
 from penstock.codec.encode import encode_stream_response
@@ -17,23 +17,14 @@ from penstock.interceptors import shutting_down
 from penstock.status import public_error
 from penstock.stream_answers import error_message, final_message_of, log_request
 from penstock.stream_pressure import Pressure, StallWatch
-from penstock.stream_request import StreamRequest
-from penstock.timing import with_timing
+from penstock.stream_request import Message, StreamRequest
 from penstock.transport.base import Call
-from penstock.workshop import Workshop, is_heavy_response
+from penstock.workshop import Workshop
 from penstock_runtime.errors import Internal, PenstockError
-from penstock_runtime.request import InferResponse
 
 TRUE_STATUS_METADATA = "triton_grpc_error"
 # Responses that one request may write before the next one has its turn.
 _TURN = 16
-
-
-class _Heavy(NamedTuple):
-    """A response that takes too long to encode on the loop."""
-
-    response: InferResponse
-    final: bool | None
 
 
 class StreamSession:
@@ -125,22 +116,22 @@ class StreamSession:
 
     async def _admit(self, data: bytes) -> None:
         shop = self._shop
-        request = StreamRequest(shop.inbox, self, self._pressure, len(data), time.monotonic_ns())
+        request = StreamRequest(
+            shop.inbox, self, self._pressure, len(data), time.monotonic_ns(), self._typed
+        )
         self._open.add(request)
         try:
             shop.budget.take(request.size)
             request.charged = True
-            admit, deadline_ns = shop.admission.admit, self._deadline_ns
+            admit = partial(shop.admission.admit, tell=request.note_decoupled)
+            deadline_ns = self._deadline_ns
             if is_heavy(data):
-                request.decoupled = await shop.aside(
-                    admit, data, request, request, deadline_ns, self._headers
-                )
+                await shop.aside(admit, data, request, request, deadline_ns, self._headers)
             else:
-                request.decoupled = admit(data, request, request, deadline_ns, self._headers)
+                admit(data, request, request, deadline_ns, self._headers)
         except Exception as error:
             request.fail(public_error(error))
         request.admitted = True
-        request.read_wishes(self._typed)
         if not request.decoupled:
             self._order.append(request)
         self.changed(request)
@@ -161,69 +152,48 @@ class StreamSession:
         write = self._call.write
         request.listed = False
         for _ in range(_TURN):
-            message = self._next(request)
+            message = request.next_data() if request.decoupled else None
             if message is None:
-                return
-            if not isinstance(message, bytes):
-                message = await self._encode_aside(request, message)
+                message = self._next(request)
+                if message is None:
+                    return
             stall.writing = True
             await write(message)
             stall.writing = False
             stall.written += 1
         self.changed(request)
 
-    def _next(self, request: StreamRequest) -> bytes | _Heavy | None:
+    def _next(self, request: StreamRequest) -> bytes | None:
         """The next message about a request; None when there is nothing to say now."""
         while not request.done:
             try:
-                response = request.pop()
-                if response is None:
-                    return self._ended(request) if request.exhausted else None
-                self._pressure.sub(response)
-                message = self._message(request, response)
+                message = request.next_message()
             except Exception as error:
                 return self._failed(request, public_error(error))
-            if message is not None:
-                return message
+            if message is None:
+                return self._ended(request) if request.exhausted else None
+            data = self._told(request, message)
+            if data is not None:
+                return data
         return None
 
-    def _message(self, request: StreamRequest, response: InferResponse) -> bytes | _Heavy | None:
-        """The message that carries a response, if the caller is to get it."""
-        request.response = response
+    def _told(self, request: StreamRequest, message: Message) -> bytes | None:
+        """What the caller gets to see of a message, and what follows for its request."""
+        request.response = message.response
+        data = message.data
         if request.decoupled:
-            wanted, final = not response.empty or request.wants_empty_final, response.final
-            request.final_said = over = response.final
+            request.final_said = over = message.final
         else:
-            wanted, final = not (request.answered or response.empty), None
+            data = None if request.answered else data
             over = request.exhausted
-        message = self._encode(request, response, final) if wanted else None
+        if data is not None:
+            request.answered = not request.decoupled
+            request.responses += 1
+            request.sent_bytes += len(data)
         if over:
             self._done(request, "OK")
-        elif wanted and not request.decoupled:
+        elif data is not None and not request.decoupled:
             self._release_order(request)
-        return message
-
-    def _encode(
-        self, request: StreamRequest, response: InferResponse, final: bool | None
-    ) -> bytes | _Heavy:
-        request.answered = not request.decoupled
-        request.responses += 1
-        if request.timed and request.request is not None:
-            response = with_timing(request.request, response)
-        if is_heavy_response(response, request.typed):
-            return _Heavy(response, final)
-        data = encode_stream_response(response, request.typed, final)
-        request.sent_bytes += len(data)
-        return data
-
-    async def _encode_aside(self, request: StreamRequest, heavy: _Heavy) -> bytes:
-        try:
-            data = await self._shop.aside(
-                encode_stream_response, heavy.response, request.typed, heavy.final
-            )
-        except Exception as error:
-            return error_message(public_error(error), request.request)
-        request.sent_bytes += len(data)
         return data
 
     def _failed(self, request: StreamRequest, error: PenstockError) -> bytes | None:

@@ -6,10 +6,12 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from penstock_runtime.backends.arrays import WrongValue
 from penstock_runtime.config import ModelOutput
 from penstock_runtime.context import RequestContext
-from penstock_runtime.datatype import DataType
+from penstock_runtime.datatype import AnyArray, DataType
 from penstock_runtime.errors import FailureReason, Internal
 from penstock_runtime.signature_annotations import Field, OutputForm
 
@@ -41,6 +43,7 @@ class OutputPlan:
         self._form = form
         self._convert = convert
         self._batched = batched
+        self._only = declared[0] if len(declared) == 1 == len(self._order) else None
 
     def arrays(
         self, returned: Any, rows: int | None, contexts: Sequence[RequestContext]
@@ -49,6 +52,8 @@ class OutputPlan:
 
         An output that no request asked for may be left out.
         """
+        if type(returned) is np.ndarray and self._is_the_only(returned, rows):
+            return {self._order[0]: returned}
         arrays: dict[str, Any] = {}
         for name, value in self._named(returned):
             declared = self._declared.get(name)
@@ -61,6 +66,18 @@ class OutputPlan:
                 found = ", ".join(arrays) or "nothing"
                 raise self._broken(name, f"is missing (got {found})", "every declared output")
         return arrays
+
+    def _is_the_only(self, array: AnyArray, rows: int | None) -> bool:
+        """Whether an array is, just as it is, the one output that there is: the ordinary case."""
+        only = self._only
+        return (
+            only is not None
+            and only.name == self._order[0]
+            and array.dtype == only.data_type.numpy
+            and only.data_type is not DataType.BYTES
+            and array.ndim > 0
+            and rows in (None, array.shape[0])
+        )
 
     def _named(self, returned: Any) -> Iterable[tuple[str, Any]]:
         fields = _as_mapping(returned)

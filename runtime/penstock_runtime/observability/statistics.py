@@ -204,16 +204,28 @@ class ModelStatistics:
         arrival to its first response, None for later ones. An `empty` one carried no outputs, a
         `cancel` found that the caller had given up; both count `infer_ns` only.
         """
-        key = min(index, RESPONSE_INDEX_LIMIT)
         with self._lock:
             self._last_inference_ns = self._wall_clock_ns()
-            responses = self._responses.get(key)
-            if responses is None:
-                responses = self._responses[key] = _Responses()
-            responses.add(infer_ns, output_ns, outcome)
+            self._responses_at(index).add(infer_ns, output_ns, outcome)
             if first_ns is not None:
                 self._phases.first.observe(first_ns)
                 self._first_buckets.observe(first_ns)
+
+    def record_responses(self, first_index: int, spent: Sequence[tuple[int, int]]) -> None:
+        """Count successful responses of one decoupled request, none of them its first: the
+        nanoseconds of model and output of each, from `first_index` on.
+        """
+        with self._lock:
+            self._last_inference_ns = self._wall_clock_ns()
+            for index, (infer_ns, output_ns) in enumerate(spent, first_index):
+                self._responses_at(index).add(infer_ns, output_ns, "success")
+
+    def _responses_at(self, index: int) -> _Responses:
+        key = min(index, RESPONSE_INDEX_LIMIT)
+        responses = self._responses.get(key)
+        if responses is None:
+            responses = self._responses[key] = _Responses()
+        return responses
 
     def record_cache_hit(self, timing: RequestTiming, lookup_ns: int) -> None:
         """Count one request answered from the response cache: a success, but no execution."""
