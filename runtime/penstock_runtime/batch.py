@@ -52,6 +52,8 @@ class BatchPlan:
         rules = config.dynamic_batching.length_batching if config.dynamic_batching else None
         self._lengths = rules
         self._axes = _length_axes(config, rules)
+        # Whether outputs go out as they come: nothing to cut back, nothing to reshape.
+        self._plain = rules is None and all(o.reshape is None for o in config.output)
 
     # -- in --------------------------------------------------------------------------------------
 
@@ -127,8 +129,18 @@ class BatchPlan:
         self, pending: Pending, outputs: Mapping[str, Any], parameters: Parameters
     ) -> InferResponse:
         """One of the responses to a decoupled request; more may come."""
-        arrays = {name: to_host(outputs[name]) for name in outputs if name in self._outputs}
-        return self._response(pending, arrays, parameters, None, final=False)
+        request = pending.request
+        if request.outputs or not self._plain:
+            arrays = {name: to_host(outputs[name]) for name in outputs if name in self._outputs}
+            return self._response(pending, arrays, parameters, None, final=False)
+        tensors = tuple(
+            self._tensor(declared, to_host(outputs[name]), pending)
+            for name, declared in self._outputs.items()
+            if name in outputs
+        )
+        return InferResponse(
+            self._name, self._version, request.id, tensors, parameters or EMPTY, False
+        )
 
     def last(self, pending: Pending, timing: Timing | None) -> InferResponse:
         """The response without outputs that ends a decoupled request."""
@@ -163,6 +175,10 @@ class BatchPlan:
         )
 
     def _tensor(self, declared: ModelOutput, array: Any, pending: Pending) -> Tensor:
+        if self._plain and array.dtype == declared.data_type.numpy:
+            shape = array.shape
+            self._check_dims(declared, shape)
+            return Tensor(declared.name, declared.data_type, shape, array)
         if self._lengths is not None and declared.name in self._lengths.unpad_output:
             array = cut_length(array, pending.length, self._unpad_axis(declared))
         wanted = declared.data_type

@@ -131,11 +131,10 @@ class StreamRequest(ResponseStream):
         decoupled request.
         """
         items = self._items
-        if not items or items[0].final:
+        if not items or items[0].final or items[0].data is None:
             return None
-        message = self.next_message()
-        if message is None or message.data is None:
-            return None
+        message: Message = self._take()
+        self._pressure.sub(message.size)
         self.responses += 1
         self.sent_bytes += message.size
         return message.data

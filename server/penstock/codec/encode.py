@@ -110,6 +110,8 @@ def _parts(
 def _parameters(parameters: Parameters, final: bool | None) -> bytes:
     if final is None:
         return write_parameters(_PARAMETERS, parameters)
+    if not parameters:
+        return _FINAL[final]
     others = {key: value for key, value in parameters.items() if key != FINAL_RESPONSE}
     return write_parameters(_PARAMETERS, others) + _FINAL[final]
 
