@@ -23,6 +23,10 @@ from penstock_runtime.stream import release_news
 
 Clock = Callable[[], int]
 
+# A transport ends a call at its deadline too, and its clock may be a moment ahead of ours: a
+# cancellation so close to the deadline is an expiry.
+DEADLINE_SLACK_NS = 10_000_000
+
 
 class Retired(Unavailable):
     """This version accepts nothing more; after a reload, the name already points to another one."""
@@ -96,7 +100,7 @@ class BatchScheduler:
         if not waiting:
             return
         now = self._clock()
-        late = pending.deadline_ns is not None and now >= pending.deadline_ns
+        late = pending.deadline_ns is not None and now + DEADLINE_SLACK_NS >= pending.deadline_ns
         error = expired_deadline(pending, now) if late else cancelled_error()
         self._bury([Dead(pending, error)], now)
 
