@@ -14,10 +14,10 @@ import numpy as np
 from penstock_runtime.config import ModelConfig, ModelInput
 from penstock_runtime.datatype import DataType
 from penstock_runtime.errors import InvalidArgument, Violation
+from penstock_runtime.plain_inputs import PlainArrays, PlainInputs
 from penstock_runtime.request import InferRequest
 from penstock_runtime.tensor import BytesFormatError, Tensor, unpack_bytes
 
-_VIEW = memoryview
 _BATCH_NOTE = (
     "NOTE: Setting a non-zero max_batch_size in the model config requires a batch dimension to be "
     "prepended to each input shape. If you want to specify the full shape including the batch dim "
@@ -37,15 +37,6 @@ class Checked(NamedTuple):
     length: int
 
 
-class _Plain(NamedTuple):
-    """What the ordinary path must know of an input."""
-
-    datatype: DataType
-    dtype: np.dtype[Any]
-    dims: tuple[int, ...]
-    fixed: bool
-
-
 class RequestValidator:
     """Checks requests against one configuration."""
 
@@ -62,40 +53,16 @@ class RequestValidator:
         self._always_alike = config.dynamic_batching is None or all(
             _has_one_shape(declared) for declared in config.input
         )
-        self._plain = {d.name: _plain(d) for d in config.input if _is_plain(d)}
+        self._plain = PlainInputs(config)
 
     def check(self, request: InferRequest) -> Checked:
         """The request, ready for the scheduler; InvalidArgument says what is wrong with it."""
-        return self._check_plainly(request) or self._check_carefully(request)
+        plain = self._plain.arrays(request)
+        return self._checked(plain) if plain is not None else self._check_carefully(request)
 
-    def _check_plainly(self, request: InferRequest) -> Checked | None:
-        """The path of ordinary requests: raw numbers for every input. None for anything else.
-
-        It refuses nothing itself, so that every refusal has one place and one text.
-        """
-        inputs, plain = request.inputs, self._plain
-        if request.outputs or len(inputs) != len(self._inputs):
-            return None
-        arrays: dict[str, Any] = {}
-        rows, batched = 0, self._max_batch > 0
-        for tensor in inputs:
-            known = plain.get(tensor.name)
-            shape, data = tensor.shape, tensor.array
-            if known is None or known.datatype is not tensor.datatype or type(data) is not _VIEW:
-                return None
-            dims = shape[1:] if batched else shape
-            if (dims != known.dims if known.fixed else not _matches(dims, known.dims)) or not shape:
-                return None
-            if len(data) != prod(shape) * known.dtype.itemsize or not data:
-                return None
-            if batched and (rows or shape[0]) != shape[0]:
-                return None
-            rows = shape[0]
-            arrays[tensor.name] = np.ndarray(shape, known.dtype, data)
-        if len(arrays) != len(inputs) or (batched and not 0 < rows <= self._max_batch):
-            return None
-        signature = None if self._always_alike else self._signature(arrays)
-        return Checked(arrays, rows if batched else 1, signature, self._length(arrays))
+    def _checked(self, plain: PlainArrays) -> Checked:
+        arrays, rows = plain
+        return Checked(arrays, rows, self._signature(arrays), self._length(arrays))
 
     def _check_carefully(self, request: InferRequest) -> Checked:
         self._check_names(request)
@@ -321,27 +288,6 @@ class RequestValidator:
         raise InvalidArgument(
             text, violations=(Violation(f"{kind}[{field}]", text),), scheduled=True
         )
-
-
-def _is_plain(declared: ModelInput) -> bool:
-    return declared.data_type is not DataType.BYTES and not (
-        declared.reshape is not None or declared.is_shape_tensor or declared.optional
-    )
-
-
-def _plain(declared: ModelInput) -> _Plain:
-    datatype = declared.data_type
-    return _Plain(datatype, datatype.numpy, declared.dims, -1 not in declared.dims)
-
-
-def _matches(dims: tuple[int, ...], declared: tuple[int, ...]) -> bool:
-    """Whether the dims fit, where some that are declared are wildcards."""
-    if len(dims) != len(declared):
-        return False
-    for got, want in zip(dims, declared, strict=True):
-        if (got != want and want != -1) or got < 0:
-            return False
-    return True
 
 
 def _has_one_shape(declared: ModelInput) -> bool:

@@ -14,6 +14,7 @@ from penstock_runtime.config import ModelConfig, ModelInput, ModelOutput, Reshap
 from penstock_runtime.config_scheduling import DynamicBatching
 from penstock_runtime.datatype import DataType
 from penstock_runtime.errors import InvalidArgument
+from penstock_runtime.plain_inputs import PlainInputs
 from penstock_runtime.request import InferRequest, RequestedOutput
 from penstock_runtime.tensor import Tensor, pack_bytes
 from penstock_runtime.validation import RequestValidator
@@ -133,3 +134,33 @@ def test_reshape_fills_its_wildcards_from_the_request(rows: int, length: int) ->
     )
 
     assert checked.arrays["x"].shape == (rows, 2, length)
+
+
+DIM = st.integers(-1, 3)
+
+
+@given(
+    max_batch=st.sampled_from([0, 2]),
+    declared=st.lists(st.sampled_from([-1, 1, 2]), max_size=2),
+    shape=st.lists(DIM, max_size=3),
+    wrong=st.sampled_from([0, 0, 0, 4]),
+    datatype=st.sampled_from([DataType.FP32, DataType.FP32, DataType.INT32]),
+)
+def test_the_plain_path_says_what_the_careful_one_says(
+    max_batch: int, declared: list[int], shape: list[int], wrong: int, datatype: DataType
+) -> None:
+    """What the ordinary path accepts, the careful path accepts with the same rows and arrays."""
+    model = ModelConfig(
+        name="m", max_batch_size=max_batch, input=(ModelInput("x", DataType.FP32, tuple(declared)),)
+    )
+    size = int(np.prod([max(dim, 0) for dim in shape])) * 4 + wrong
+    request = InferRequest("m", (raw("x", datatype, tuple(shape), size),))
+    plain = PlainInputs(model).arrays(request)
+
+    if plain is None:
+        return
+    careful = RequestValidator(model)._check_carefully(request)
+
+    assert plain.rows == careful.rows
+    assert plain.arrays["x"].shape == careful.arrays["x"].shape
+    assert np.shares_memory(plain.arrays["x"], careful.arrays["x"])

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from penstock_runtime.config import ModelConfig
 from penstock_runtime.config_scheduling import DynamicBatching
 from penstock_runtime.errors import Cancelled
-from penstock_runtime.scheduling.base import Dead, Pending, QueueStats
-from penstock_runtime.scheduling.queue import RequestQueue, expired_deadline
+from penstock_runtime.scheduling.base import Pending
+from penstock_runtime.scheduling.queue_batcher import QueueBatcher
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Cut:
     forced: bool
 
 
-class DynamicBatcher:
+class DynamicBatcher(QueueBatcher):
     """Forms batches of up to `max_batch_size` rows out of a request queue.
 
     `hold_until` makes the first batch wait until that many requests are queued (a hook for
@@ -39,19 +39,10 @@ class DynamicBatcher:
         self._max_rows = max(config.max_batch_size, 1)
         self._batching = settings is not None and config.max_batch_size > 0
         rules = settings or DynamicBatching()
+        super().__init__(rules)
         self._preferred = frozenset(rules.preferred_batch_size) or frozenset({self._max_rows})
         self._max_preferred = max(self._preferred)
-        self._delay_ns = rules.max_queue_delay_microseconds * 1000
         self._hold_until = hold_until
-        self.queue = make_queue(rules)
-
-    def add(self, pending: Pending, now: int) -> None:
-        """Accept the request, or raise: Unavailable when its queue is full, DeadlineExceeded when
-        late.
-        """
-        if pending.deadline_ns is not None and pending.deadline_ns <= now:
-            raise expired_deadline(pending, now)
-        self.queue.push(pending)
 
     def take(self, now: int) -> Sequence[Pending] | None:
         """The requests to execute together now; None while it is better, or prescribed, to wait."""
@@ -62,33 +53,9 @@ class DynamicBatcher:
         count = self._decide(self._look(), now)
         return self.queue.pop_front(count) if count else None
 
-    def expire(self, now: int) -> list[Dead]:
-        """Remove and return what must not be executed any more."""
-        return self.queue.expire(now)
-
-    def cancel(self, pending: Pending) -> bool:
-        """Remove a request that waits; False when it does not wait here."""
-        return self.queue.remove(pending)
-
     def wake_at(self, now: int) -> int | None:
-        """When to ask again if nothing arrives: the end of the delay, or the nearest expiry."""
-        expiry = self.queue.next_expiry()
-        if not self.queue.size or not self._delay_ns or self._hold_until:
-            return expiry
-        end_of_delay = max(self.queue.oldest_ns() + self._delay_ns, now)
-        return end_of_delay if expiry is None else min(expiry, end_of_delay)
-
-    def next_expiry(self) -> int | None:
-        """When `expire` has something to do; None for never."""
-        return self.queue.next_expiry()
-
-    def rows_ahead(self, pending: Pending) -> int:
-        """Rows that would be executed before a request that was not added yet (an estimate)."""
-        return self.queue.rows_ahead(pending)
-
-    def stats(self) -> QueueStats:
-        """What waits."""
-        return self.queue.stats()
+        """When to ask again if nothing arrives; a batch that is held waits for arrivals only."""
+        return self.queue.next_expiry() if self._hold_until else super().wake_at(now)
 
     def rows_per_batch(self) -> int:
         """The rows of a full batch, for predictions."""
@@ -134,17 +101,6 @@ class DynamicBatcher:
 
     def __repr__(self) -> str:
         return f"<DynamicBatcher {self.queue.size} requests, {self.queue.rows} rows waiting>"
-
-
-def make_queue(rules: DynamicBatching) -> RequestQueue:
-    """The queue that these rules ask for; with preserve_ordering, deadlines do not reorder."""
-    return RequestQueue(
-        levels=rules.priority_levels,
-        default_level=rules.default_priority_level,
-        policy=rules.default_queue_policy,
-        policies=rules.priority_queue_policy,
-        by_deadline=not rules.preserve_ordering,
-    )
 
 
 def cancelled_error() -> Cancelled:

@@ -11,34 +11,24 @@ from collections.abc import Sequence
 
 from penstock_runtime.config import ModelConfig
 from penstock_runtime.config_scheduling import DynamicBatching, LengthBatching
-from penstock_runtime.scheduling.base import Dead, Pending, QueueStats
-from penstock_runtime.scheduling.dynamic_batcher import make_queue
-from penstock_runtime.scheduling.queue import expired_deadline
+from penstock_runtime.scheduling.base import Pending
+from penstock_runtime.scheduling.queue_batcher import QueueBatcher
 
 # How far into the queue a batch may reach for lengths that fit: bounds the work of one decision.
 LOOK_AHEAD = 1024
 DEFAULT_MAX_PADDING = 0.2
 
 
-class LengthBatcher:
+class LengthBatcher(QueueBatcher):
     """Forms batches of like lengths out of a request queue; `pending.length` is what it goes by."""
 
     def __init__(self, config: ModelConfig, rules: LengthBatching) -> None:
         settings = config.dynamic_batching or DynamicBatching()
+        super().__init__(settings)
         self._rules = rules
         self._max_rows = max(config.max_batch_size, 1)
         self._enough = max(settings.preferred_batch_size, default=self._max_rows)
-        self._delay_ns = settings.max_queue_delay_microseconds * 1000
         self._max_padding = rules.max_padding or DEFAULT_MAX_PADDING
-        self.queue = make_queue(settings)
-
-    def add(self, pending: Pending, now: int) -> None:
-        """Accept the request, or raise: Unavailable when its queue is full, DeadlineExceeded when
-        late.
-        """
-        if pending.deadline_ns is not None and pending.deadline_ns <= now:
-            raise expired_deadline(pending, now)
-        self.queue.push(pending)
 
     def take(self, now: int) -> Sequence[Pending] | None:
         """The requests to execute together now; None while it is better to wait."""
@@ -53,34 +43,6 @@ class LengthBatcher:
         for pending in chosen:
             self.queue.remove(pending)
         return chosen
-
-    def expire(self, now: int) -> list[Dead]:
-        """Remove and return what must not be executed any more."""
-        return self.queue.expire(now)
-
-    def cancel(self, pending: Pending) -> bool:
-        """Remove a request that waits; False when it does not wait here."""
-        return self.queue.remove(pending)
-
-    def wake_at(self, now: int) -> int | None:
-        """When to ask again if nothing arrives: the end of the delay, or the nearest expiry."""
-        expiry = self.queue.next_expiry()
-        if not self.queue.size or not self._delay_ns:
-            return expiry
-        end_of_delay = max(self.queue.oldest_ns() + self._delay_ns, now)
-        return end_of_delay if expiry is None else min(expiry, end_of_delay)
-
-    def next_expiry(self) -> int | None:
-        """When `expire` has something to do; None for never."""
-        return self.queue.next_expiry()
-
-    def rows_ahead(self, pending: Pending) -> int:
-        """Rows that would be executed before a request that was not added yet (an estimate)."""
-        return self.queue.rows_ahead(pending)
-
-    def stats(self) -> QueueStats:
-        """What waits."""
-        return self.queue.stats()
 
     def rows_per_batch(self) -> int:
         """The rows of a full batch, for predictions."""
