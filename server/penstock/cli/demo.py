@@ -117,6 +117,8 @@ def _section(model: str, about: str, show: Callable[[], None]) -> bool:
 def show_digits(client: Client, samples: Path | None) -> None:
     """Ten digits as pictures with the answers, and the accuracy over all that were held out."""
     if samples is None:
+        # Asked all the same: a server without the model is not to be taken for the demo's.
+        client.model_metadata("digits")
         print(f"no held-out digits at {HELD_OUT}; python examples/build_repository.py makes them")
         return
     images, labels = read_samples(samples)
