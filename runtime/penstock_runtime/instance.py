@@ -91,6 +91,8 @@ class ModelInstance:
             _log.exception("instance %s died", self.placement.name)
             self._failure = Internal(f"instance '{self.placement.name}' died")
         finally:
+            # What the last executions held back would otherwise never be told.
+            release_news()
             executable.close()
 
     def _prepare(self) -> AnyExecutable | None:

@@ -44,6 +44,9 @@ class LoopInbox:
 
     def post(self, stream: "ResponseStream") -> None:
         """Queue the stream for the loop's next turn; a loop that is gone needs no news."""
+        if stream.posted:
+            return
+        stream.posted = True
         self._changed.append(stream)
         if not self._armed:
             self._armed = True
@@ -73,7 +76,10 @@ class LoopInbox:
         self._armed = False
         changed = self._changed
         while changed:
-            changed.popleft().wake()
+            stream = changed.popleft()
+            # Before the consumer looks: what is put after that has to be posted again.
+            stream.posted = False
+            stream.wake()
 
 
 class ThreadInbox:
@@ -126,6 +132,7 @@ class ResponseStream:
         "_room",
         "_waiter",
         "cancelled",
+        "posted",
     )
 
     def __init__(self, inbox: Inbox | None = None) -> None:
@@ -139,6 +146,8 @@ class ResponseStream:
         self._on_cancel: Callable[[], None] | None = None
         self._room: threading.Event | None = None
         self.cancelled = False
+        # The inbox's note that its loop will look at this stream anyway.
+        self.posted = False
 
     # -- producer side: any thread ---------------------------------------------------------------
 
