@@ -22,6 +22,7 @@ from penstock_runtime.scheduling.dynamic_batcher import DynamicBatcher
 from penstock_runtime.scheduling.length_batcher import LengthBatcher
 from penstock_runtime.scheduling.timer import Timer
 from penstock_runtime.stream import ResponseStream
+from penstock_runtime.unavailable import refuse_unavailable
 from penstock_runtime.validation import RequestValidator
 from penstock_runtime.warmup import warmup_requests
 
@@ -115,6 +116,7 @@ def start_model(
     """
     started = time.monotonic()
     config = source.config
+    refuse_unavailable(config)
     homes = placements(config, uses_gpu=backend.uses_gpu)
     warmups = warmup_requests(config, source.root)
     loaded = backend.load(source)

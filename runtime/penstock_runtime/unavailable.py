@@ -1,0 +1,39 @@
+"""What a configuration may ask for and this version does not do: refused at load, never ignored.
+
+A model that needs sequences kept apart and is served without that gives wrong answers; one that
+does not load says why.
+"""
+
+import logging
+
+from penstock_runtime.config import ModelConfig
+from penstock_runtime.errors import Unsupported
+
+_log = logging.getLogger("penstock.model")
+
+
+def refuse_unavailable(config: ModelConfig) -> None:
+    """Raise Unsupported for the first thing that this version would have to ignore."""
+    rules = config.dynamic_batching
+    lengths = rules.length_batching.input if rules and rules.length_batching else ()
+    ragged = [i.name for i in config.input if i.allow_ragged_batch and i.name not in lengths]
+    asked = (
+        (config.sequence_batching is not None, "sequence_batching"),
+        (config.ensemble_scheduling is not None, "ensemble_scheduling"),
+        (bool(config.batch_input), "batch_input"),
+        (bool(config.batch_output), "batch_output"),
+        (bool(ragged), f"allow_ragged_batch of input '{ragged[0] if ragged else ''}'"),
+        ("model_repository_agents" in config.extra, "model_repository_agents"),
+    )
+    for wanted, field in asked:
+        if wanted:
+            raise Unsupported(
+                f"model '{config.name}' asks for {field}, which is not available in this version",
+                reason="NOT_AVAILABLE",
+            )
+    if config.response_cache is not None and config.response_cache.enable:
+        _log.warning(
+            "model '%s' enables the response cache, which is not available in this version: "
+            "every request is executed",
+            config.name,
+        )
