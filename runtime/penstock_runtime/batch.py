@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from penstock_kernels.ragged import (
     cut_length,
     gather_padded,
@@ -240,16 +238,3 @@ def _length_axes(config: ModelConfig, rules: LengthBatching | None) -> dict[str,
         if declared is not None and declared.data_type is not DataType.BYTES:
             axes[name] = first + declared.dims.index(-1)
     return axes
-
-
-def zeros(config: ModelConfig, rows: int) -> dict[str, Any]:
-    """Inputs of zeros (wildcards are 1, strings are empty) with which a model can be warmed."""
-    arrays: dict[str, Any] = {}
-    for declared in config.input:
-        dims = tuple(1 if dim == -1 else dim for dim in declared.dims)
-        shape = (rows, *dims) if config.max_batch_size > 0 else dims
-        if declared.data_type is DataType.BYTES:
-            arrays[declared.name] = np.full(shape, b"", dtype=object)
-        else:
-            arrays[declared.name] = np.zeros(shape, declared.data_type.numpy)
-    return arrays

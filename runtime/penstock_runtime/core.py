@@ -1,7 +1,7 @@
 """The inference core: the one door that a server needs. Thread-safe; `infer` never blocks."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from penstock_runtime.errors import NotFound, PenstockError
@@ -137,7 +137,3 @@ class InferenceCore:
         """Drain and stop every model."""
         self.begin_shutdown()
         self.repository.stop(timeout_s)
-
-    def memory_bytes(self) -> Mapping[str, Mapping[str, int]]:
-        """Bytes per device, by model."""
-        return {model.config.name: model.memory_bytes() for model in self.repository.models()}

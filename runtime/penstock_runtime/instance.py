@@ -4,7 +4,6 @@ import logging
 import os
 import sys
 import threading
-import time
 from contextlib import suppress
 
 from penstock_runtime.backends.base import (
@@ -53,7 +52,6 @@ class ModelInstance:
         self._gate = Gate()
         self._ready = threading.Event()
         self._failure: PenstockError | None = None
-        self._held_since = 0
         self._thread = threading.Thread(target=self._run, name=placement.name, daemon=True)
 
     def start(self) -> None:
@@ -125,12 +123,11 @@ class ModelInstance:
         """Execute one batch; the answers of several short ones wake their consumers together."""
         if self._scheduler.predictor.mean_ns < SHORT_NS:
             hold_news()
-            if not self._held_since:
-                self._held_since = time.monotonic_ns()
-        execute_batch(self._desk, executable, batch)
-        if self._held_since and time.monotonic_ns() - self._held_since > HOLD_NS:
-            self._held_since = 0
+        else:
+            # Nor does an answer wait for an execution that is not short.
             release_news()
+        execute_batch(self._desk, executable, batch)
+        release_news(HOLD_NS)
 
     def __repr__(self) -> str:
         state = "healthy" if self.healthy else "dead"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from penstock_runtime.backends.base import Backend, LoadedModel, ModelSource
 from penstock_runtime.batch import BatchPlan
 from penstock_runtime.config import ModelConfig
-from penstock_runtime.errors import PenstockError, Unavailable
+from penstock_runtime.errors import PenstockError
 from penstock_runtime.instance import ModelInstance
 from penstock_runtime.observability.first_response import first_response_bounds
 from penstock_runtime.observability.statistics import ModelStatistics
@@ -170,11 +170,3 @@ def _start_all(model: Model) -> None:
     except Exception:
         model.stop()
         raise
-
-
-def not_ready(name: str, version: int) -> Unavailable:
-    """The error for a version that is known and does not serve."""
-    return Unavailable(
-        f"Request for unknown model: '{name}' version {version} is not at ready state",
-        reason="MODEL_NOT_READY",
-    )

@@ -9,6 +9,7 @@ its loop once.
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol
@@ -98,9 +99,10 @@ class ThreadInbox:
 
 
 class _Held(threading.local):
-    """The streams whose news this thread holds back; None while it holds nothing back."""
+    """The streams whose news this thread holds back, and since when; None while it holds none."""
 
     streams: "list[ResponseStream] | None" = None
+    since_ns: int = 0
 
 
 _held = _Held()
@@ -109,13 +111,17 @@ _held = _Held()
 def hold_news() -> None:
     """From now on this thread's answers wake nobody: many short executions become one wake-up."""
     if _held.streams is None:
-        _held.streams = []
+        _held.streams, _held.since_ns = [], time.monotonic_ns()
 
 
-def release_news() -> None:
-    """Wake whoever waits for what this thread has answered since `hold_news`."""
+def release_news(held_for_ns: int = 0) -> None:
+    """Wake whoever waits for what this thread has answered since `hold_news`, if that is as long
+    ago as this.
+    """
+    if _held.streams is None or time.monotonic_ns() - _held.since_ns < held_for_ns:
+        return
     streams, _held.streams = _held.streams, None
-    for stream in streams or ():
+    for stream in streams:
         stream.post()
 
 

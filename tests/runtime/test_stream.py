@@ -170,6 +170,7 @@ def test_held_news_reach_their_consumers_when_released() -> None:
 
     hold_news()
     stream.put(answer())
+    release_news(held_for_ns=10**18)
     held = inbox.event.is_set()
     release_news()
 

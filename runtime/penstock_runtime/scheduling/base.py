@@ -33,7 +33,6 @@ class Pending:
         "queued",
         "request",
         "signature",
-        "started_ns",
         "stream",
         "timeout_ns",
     )
@@ -62,7 +61,6 @@ class Pending:
         self.order = 0
         self.delayed = False
         self.queued = False
-        self.started_ns = 0
 
     def __repr__(self) -> str:
         return f"Pending(#{self.order}, rows={self.batch_size}, level={self.level})"

@@ -21,7 +21,6 @@ class Cut:
     """How much of the queue's front the rules look at: where to cut, and why."""
 
     best: int
-    best_rows: int
     count: int
     rows: int
     forced: bool
@@ -72,13 +71,13 @@ class DynamicBatcher(QueueBatcher):
         """Walk the queue in order of execution until the batch is full or something does not
         fit.
         """
-        best = best_rows = count = rows = 0
+        best = count = rows = 0
         forced, signature = False, None
         for pending in self.queue:
             if rows:
                 grown = rows + pending.batch_size
                 if grown > self._max_preferred and not best:
-                    best, best_rows = count, rows
+                    best = count
                 if grown > self._max_rows or pending.signature != signature:
                     forced = True
                     break
@@ -87,8 +86,8 @@ class DynamicBatcher(QueueBatcher):
             count += 1
             rows += pending.batch_size
             if rows in self._preferred:
-                best, best_rows = count, rows
-        return Cut(best, best_rows, count, rows, forced)
+                best = count
+        return Cut(best, count, rows, forced)
 
     def _decide(self, cut: Cut, now: int) -> int:
         """How many requests from the front are executed now; 0 to wait."""

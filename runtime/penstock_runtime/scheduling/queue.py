@@ -186,10 +186,6 @@ class RequestQueue:
         """What waits."""
         return QueueStats(self.size, self.rows, self.oldest_ns())
 
-    def depths(self) -> dict[int, int]:
-        """Requests that wait, by priority level."""
-        return {number: len(level) for number, level in self._levels.items()}
-
     # -- private ---------------------------------------------------------------------------------
 
     def _level_of(self, priority: int) -> int:
