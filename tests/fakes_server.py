@@ -48,6 +48,10 @@ class FakeCall:
         if self.stuck:
             await asyncio.Event().wait()
 
+    async def write_many(self, messages: Sequence[bytes]) -> None:
+        for message in messages:
+            await self.write(message)
+
     def abort(self, error: PenstockError) -> None:
         self.aborted = error
 

@@ -64,6 +64,9 @@ class FakeCall:
     async def write(self, data: bytes) -> None:
         """Nobody reads it."""
 
+    async def write_many(self, messages: Sequence[bytes]) -> None:
+        """Nobody reads them."""
+
     def abort(self, error: PenstockError) -> None:
         """Nobody aborts it."""
 

@@ -13,6 +13,10 @@ from penstock_runtime.errors import PenstockError
 from penstock_runtime.request import InferRequest, InferResponse
 
 Metadata = Sequence[tuple[str, str | bytes]]
+Buffer = bytes | memoryview
+"""A message that came in: views are on memory that belongs to this message alone."""
+Message = bytes | tuple[Buffer, ...]
+"""A message that goes out, whole or in pieces that follow each other."""
 
 
 class Call(Protocol):
@@ -47,8 +51,25 @@ class Call(Protocol):
     def write(self) -> Callable[[bytes], Awaitable[None]]:
         """Sends a message of a streaming call; returns once the transport has room for more."""
 
+    @property
+    def write_many(self) -> Callable[[Sequence[bytes]], Awaitable[None]]:
+        """Sends several messages of a streaming call at once, in this order; as `write`."""
+
     def abort(self, error: PenstockError) -> None:
         """End a streaming call with this error although its handler waits; on the loop only."""
+
+
+class QuickCall(Call, Protocol):
+    """A unary call whose handler returns at once and answers later, on the loop, exactly once."""
+
+    on_cancel: Callable[[], None] | None
+    """Set by the handler: called, at most once, when the caller is gone before the answer."""
+
+    def reply(self, message: Message) -> None:
+        """End the call with this message and status OK; nothing happens if the caller is gone."""
+
+    def refuse(self, answer: Answer) -> None:
+        """End the call with this status; nothing happens if the caller is gone."""
 
 
 class Refusal(Exception):
@@ -60,16 +81,22 @@ class Refusal(Exception):
 
 
 UnaryHandler = Callable[[bytes, Call], Awaitable[bytes]]
+QuickHandler = Callable[[Buffer, QuickCall], None]
 StreamHandler = Callable[[AsyncIterator[bytes], Call], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One method to serve: exactly one of the handlers is set."""
+    """One method to serve: exactly one of `unary` and `stream` is set.
+
+    `submit` is another way into a unary method, for transports that have quick calls: it never
+    blocks and never raises, and costs no coroutine.
+    """
 
     path: str
     unary: UnaryHandler | None = None
     stream: StreamHandler | None = None
+    submit: QuickHandler | None = None
 
 
 class Transport(Protocol):

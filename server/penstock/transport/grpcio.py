@@ -132,6 +132,11 @@ class GrpcioCall:
         self.write = self._context.write
         self._task = task
 
+    async def write_many(self, messages: Sequence[bytes]) -> None:
+        """Send several messages of a streaming call."""
+        for message in messages:
+            await self.write(message)
+
     def abort(self, error: PenstockError) -> None:
         """End a streaming call with this error although its handler waits."""
         if self.failure is None and self._task is not None:
