@@ -7,9 +7,8 @@ turns into a view.
 """
 
 import struct
-from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,8 +18,7 @@ from penstock_runtime.errors import InvalidArgument
 _LENGTH = struct.Struct("<I")
 
 
-@dataclass(frozen=True, slots=True)
-class Tensor:
+class Tensor(NamedTuple):
     """One named tensor; `shape` counts elements per dimension, row-major."""
 
     name: str

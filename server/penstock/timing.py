@@ -1,7 +1,6 @@
 """What a response says of its own making when the request asks for it."""
 
 import time
-from dataclasses import replace
 
 from penstock_runtime.request import InferRequest, InferResponse, Parameter
 
@@ -18,4 +17,4 @@ def with_timing(request: InferRequest, response: InferResponse) -> InferResponse
         parameters["penstock_compute_output_us"] = timing.compute_output_ns // 1000
         parameters["penstock_batch_size"] = timing.batch_size
         parameters["penstock_instance"] = timing.instance
-    return replace(response, parameters=parameters)
+    return response._replace(parameters=parameters)
