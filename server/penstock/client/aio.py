@@ -5,17 +5,15 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
-
-import grpc
-import grpc.aio
+from typing import Self, TypeVar
 
 from penstock.client import calls
 from penstock.client.calls import Call
-from penstock.client.channel import TLS, addresses_of, channel_options, grpc_target
+from penstock.client.channel import TLS, ChannelSettings
 from penstock.client.deadline import NS, POLL_S, Deadline, never_ready, not_ready_yet
-from penstock.client.errors import InferenceError, from_failed_call
+from penstock.client.errors import InferenceError
 from penstock.client.inputs import InputValue
+from penstock.client.open import open_async_channel
 from penstock.client.result import InferResult
 from penstock.client.retry import Retries, RetryPolicy
 from penstock.client.streams import AsyncResultStream
@@ -34,7 +32,9 @@ class AsyncClient:
     `target` is host:port, unix:/path, dns:///name:port, or several addresses (a sequence, or commas
     between them), over which calls are balanced by health. Every call has a deadline: `timeout`
     seconds unless it names its own, math.inf for none. A call that fails is an InferenceError; an
-    input that is no tensor is InvalidArgument before anything is sent.
+    input that is no tensor is InvalidArgument before anything is sent. `transport` is grpcio or
+    http2 (None: $PENSTOCK_CLIENT_TRANSPORT, or grpcio); `compression` of requests is gzip or
+    deflate; `keepalive_s` of silence during calls, and the connection is tested.
 
         async with AsyncClient("localhost:8001") as client:
             result = await client.infer("add_sub", {"INPUT0": a, "INPUT1": b})
@@ -49,21 +49,20 @@ class AsyncClient:
         retries: RetryPolicy | None = None,
         metadata: Mapping[str, str] = _NO_METADATA,
         tls: TLS | None = None,
+        transport: str | None = None,
+        compression: str = "",
+        keepalive_s: float | None = None,
         clock: Callable[[], int] = time.monotonic_ns,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        addresses = addresses_of(target)
-        self.target = ",".join(addresses)
+        settings = ChannelSettings.of(target, tls, transport, compression, keepalive_s)
+        self.target = ",".join(settings.addresses)
         self._timeout = timeout
         self._retries = retries or RetryPolicy()
         self._metadata = tuple(metadata.items())
         self._clock = clock
         self._sleep = sleep
-        self._target = grpc_target(addresses)
-        self._options = channel_options(addresses, tls)
-        self._tls = tls
-        self._opened: Any = None
-        self._methods: dict[str, Any] = {}
+        self._channel = open_async_channel(settings)
 
     # -- inference -------------------------------------------------------------------------------
 
@@ -118,15 +117,13 @@ class AsyncClient:
             priority=priority,
         )
         deadline = self._deadline(timeout)
-        # A client stream of one message is, on the wire, one message: no sender thread is needed.
-        method = self._channel.unary_stream(calls.INFERENCE + "ModelStreamInfer")
-        return AsyncResultStream(
-            method(
-                call.request,
-                timeout=deadline.remaining_s(self._clock()),
-                metadata=self._metadata + calls.TRUE_STATUS,
-            )
+        answers = self._channel.stream(
+            calls.INFERENCE + "ModelStreamInfer",
+            call.request,
+            deadline.remaining_s(self._clock()),
+            self._metadata + calls.TRUE_STATUS,
         )
+        return AsyncResultStream(answers)
 
     # -- server and models -----------------------------------------------------------------------
 
@@ -234,18 +231,8 @@ class AsyncClient:
                 await self._sleep(delay / NS)
 
     async def _attempt(self, call: Call[T], deadline: Deadline, wait: bool = False) -> T:
-        method = self._methods.get(call.method)
-        if method is None:
-            method = self._methods[call.method] = self._channel.unary_unary(call.method)
         left = deadline.remaining_s(self._clock())
-        rpc = method(call.request, timeout=left, metadata=self._metadata, wait_for_ready=wait)
-        try:
-            answer = await rpc
-        except grpc.RpcError as failed:
-            raise from_failed_call(failed) from failed
-        finally:
-            # Nothing for a call that is done; grpcio never ends one that was abandoned.
-            rpc.cancel()
+        answer = await self._channel.unary(call.method, call.request, left, self._metadata, wait)
         return call.read(answer)
 
     async def _answers_yes(self, call: Call[bool], deadline: Deadline) -> bool:
@@ -256,19 +243,9 @@ class AsyncClient:
                 return False
             raise
 
-    @property
-    def _channel(self) -> Any:
-        # Opened by the first call, since a channel belongs to the loop that runs by then.
-        if self._opened is None:
-            self._opened = _open(self._target, self._options, self._tls)
-        return self._opened
-
     async def close(self) -> None:
         """Close the channel; calls and streams that are still open end CANCELLED."""
-        if self._opened is not None:
-            await self._opened.close()
-            self._opened = None
-            self._methods.clear()
+        await self._channel.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -283,10 +260,3 @@ class AsyncClient:
 
     def __repr__(self) -> str:
         return f"AsyncClient({self.target!r})"
-
-
-def _open(target: str, options: list[tuple[str, Any]], tls: TLS | None) -> Any:
-    if tls is None:
-        return grpc.aio.insecure_channel(target, options)
-    root, key, chain = tls.read()
-    return grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(root, key, chain), options)

@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
+from penstock.client.base import Buffer
 from penstock.client.errors import InferenceError
 from penstock.client.inputs import InputValue, as_tensors
 from penstock.client.result import InferResult
@@ -36,10 +37,10 @@ class Call(Generic[T]):
 
     method: str
     request: bytes
-    decode: Callable[[bytes], T]
+    decode: Callable[[Buffer], T]
     retry: bool = True
 
-    def read(self, answer: bytes) -> T:
+    def read(self, answer: Buffer) -> T:
         """The answer as a value; an InferenceError when it is not what the protocol says."""
         try:
             return self.decode(answer)
@@ -127,8 +128,8 @@ def unload(model: str, unload_dependents: bool) -> Call[None]:
 def health(service: str) -> Call[str]:
     """Name of the serving status of one service."""
 
-    def read(answer: bytes) -> str:
-        status = health_pb.HealthCheckResponse.FromString(answer).status
+    def read(answer: Buffer) -> str:
+        status = health_pb.HealthCheckResponse.FromString(bytes(answer)).status
         return health_pb.HealthCheckResponse.ServingStatus.Name(status)
 
     request = health_pb.HealthCheckRequest(service=service)
@@ -158,12 +159,12 @@ def infer(
     return Call(INFERENCE + "ModelInfer", bytes(encode_request(request)), read_result)
 
 
-def read_result(answer: bytes) -> InferResult:
+def read_result(answer: Buffer) -> InferResult:
     """A ModelInferResponse as a result."""
     return InferResult(decode_response(answer))
 
 
-def read_stream_result(answer_bytes: bytes) -> InferResult | None:
+def read_stream_result(answer_bytes: Buffer) -> InferResult | None:
     """One message of a stream; None for the empty one that only ends it.
 
     Raises the error that a message of a server without true statuses holds.
@@ -181,8 +182,8 @@ def _call(
     pick: Callable[[M], T],
     retry: bool = True,
 ) -> Call[T]:
-    def read(data: bytes) -> T:
-        return pick(answer.FromString(data))
+    def read(data: Buffer) -> T:
+        return pick(answer.FromString(bytes(data)))
 
     return Call(INFERENCE + name, request.SerializeToString(), read, retry)
 

@@ -4,13 +4,18 @@ nothing.
 
 import ipaddress
 import json
+import math
+import os
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 HEALTH_SERVICE = "inference.GRPCInferenceService"
+TRANSPORT_VARIABLE = "PENSTOCK_CLIENT_TRANSPORT"
+COMPRESSIONS = ("", "gzip", "deflate")
 Options = list[tuple[str, Any]]
 
 # No message limit in either direction; and a server that comes back is found within seconds, where
@@ -37,6 +42,54 @@ class TLS:
     def read(self) -> tuple[bytes | None, bytes | None, bytes | None]:
         """The contents of root certificates, key and chain, as gRPC takes them."""
         return _read(self.root_certificates), _read(self.private_key), _read(self.certificate_chain)
+
+
+class Carrier(Enum):
+    """What carries the calls: the grpcio library, or our own HTTP/2."""
+
+    GRPCIO = "grpcio"
+    HTTP2 = "http2"
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelSettings:
+    """Where a channel leads and how it behaves.
+
+    `compression` of requests is gzip, deflate or none (""); `keepalive_s` is how long a connection
+    with open calls may be silent before it is tested (None: it never is).
+    """
+
+    addresses: tuple[str, ...]
+    tls: TLS | None = None
+    carrier: Carrier = Carrier.GRPCIO
+    compression: str = ""
+    keepalive_s: float | None = None
+
+    @classmethod
+    def of(
+        cls,
+        target: str | Sequence[str],
+        tls: TLS | None,
+        transport: str | None,
+        compression: str,
+        keepalive_s: float | None,
+    ) -> "ChannelSettings":
+        """The settings that a client's arguments mean; ValueError for what makes no sense."""
+        if compression not in COMPRESSIONS:
+            raise ValueError(f"compression is {compression!r}, expected gzip, deflate or ''")
+        if keepalive_s is not None and not 0 < keepalive_s < math.inf:
+            raise ValueError(f"keepalive_s is {keepalive_s}, expected more than 0, or None")
+        addresses = addresses_of(target)
+        return cls(addresses, tls, carrier_of(transport), compression, keepalive_s)
+
+
+def carrier_of(transport: str | None) -> Carrier:
+    """The carrier of that name; None takes the environment's, and grpcio without one."""
+    name = transport or os.environ.get(TRANSPORT_VARIABLE) or Carrier.GRPCIO.value
+    try:
+        return Carrier(name)
+    except ValueError:
+        raise ValueError(f"transport is {name!r}, expected grpcio or http2") from None
 
 
 def _read(path: str | Path | None) -> bytes | None:

@@ -54,14 +54,19 @@ class FailedCall(Protocol):
 
 
 def from_failed_call(failed: FailedCall) -> InferenceError:
-    """The error that a failed call stands for; a code that we have no word for is UNKNOWN."""
+    """The error that a failed call of grpcio stands for."""
     name = str(failed.code().name)
-    text = failed.details() or ""
+    return from_status(name, failed.details() or "", failed.trailing_metadata() or ())
+
+
+def from_status(
+    name: str, text: str, trailing: Iterable[tuple[str, str | bytes]] = ()
+) -> InferenceError:
+    """The error of a status by its name in gRPC; one that we have no word for is UNKNOWN."""
     status = _BY_NAME.get(name)
     if status is None:
         status, text = Status.UNKNOWN, f"{name}: {text}"
-    trailing = dict(failed.trailing_metadata() or ())
-    return _with_details(status, text, trailing)
+    return _with_details(status, text, dict(trailing))
 
 
 def _with_details(status: Status, text: str, trailing: dict[str, str | bytes]) -> InferenceError:

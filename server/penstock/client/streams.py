@@ -3,14 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
-from typing import Any, Self
-
-import grpc
+from typing import Self
 
 from penstock.client import calls
-from penstock.client.errors import InferenceError, from_failed_call
+from penstock.client.base import Answers, AsyncAnswers
 from penstock.client.result import InferResult
-from penstock_runtime.errors import Status
 
 
 class ResultStream(Iterator[InferResult]):
@@ -19,20 +16,17 @@ class ResultStream(Iterator[InferResult]):
     Leaving its `with` block, `close`, `cancel` or dropping it ends the request in the server too.
     """
 
-    def __init__(self, call: Any) -> None:
-        self._call = call
+    def __init__(self, answers: Answers) -> None:
+        self._answers = answers
 
     def __next__(self) -> InferResult:
-        try:
-            while (result := calls.read_stream_result(next(self._call))) is None:
-                continue
-        except grpc.RpcError as failed:
-            raise from_failed_call(failed) from failed
+        while (result := calls.read_stream_result(next(self._answers))) is None:
+            continue
         return result
 
     def cancel(self) -> None:
         """End the request; what was already received is dropped. Safe to call more than once."""
-        self._call.cancel()
+        self._answers.cancel()
 
     def close(self) -> None:
         """The same as cancel: nothing is left behind."""
@@ -57,30 +51,20 @@ class AsyncResultStream(AsyncIterator[InferResult]):
     too.
     """
 
-    def __init__(self, call: Any) -> None:
-        self._call = call
-        self._answers = aiter(call)
+    def __init__(self, answers: AsyncAnswers) -> None:
+        self._answers = answers
         self._loop = asyncio.get_running_loop()
         self._cancelled = False
 
     async def __anext__(self) -> InferResult:
-        try:
-            while (result := calls.read_stream_result(await anext(self._answers))) is None:
-                continue
-        except grpc.RpcError as failed:
-            raise from_failed_call(failed) from failed
-        except asyncio.CancelledError:
-            # grpcio says the same for a call that we ended and for a task that others end.
-            if self._cancelled:
-                raise InferenceError(Status.CANCELLED, "the stream was cancelled") from None
-            self.cancel()
-            raise
+        while (result := calls.read_stream_result(await anext(self._answers))) is None:
+            continue
         return result
 
     def cancel(self) -> None:
         """End the request; what was already received is dropped. Safe to call more than once."""
         self._cancelled = True
-        self._call.cancel()
+        self._answers.cancel()
 
     async def aclose(self) -> None:
         """The same as cancel: nothing is left behind."""
@@ -98,6 +82,6 @@ class AsyncResultStream(AsyncIterator[InferResult]):
         self.cancel()
 
     def __del__(self) -> None:
-        # grpcio keeps an abandoned call alive for ever, and the server would go on with it.
+        # A channel keeps an abandoned call alive, and the server would go on with it.
         if not self._cancelled and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._call.cancel)
+            self._loop.call_soon_threadsafe(self._answers.cancel)

@@ -4,16 +4,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
-
-import grpc
+from typing import Self, TypeVar
 
 from penstock.client import calls
 from penstock.client.calls import Call
-from penstock.client.channel import TLS, addresses_of, channel_options, grpc_target
+from penstock.client.channel import TLS, ChannelSettings
 from penstock.client.deadline import NS, POLL_S, Deadline, never_ready, not_ready_yet
-from penstock.client.errors import InferenceError, from_failed_call
+from penstock.client.errors import InferenceError
 from penstock.client.inputs import InputValue
+from penstock.client.open import open_channel
 from penstock.client.result import InferResult
 from penstock.client.retry import Retries, RetryPolicy
 from penstock.client.streams import ResultStream
@@ -32,7 +31,9 @@ class Client:
     `target` is host:port, unix:/path, dns:///name:port, or several addresses (a sequence, or commas
     between them), over which calls are balanced by health. Every call has a deadline: `timeout`
     seconds unless it names its own, math.inf for none. A call that fails is an InferenceError; an
-    input that is no tensor is InvalidArgument before anything is sent.
+    input that is no tensor is InvalidArgument before anything is sent. `transport` is grpcio or
+    http2 (None: $PENSTOCK_CLIENT_TRANSPORT, or grpcio); `compression` of requests is gzip or
+    deflate; `keepalive_s` of silence during calls, and the connection is tested.
 
         with Client("localhost:8001") as client:
             result = client.infer("add_sub", {"INPUT0": a, "INPUT1": b})
@@ -47,18 +48,20 @@ class Client:
         retries: RetryPolicy | None = None,
         metadata: Mapping[str, str] = _NO_METADATA,
         tls: TLS | None = None,
+        transport: str | None = None,
+        compression: str = "",
+        keepalive_s: float | None = None,
         clock: Callable[[], int] = time.monotonic_ns,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        addresses = addresses_of(target)
-        self.target = ",".join(addresses)
+        settings = ChannelSettings.of(target, tls, transport, compression, keepalive_s)
+        self.target = ",".join(settings.addresses)
         self._timeout = timeout
         self._retries = retries or RetryPolicy()
         self._metadata = tuple(metadata.items())
         self._clock = clock
         self._sleep = sleep
-        self._channel = _open(grpc_target(addresses), channel_options(addresses, tls), tls)
-        self._methods: dict[str, Any] = {}
+        self._channel = open_channel(settings)
 
     # -- inference -------------------------------------------------------------------------------
 
@@ -113,15 +116,13 @@ class Client:
             priority=priority,
         )
         deadline = self._deadline(timeout)
-        # A client stream of one message is, on the wire, one message: no sender thread is needed.
-        method = self._channel.unary_stream(calls.INFERENCE + "ModelStreamInfer")
-        return ResultStream(
-            method(
-                call.request,
-                timeout=deadline.remaining_s(self._clock()),
-                metadata=self._metadata + calls.TRUE_STATUS,
-            )
+        answers = self._channel.stream(
+            calls.INFERENCE + "ModelStreamInfer",
+            call.request,
+            deadline.remaining_s(self._clock()),
+            self._metadata + calls.TRUE_STATUS,
         )
+        return ResultStream(answers)
 
     # -- server and models -----------------------------------------------------------------------
 
@@ -227,16 +228,8 @@ class Client:
                 self._sleep(delay / NS)
 
     def _attempt(self, call: Call[T], deadline: Deadline, wait: bool = False) -> T:
-        method = self._methods.get(call.method)
-        if method is None:
-            method = self._methods[call.method] = self._channel.unary_unary(call.method)
         left = deadline.remaining_s(self._clock())
-        try:
-            answer = method(
-                call.request, timeout=left, metadata=self._metadata, wait_for_ready=wait
-            )
-        except grpc.RpcError as failed:
-            raise from_failed_call(failed) from failed
+        answer = self._channel.unary(call.method, call.request, left, self._metadata, wait)
         return call.read(answer)
 
     def _answers_yes(self, call: Call[bool], deadline: Deadline) -> bool:
@@ -264,10 +257,3 @@ class Client:
 
     def __repr__(self) -> str:
         return f"Client({self.target!r})"
-
-
-def _open(target: str, options: list[tuple[str, Any]], tls: TLS | None) -> Any:
-    if tls is None:
-        return grpc.insecure_channel(target, options)
-    root, key, chain = tls.read()
-    return grpc.secure_channel(target, grpc.ssl_channel_credentials(root, key, chain), options)
