@@ -1,0 +1,87 @@
+"""Every bound of a connection in one place. Sizes in bytes, rates per second."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+KIB = 1 << 10
+MIB = 1 << 20
+
+
+class Rate(NamedTuple):
+    """How often something may happen: so many at once, and so many a second in the long run."""
+
+    burst: int
+    per_second: int
+
+
+def _always(size: int) -> bool:
+    del size
+    return True
+
+
+def _ignore(size: int) -> None:
+    del size
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one connection may ask of us. Whoever goes beyond is refused, and counted by name.
+
+    The first group is what we advertise, the second bounds what is kept in memory, the third
+    bounds work that brings nothing; the rates lie far above what any honest client does.
+    """
+
+    stream_window: int = MIB
+    """Bytes that a peer may send on one stream before the application took any."""
+    connection_window: int = 16 * MIB
+    max_frame_size: int = MIB
+    max_concurrent_streams: int = 0
+    """Streams open at once, those beyond get REFUSED_STREAM; 0: no limit."""
+    header_table_size: int = 4 * KIB
+
+    read_buffer: int = 256 * KIB
+    message_size: int = 2**31 - 1
+    """A longer message is refused with RESOURCE_EXHAUSTED before any memory is taken for it."""
+    metadata_size: int = 16 * KIB
+    """Of one request, as RFC 9113 counts it; more is RESOURCE_EXHAUSTED."""
+    header_block_size: int = 64 * KIB
+    """Of one compressed header block with its CONTINUATIONs; more ends the connection."""
+    continuations: int = 8
+    """CONTINUATION frames of one header block."""
+    settings_per_frame: int = 64
+    reserve: Callable[[int], bool] = field(default=_always)
+    """Asked before the memory of a large message is taken; False refuses the call."""
+    release: Callable[[int], None] = field(default=_ignore)
+    """Told when a message that was reserved for will not be delivered."""
+    high_water: int = 256 * KIB
+    """Unsent bytes of one stream above which its producer should wait for `Room`."""
+    low_water: int = 64 * KIB
+    stream_unsent: int = 8 * MIB
+    """Unsent bytes of one stream beyond which the next message ends it: its reader is too slow."""
+    output: int = MIB
+    """Bytes that wait in `out` beyond which messages stay with their streams."""
+    control_frames: int = 10_000
+    """Frames that answer the peer's and wait in `out`; more ends the connection."""
+    remembered_streams: int = 1_000
+    """Streams that ended by RST_STREAM whose late frames are still told from wrong ones."""
+
+    resets: Rate = Rate(200, 200)
+    """Streams reset before they were answered: by the peer, or by us for the peer's fault."""
+    refused_streams: Rate = Rate(1_000, 200)
+    """Streams beyond `max_concurrent_streams`."""
+    settings: Rate = Rate(100, 20)
+    pings: Rate = Rate(1_000, 1_000)
+    window_updates: Rate = Rate(10_000, 2_000)
+    """WINDOW_UPDATE frames beyond four for each chunk that we sent."""
+    tiny_writes: Rate = Rate(1_000, 200)
+    """DATA frames of ours below `tiny` bytes that a small window cut off."""
+    empty_frames: Rate = Rate(100, 100)
+    """DATA or CONTINUATION frames that carry nothing and end nothing."""
+    fragments: Rate = Rate(2_000, 2_000)
+    """DATA frames below `tiny` bytes that end neither a message nor a stream."""
+    ignored_frames: Rate = Rate(1_000, 1_000)
+    """PRIORITY and unknown frames, and frames of streams that are closed."""
+    tiny: int = 64
+    stall_progress: int = KIB
+    """A stream that sends less than this in a stall's time is stalled as if it sent nothing."""

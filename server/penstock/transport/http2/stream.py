@@ -1,0 +1,160 @@
+"""One stream, and what each frame means in each of its states (RFC 9113, 5.1): rules as a table.
+
+A stream that is not in the connection's table is idle or closed; how it closed decides what a late
+frame of the peer means.
+"""
+
+from collections import deque
+from enum import Enum
+from typing import Any
+
+from penstock.transport.http2.frames import (
+    CONTINUATION,
+    DATA,
+    HEADERS,
+    PRIORITY,
+    PUSH_PROMISE,
+    RST_STREAM,
+    WINDOW_UPDATE,
+    ErrorCode,
+)
+from penstock.transport.http2.messages import Assembler
+
+OPEN = 0
+HALF_CLOSED_REMOTE = 1
+"""The peer sends nothing more."""
+HALF_CLOSED_LOCAL = 2
+"""We send nothing more."""
+CLOSED = 3
+"""Both: `HALF_CLOSED_REMOTE | HALF_CLOSED_LOCAL`."""
+
+STATE_NAMES = ("open", "half-closed (remote)", "half-closed (local)", "closed")
+
+
+class Past(Enum):
+    """What became of a stream that is not open."""
+
+    IDLE = "idle"
+    """Its id was not used yet."""
+    SKIPPED = "skipped"
+    """A higher id was used first: it can never be opened."""
+    FINISHED = "finished"
+    """Both sides ended it with END_STREAM."""
+    RESET_BY_PEER = "reset by the peer"
+    RESET_BY_US = "reset by us"
+    FORGOTTEN = "forgotten"
+    """Closed so long ago that nobody remembers how."""
+
+
+class Verdict(Enum):
+    """What a frame deserves on a stream that is not open."""
+
+    ACCEPT = "accept"
+    IGNORE = "ignore"
+    """Only what all streams share is kept in step: header table and connection window."""
+    RESET = "stream error"
+    CLOSE = "connection error"
+
+
+_FRAMES = (DATA, HEADERS, PRIORITY, RST_STREAM, WINDOW_UPDATE)
+_ALL_IGNORED = dict.fromkeys(_FRAMES, (Verdict.IGNORE, ErrorCode.NO_ERROR))
+_ACCEPT = (Verdict.ACCEPT, ErrorCode.NO_ERROR)
+_IGNORE = (Verdict.IGNORE, ErrorCode.NO_ERROR)
+_BROKEN = (Verdict.CLOSE, ErrorCode.PROTOCOL_ERROR)
+_LATE = (Verdict.CLOSE, ErrorCode.STREAM_CLOSED)
+_DEAF = (Verdict.RESET, ErrorCode.STREAM_CLOSED)
+
+NOT_OPEN: dict[Past, dict[int, tuple[Verdict, ErrorCode]]] = {
+    Past.IDLE: {
+        DATA: _BROKEN,
+        HEADERS: _ACCEPT,
+        PRIORITY: _IGNORE,
+        RST_STREAM: _BROKEN,
+        WINDOW_UPDATE: _BROKEN,
+    },
+    Past.SKIPPED: {
+        DATA: _LATE,
+        HEADERS: _BROKEN,
+        PRIORITY: _IGNORE,
+        RST_STREAM: _IGNORE,
+        WINDOW_UPDATE: _IGNORE,
+    },
+    Past.FINISHED: {
+        DATA: _LATE,
+        HEADERS: _LATE,
+        PRIORITY: _IGNORE,
+        RST_STREAM: _IGNORE,
+        WINDOW_UPDATE: _IGNORE,
+    },
+    Past.RESET_BY_PEER: {
+        DATA: _DEAF,
+        HEADERS: _DEAF,
+        PRIORITY: _IGNORE,
+        RST_STREAM: _IGNORE,
+        WINDOW_UPDATE: _IGNORE,
+    },
+    Past.RESET_BY_US: _ALL_IGNORED,
+    Past.FORGOTTEN: _ALL_IGNORED,
+}
+"""What a peer's frame means on a stream that is not open.
+
+CONTINUATION belongs to its HEADERS; PUSH_PROMISE is refused before anyone looks at its stream.
+"""
+
+OPEN_STATES: dict[int, dict[int, tuple[Verdict, ErrorCode]]] = {
+    OPEN: dict.fromkeys(_FRAMES, _ACCEPT),
+    HALF_CLOSED_LOCAL: dict.fromkeys(_FRAMES, _ACCEPT),
+    HALF_CLOSED_REMOTE: {
+        DATA: _DEAF,
+        HEADERS: _DEAF,
+        PRIORITY: _ACCEPT,
+        RST_STREAM: _ACCEPT,
+        WINDOW_UPDATE: _ACCEPT,
+    },
+}
+"""What a peer's frame means on a stream that is open in one direction at least."""
+
+assert {CONTINUATION, PUSH_PROMISE}.isdisjoint(_FRAMES)
+
+
+class Stream:
+    """One call's stream. An adapter's call is a subclass with the same constructor.
+
+    `send_window` is what may be sent on it now, negative after a cut by SETTINGS; `unsent` the
+    bytes that wait in `pending`; `trailers` the header block that follows them.
+    """
+
+    __slots__ = (
+        "assembler",
+        "connection",
+        "filled",
+        "head",
+        "head_sent",
+        "held",
+        "id",
+        "pending",
+        "recv_window",
+        "send_window",
+        "stalled_since_ns",
+        "state",
+        "trailers",
+        "unsent",
+    )
+
+    def __init__(self, connection: Any, stream_id: int, head: Any, send_window: int) -> None:
+        self.connection = connection
+        self.id = stream_id
+        self.head = head
+        self.send_window = send_window
+        self.state = OPEN
+        self.head_sent = False
+        self.assembler: Assembler | None = None
+        self.pending: deque[bytes | memoryview] | None = None
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing may be sent or comes any more."""
+        return self.state == CLOSED
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id} {STATE_NAMES[self.state]}>"
