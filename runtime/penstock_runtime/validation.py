@@ -26,6 +26,12 @@ _BATCH_NOTE = (
 )
 
 
+_MOST_KNOWN = 256
+
+# Rows, signature, length, and the shapes of the arrays where they are not those of the request.
+_Known = tuple[int, Any, int, dict[str, tuple[int, ...]] | None]
+
+
 class Checked(NamedTuple):
     """A request that fits its model: arrays by input name (views where possible), its rows, what it
     may share a batch with, its length.
@@ -54,11 +60,45 @@ class RequestValidator:
             _has_one_shape(declared) for declared in config.input
         )
         self._plain = PlainInputs(config)
+        self._reshapes = any(d.reshape is not None for d in config.input)
+        # What was found of requests by their likeness, which is never None here.
+        self._known: dict[object, _Known] = {}
 
     def check(self, request: InferRequest) -> Checked:
         """The request, ready for the scheduler; InvalidArgument says what is wrong with it."""
+        likeness = request.likeness
+        known = self._known.get(likeness)
+        if known is not None:
+            return self._like(known, request)
         plain = self._plain.arrays(request)
-        return self._checked(plain) if plain is not None else self._check_carefully(request)
+        checked = self._checked(plain) if plain is not None else self._check_carefully(request)
+        if likeness is not None:
+            self._remember(likeness, checked)
+        return checked
+
+    def _like(self, known: "_Known", request: InferRequest) -> Checked:
+        """The check of a request that is like one that was found to fit."""
+        rows, signature, length, shapes = known
+        inputs = request.inputs
+        if shapes is None:
+            if len(inputs) == 1:
+                return Checked({inputs[0].name: inputs[0].array}, rows, signature, length)
+            arrays = {tensor.name: tensor.array for tensor in inputs}
+        else:
+            arrays = {t.name: t.array.reshape(shapes[t.name]) for t in inputs}
+        return Checked(arrays, rows, signature, length)
+
+    def _remember(self, likeness: object, checked: Checked) -> None:
+        # Starting afresh costs each kind one check, and is safe from any thread.
+        if len(self._known) >= _MOST_KNOWN:
+            self._known.clear()
+        shapes = {name: array.shape for name, array in checked.arrays.items()}
+        self._known[likeness] = (
+            checked.rows,
+            checked.signature,
+            checked.length,
+            shapes if self._reshapes else None,
+        )
 
     def _checked(self, plain: PlainArrays) -> Checked:
         arrays, rows = plain

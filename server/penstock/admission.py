@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from penstock.codec.decode import decode_request
+from penstock.codec.wire import Buffer
 from penstock_runtime.core import InferenceCore
 from penstock_runtime.errors import Cancelled, InvalidArgument, Unsupported
 from penstock_runtime.request import InferRequest
@@ -49,7 +50,7 @@ class Admission:
 
     def admit(
         self,
-        data: bytes,
+        data: Buffer,
         stream: ResponseStream,
         holder: Holder,
         deadline_ns: int | None,

@@ -9,7 +9,14 @@ from typing import Protocol
 
 from penstock.rpc import Category, Kind, Rpc
 from penstock.status import translate
-from penstock.transport.base import Call, Method, Refusal, StreamHandler, UnaryHandler
+from penstock.transport.base import (
+    Call,
+    Method,
+    QuickHandler,
+    Refusal,
+    StreamHandler,
+    UnaryHandler,
+)
 from penstock_runtime.errors import Unavailable
 
 SHUTTING_DOWN = "GRPC server is shutting down and has stopped accepting new requests."
@@ -103,8 +110,16 @@ class Guard:
         self._observer = observer
         self._delay_s = delay_s
 
-    def method(self, rpc: Rpc, handler: UnaryHandler | StreamHandler) -> Method:
-        """The method that a transport serves for this row of the table."""
+    def method(
+        self,
+        rpc: Rpc,
+        handler: UnaryHandler | StreamHandler,
+        submit: QuickHandler | None = None,
+    ) -> Method:
+        """The method that a transport serves for this row of the table.
+
+        `submit`, the quick way into a unary method, guards itself.
+        """
         if rpc.kind is Kind.STREAM:
             return Method(rpc.path, stream=self._stream(rpc, handler))  # type: ignore[arg-type]
         unary: UnaryHandler = handler  # type: ignore[assignment]
@@ -113,7 +128,7 @@ class Guard:
         unary = self._unary(rpc, unary)
         if self._observer is not None:
             unary = _observed_unary(rpc, unary, self._observer)
-        return Method(rpc.path, unary=unary)
+        return Method(rpc.path, unary=unary, submit=submit)
 
     def _unary(self, rpc: Rpc, handler: UnaryHandler) -> UnaryHandler:
         gate = self._gate

@@ -4,7 +4,7 @@ A transport serves what `bind` makes of the table; nothing here knows how bytes 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -40,11 +40,12 @@ class Rpc:
     category: Category
     handler: str
     kind: Kind = Kind.UNARY
+    path: str = field(init=False)
+    """The name that a request carries."""
 
-    @property
-    def path(self) -> str:
-        """The name that a request carries."""
-        return f"/{self.service}/{self.name}"
+    def __post_init__(self) -> None:
+        # Not a property: it is asked for with every call.
+        object.__setattr__(self, "path", f"/{self.service}/{self.name}")
 
 
 INFERENCE_SERVICE = "inference.GRPCInferenceService"

@@ -10,12 +10,13 @@ from penstock.health import Health
 from penstock.interceptors import Gate, Guard, Observer
 from penstock.limits import ByteBudget, default_inflight_bytes
 from penstock.reflection import Reflection
-from penstock.rpc import bind
+from penstock.rpc import Rpc, bind
 from penstock.servicer_infer import InferServicer
 from penstock.servicer_metadata import MetadataServicer
+from penstock.servicer_quick import QuickInfer
 from penstock.servicer_repository import RepositoryServicer
 from penstock.servicer_unsupported import UnsupportedServicer
-from penstock.transport.base import Method
+from penstock.transport.base import Method, QuickHandler
 from penstock.workshop import StreamLimits, Workshop
 from penstock_runtime.core import InferenceCore
 from penstock_runtime.observability.access_log import AccessLog
@@ -95,8 +96,15 @@ def build_services(
         Reflection(),
         UnsupportedServicer(),
     )
-    methods = tuple(guard.method(rpc, handler) for rpc, handler in bind(*owners))
+    methods = tuple(
+        guard.method(rpc, handler, _quick(rpc, shop, observer)) for rpc, handler in bind(*owners)
+    )
     return Services(methods, gate, budget, health, metadata, (codec_threads, admin_threads))
+
+
+def _quick(rpc: Rpc, shop: Workshop, observer: Observer | None) -> QuickHandler | None:
+    """The quick way into the method, where there is one."""
+    return QuickInfer(shop, rpc, observer).submit if rpc.name == "ModelInfer" else None
 
 
 def _one(name: str, text: str, value: float) -> Family:

@@ -20,6 +20,7 @@ from penstock.codec.envelope import (
 )
 from penstock.codec.parameters import NO_OPTIONS, read_options, with_forwarded
 from penstock.codec.prescan import split
+from penstock.codec.templates import kinds_of_length, notice
 from penstock.codec.wire import Buffer, shown
 from penstock_runtime.errors import InvalidArgument, Violation
 from penstock_runtime.request import InferRequest
@@ -48,6 +49,11 @@ def decode_request(
     InvalidArgument when the request is malformed, over a limit or contradicts itself (a raw BOOL
     byte other than 0 and 1 does); Unsupported when it uses shared memory.
     """
+    if type(data) is bytes and not forwarded:
+        for template in kinds_of_length(len(data), ()):
+            request = template.request(data, now_ns, deadline_ns)
+            if request is not None:
+                return request
     parts = split(data)
     request_id = _read_id(parts.id) if parts.id else ""
     options = read_options(parts.parameters) if parts.parameters else NO_OPTIONS
@@ -58,6 +64,8 @@ def decode_request(
         _refuse_raw_count(envelope, len(arrays))
     for index in envelope.bools:
         _check_bools(envelope, index, parts.raws[index])
+    if type(data) is bytes and not forwarded:
+        notice(data, parts, envelope, options)
     # By position: this is on the path of every request, and keywords cost a tenth more.
     return InferRequest(
         envelope.model_name,

@@ -26,6 +26,8 @@ _FINAL = {flag: write_parameters(_PARAMETERS, {FINAL_RESPONSE: flag}) for flag i
 
 _MOST_REMEMBERED = 1024
 _MOST_OUTPUTS_REMEMBERED = 16
+# Below this size a copy costs less than a piece more to write.
+_JOINED = 32 << 10
 
 
 class _Head(NamedTuple):
@@ -49,6 +51,12 @@ def encode_response(response: InferResponse, typed: bool = False) -> bytes:
     2^31-1 bytes; Internal when an output's array does not fill its shape.
     """
     return b"".join(_parts(response, typed)[0])
+
+
+def encode_message(response: InferResponse, typed: bool = False) -> bytes | tuple[Part, ...]:
+    """As `encode_response`, but a large message stays in pieces: views on the outputs, no copy."""
+    parts, size = _parts(response, typed)
+    return b"".join(parts) if size < _JOINED else tuple(parts)
 
 
 def encode_stream_response(

@@ -5,7 +5,7 @@ from penstock.codec.prescan import split
 from penstock.codec.wire import Buffer
 from penstock_runtime.errors import InvalidArgument
 
-_CONTENTS_LIMIT = 64 << 10
+CONTENTS_LIMIT = 64 << 10
 _MESSAGE_LIMIT = 16 << 20
 
 
@@ -15,7 +15,7 @@ def is_heavy(data: Buffer) -> bool:
     True for a message above 16 MiB, and for typed contents or raw BYTES above 64 KiB. A malformed
     message is not heavy: it is refused before anything is built.
     """
-    if len(data) <= _CONTENTS_LIMIT:
+    if len(data) <= CONTENTS_LIMIT:
         return False
     if len(data) > _MESSAGE_LIMIT:
         return True
@@ -23,7 +23,7 @@ def is_heavy(data: Buffer) -> bool:
         parts = split(data)
     except InvalidArgument:
         return False
-    if len(parts.head) > _CONTENTS_LIMIT:
+    if len(parts.head) > CONTENTS_LIMIT:
         return True
     raw = sum(len(part) for part in parts.raws)
-    return raw > _CONTENTS_LIMIT and holds_bytes(parts.head)
+    return raw > CONTENTS_LIMIT and holds_bytes(parts.head)
