@@ -127,7 +127,12 @@ class ServerOptions:
     )
 
     # -- gRPC ------------------------------------------------------------------------------------
-    transport: str = _option("grpcio", "grpc", "What carries the calls.", choices=("grpcio",))
+    transport: str = _option(
+        "grpcio",
+        "grpc",
+        "What carries the calls: gRPC's own library, or HTTP/2 of this server's own.",
+        choices=("grpcio", "http2"),
+    )
     grpc_port: int = _port(8001, "grpc", "Port of the inference service (0: any free one).")
     grpc_address: tuple[str, ...] = _option(
         ("0.0.0.0",),
@@ -164,6 +169,25 @@ class ServerOptions:
     )
     grpc_handshake_timeout: int = _option(
         20_000, "grpc", "Milliseconds that a new connection gets to speak HTTP/2.", minimum=1
+    )
+    grpc_max_connection_idle: int = _option(
+        0,
+        "grpc",
+        "Milliseconds without calls after which a connection is closed (0: never).",
+        minimum=0,
+    )
+    grpc_use_ssl: bool = _option(False, "grpc", "Speak TLS (1.2 and above) on the gRPC port.")
+    grpc_use_ssl_mutual: bool = _option(
+        False, "grpc", "Speak TLS, and only with clients whose certificate --grpc-root-cert signed."
+    )
+    grpc_server_cert: str = _option(
+        "", "grpc", "Certificate of the server and those that signed it, PEM.", metavar="FILE"
+    )
+    grpc_server_key: str = _option(
+        "", "grpc", "Private key of that certificate, PEM, not encrypted.", metavar="FILE"
+    )
+    grpc_root_cert: str = _option(
+        "", "grpc", "Certificates that sign the clients', PEM.", metavar="FILE"
     )
     grpc_infer_response_compression_level: str = _option(
         "none", "grpc", "How hard to compress.", choices=("none", "low", "medium", "high")
@@ -217,6 +241,13 @@ class ServerOptions:
     )
     grpc_max_concurrent_streams: int = _option(
         0, "limits", "Calls at the same time on one connection; more wait (0: any).", minimum=0
+    )
+    grpc_max_connections: int = _option(
+        0,
+        "limits",
+        "Connections at the same time, newer ones are closed (0: as many as there are file "
+        "descriptors, less a reserve; --transport=http2 only).",
+        minimum=0,
     )
     stream_max_inflight: int = _option(
         256, "limits", "Requests in flight on one stream; more are not read.", minimum=1

@@ -53,11 +53,6 @@ _IGNORED = (
 )
 _NOT_YET = "is not available in this version; leave it out"
 _REFUSED = {
-    "grpc-use-ssl": f"TLS {_NOT_YET}, or let a proxy end TLS",
-    "grpc-use-ssl-mutual": f"mutual TLS {_NOT_YET}, or let a proxy end TLS",
-    "grpc-server-cert": f"TLS {_NOT_YET}, or let a proxy end TLS",
-    "grpc-server-key": f"TLS {_NOT_YET}, or let a proxy end TLS",
-    "grpc-root-cert": f"TLS {_NOT_YET}, or let a proxy end TLS",
     "grpc-restricted-protocol": f"restricting protocols {_NOT_YET}",
     "http-restricted-api": f"restricting protocols {_NOT_YET}",
     "allow-client-shm": f"client shared memory {_NOT_YET}",

@@ -17,6 +17,7 @@ from penstock.observer import CallObserver, rpc_metrics
 from penstock.services import Services, build_services
 from penstock.transport.addresses import listen_addresses
 from penstock.transport.base import Method, Transport
+from penstock.transport.tls import TlsFiles
 from penstock.watchdog import LoopWatch
 from penstock_runtime.assembly import hold_until_hook, open_repository
 from penstock_runtime.core import InferenceCore
@@ -66,7 +67,7 @@ class Server:
         )
         self._watch = LoopWatch(options.stall_dump_secs, self.services.health.beat)
         self._transport: Transport = make_transport(options, self.services.methods)
-        sources = [self.services.families, self._watch.families]
+        sources = [self.services.families, self._watch.families, self._transport.families]
         sources += [counts.families] if counts is not None else []
         sources += [logs.families] if logs is not None else []
         self._metrics = MetricsServer(
@@ -156,27 +157,48 @@ class Server:
 
 
 def make_transport(options: ServerOptions, methods: Sequence[Method]) -> Transport:
-    """The transport that the options name. Imports grpc, which takes a while, only now."""
+    """The transport that the options name. Imports grpc, which takes a while, only if need be."""
+    o = options
+    common: dict[str, Any] = {
+        "addresses": listen_addresses(o.grpc_address, o.grpc_port),
+        "reuse_port": o.reuse_grpc_port,
+        "tls": tls_files(o),
+        "keepalive_time_ms": o.grpc_keepalive_time,
+        "keepalive_timeout_ms": o.grpc_keepalive_timeout,
+        "keepalive_permit_without_calls": o.grpc_keepalive_permit_without_calls,
+        "max_pings_without_data": o.grpc_http2_max_pings_without_data,
+        "min_recv_ping_interval_without_data_ms": o.grpc_http2_min_recv_ping_interval_without_data,
+        "max_ping_strikes": o.grpc_http2_max_ping_strikes,
+        "max_connection_idle_ms": o.grpc_max_connection_idle,
+        "max_connection_age_ms": o.grpc_max_connection_age,
+        "max_connection_age_grace_ms": o.grpc_max_connection_age_grace,
+        "handshake_timeout_ms": o.grpc_handshake_timeout,
+        "max_concurrent_streams": o.grpc_max_concurrent_streams,
+        "max_concurrent_rpcs": o.grpc_max_concurrent_rpcs,
+        "compression_level": o.grpc_infer_response_compression_level,
+    }
+    if o.transport == "http2":
+        from penstock.transport.http2.options import Http2Options
+        from penstock.transport.http2.server import Http2Transport
+
+        more: dict[str, Any] = {
+            "max_connections": o.grpc_max_connections,
+            "stream_stall_s": o.stream_stall_secs,
+        }
+        return Http2Transport(methods, Http2Options(**common, **more))
     from penstock.transport.grpcio import GrpcioOptions, GrpcioTransport
 
+    return GrpcioTransport(methods, GrpcioOptions(**common))
+
+
+def tls_files(options: ServerOptions) -> TlsFiles | None:
+    """What the options say of TLS; None: nothing is encrypted. InvalidArgument if files miss."""
     o = options
-    settings = GrpcioOptions(
-        addresses=listen_addresses(o.grpc_address, o.grpc_port),
-        reuse_port=o.reuse_grpc_port,
-        keepalive_time_ms=o.grpc_keepalive_time,
-        keepalive_timeout_ms=o.grpc_keepalive_timeout,
-        keepalive_permit_without_calls=o.grpc_keepalive_permit_without_calls,
-        max_pings_without_data=o.grpc_http2_max_pings_without_data,
-        min_recv_ping_interval_without_data_ms=o.grpc_http2_min_recv_ping_interval_without_data,
-        max_ping_strikes=o.grpc_http2_max_ping_strikes,
-        max_connection_age_ms=o.grpc_max_connection_age,
-        max_connection_age_grace_ms=o.grpc_max_connection_age_grace,
-        handshake_timeout_ms=o.grpc_handshake_timeout,
-        max_concurrent_streams=o.grpc_max_concurrent_streams,
-        max_concurrent_rpcs=o.grpc_max_concurrent_rpcs,
-        compression_level=o.grpc_infer_response_compression_level,
-    )
-    return GrpcioTransport(methods, settings)
+    if not (o.grpc_use_ssl or o.grpc_use_ssl_mutual):
+        return None
+    files = TlsFiles(o.grpc_server_cert, o.grpc_server_key, o.grpc_root_cert, o.grpc_use_ssl_mutual)
+    files.check()
+    return files
 
 
 def repository_options(options: ServerOptions) -> RepositoryOptions:

@@ -106,7 +106,7 @@ def test_the_environment_separates_values_by_commas() -> None:
         (("--strict-readiness=maybe",), "expected bool"),
         (("--grpc-prot=1",), "did you mean --grpc-port"),
         (("--config-file=/nowhere.json",), "cannot read --config-file"),
-        (("--grpc-use-ssl=true",), "TLS is not available"),
+        (("--grpc-restricted-protocol=x",), "restricting protocols is not available"),
         (("--allow-client-shm=true",), "shared memory is not available"),
     ],
 )

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from penstock.status import Answer
 from penstock_runtime.errors import PenstockError
+from penstock_runtime.observability.metrics import Family
 from penstock_runtime.request import InferRequest, InferResponse
 
 Metadata = Sequence[tuple[str, str | bytes]]
@@ -107,3 +108,6 @@ class Transport(Protocol):
 
     async def stop(self, grace_s: float) -> None:
         """Accept nothing more, let what is inside go on for `grace_s`, then cut it off."""
+
+    def families(self) -> Sequence[Family]:
+        """What a scrape learns of the transport itself."""

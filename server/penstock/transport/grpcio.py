@@ -21,7 +21,9 @@ from penstock.transport.base import (
     StreamHandler,
     UnaryHandler,
 )
+from penstock.transport.tls import TlsFiles
 from penstock_runtime.errors import FailedPrecondition, PenstockError, Status
+from penstock_runtime.observability.metrics import Family
 from penstock_runtime.request import InferRequest, InferResponse
 
 UNLIMITED = -1
@@ -38,12 +40,14 @@ class GrpcioOptions:
 
     addresses: tuple[str, ...]
     reuse_port: bool = False
+    tls: TlsFiles | None = None
     keepalive_time_ms: int = 7_200_000
     keepalive_timeout_ms: int = 20_000
     keepalive_permit_without_calls: bool = False
     max_pings_without_data: int = 2
     min_recv_ping_interval_without_data_ms: int = 300_000
     max_ping_strikes: int = 2
+    max_connection_idle_ms: int = 0
     max_connection_age_ms: int = 0
     max_connection_age_grace_ms: int = 0
     handshake_timeout_ms: int = 20_000
@@ -68,6 +72,7 @@ class GrpcioOptions:
             "grpc.server_handshake_timeout_ms": self.handshake_timeout_ms,
         }
         limits = {
+            "grpc.max_connection_idle_ms": self.max_connection_idle_ms,
             "grpc.max_connection_age_ms": self.max_connection_age_ms,
             "grpc.max_connection_age_grace_ms": self.max_connection_age_grace_ms,
             "grpc.max_concurrent_streams": self.max_concurrent_streams,
@@ -160,14 +165,18 @@ class GrpcioTransport:
             options=options.channel_arguments(),
             maximum_concurrent_rpcs=options.max_concurrent_rpcs or None,
         )
-        bound = [self._bind(address) for address in options.addresses]
+        credentials = _credentials(options.tls) if options.tls is not None else None
+        bound = [self._bind(address, credentials) for address in options.addresses]
         await self._server.start()
         return tuple(bound)
 
-    def _bind(self, address: str) -> str:
+    def _bind(self, address: str, credentials: Any) -> str:
         remove_stale_socket(address)
         try:
-            port = self._server.add_insecure_port(address)
+            if credentials is not None:
+                port = self._server.add_secure_port(address, credentials)
+            else:
+                port = self._server.add_insecure_port(address)
         except RuntimeError:
             port = 0
         if port == 0:
@@ -180,6 +189,17 @@ class GrpcioTransport:
         """Accept nothing more, let what is inside go on for `grace_s`, then cut it off."""
         if self._server is not None:
             await self._server.stop(grace_s)
+
+    def families(self) -> Sequence[Family]:
+        """Nothing: gRPC keeps its counts to itself."""
+        return ()
+
+
+def _credentials(tls: TlsFiles) -> Any:
+    certificate, key, roots = tls.read()
+    return grpc.ssl_server_credentials(
+        [(key, certificate)], root_certificates=roots, require_client_auth=tls.mutual
+    )
 
 
 class _Table(grpc.GenericRpcHandler):  # type: ignore[misc]
