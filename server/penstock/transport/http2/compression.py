@@ -4,7 +4,6 @@ import zlib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-
 IDENTITY = "identity"
 ENCODINGS = ("gzip", "deflate")
 """What messages may be compressed with, what we would rather send first."""

@@ -5,7 +5,7 @@ Field = tuple[bytes, bytes]
 
 
 class HpackError(ValueError):
-    """A block that cannot be decoded: the connection's table is lost with it (COMPRESSION_ERROR)."""
+    """A block that cannot be decoded: the connection has lost its table (COMPRESSION_ERROR)."""
 
 
 class HeaderBlockTooLarge(HpackError):

@@ -187,7 +187,7 @@ class Assembler:
             if not self._reserve(size):
                 raise no_memory(size)
             # Memory that nobody has written to costs nothing until the peer really sends.
-            self._large = memoryview(np.empty(size, np.uint8))
+            self._large = np.empty(size, np.uint8).data
         else:
             self._buffer = bytearray()
         self.missing = size
