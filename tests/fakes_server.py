@@ -92,6 +92,7 @@ class FakeModel:
             model_transaction_policy=TransactionPolicy(decoupled),
         )
         self.version = 1
+        self.decoupled = decoupled
         self.healthy = True
         self.jobs: list[Job] = []
         self.statistics = ModelStatistics(name, 1)

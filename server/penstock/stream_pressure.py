@@ -61,34 +61,31 @@ class Pressure:
 
 
 class StallWatch:
-    """Ends a call whose reader takes nothing for `stall_s` while a message is being written.
+    """Ends a call whose reader takes nothing for `stall_s` while something is being written.
 
-    The writer sets `writing` before each message, and after it counts `written` up.
+    The writer says when it begins to wait, and when that is over.
     """
 
     def __init__(self, call: Call, stall_s: float, pressure: Pressure) -> None:
         self._call = call
         self._stall_s = stall_s
         self._pressure = pressure
-        self._loop = asyncio.get_running_loop()
-        self.writing = False
-        self.written = 0
-        self._seen = 0
-        self._since = self._loop.time()
-        self._timer = self._loop.call_later(stall_s / 4, self._look)
+        self._timer: asyncio.TimerHandle | None = None
 
-    def stop(self) -> None:
-        """Look no more."""
-        self._timer.cancel()
+    def begin(self) -> None:
+        """The writer waits from now on."""
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self._stall_s, self._give_up)
 
-    def _look(self) -> None:
-        now = self._loop.time()
-        if not self.writing or self.written != self._seen:
-            self._seen, self._since = self.written, now
-        elif now - self._since >= self._stall_s:
-            self._call.abort(self._error())
-            return
-        self._timer = self._loop.call_later(self._stall_s / 4, self._look)
+    def end(self) -> None:
+        """It does not wait any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _give_up(self) -> None:
+        self._timer = None
+        self._call.abort(self._error())
 
     def _error(self) -> ResourceExhausted:
         return ResourceExhausted(

@@ -1,21 +1,25 @@
-"""One request of a stream, which is also the stream of its responses: it counts what waits in it,
-and tells its session rather than a coroutine of its own that something is new.
+"""One request of a stream, which is also the stream of its responses: it keeps what waits in it as
+messages, counts it, and tells its session rather than a coroutine of its own that something is new.
 
 Responses are encoded in the thread that produced them, which has them at hand and keeps the loop
 free for writing.
 """
 
-from typing import NamedTuple, Protocol
+from itertools import accumulate
+from typing import Protocol
 
 from penstock.admission import TIMING_PARAMETER, wants_typed
 from penstock.codec.encode import encode_stream_response
 from penstock.codec.parameters import EMPTY_FINAL_RESPONSE
 from penstock.status import public_error
-from penstock.stream_pressure import Pressure
+from penstock.stream_lane import make_lane
+from penstock.stream_pressure import UNCOUNTED_BYTES, Pressure
 from penstock.timing import with_timing
-from penstock_runtime.errors import PenstockError
+from penstock_runtime.errors import Cancelled, PenstockError
 from penstock_runtime.request import InferRequest, InferResponse
-from penstock_runtime.stream import Inbox, ResponseStream
+from penstock_runtime.scheduling.gate import Gate
+from penstock_runtime.stream import UNSENT_LIMIT, Inbox
+from penstock_runtime.stream_lane import Lane, LaneStream
 
 
 class Session(Protocol):
@@ -25,26 +29,19 @@ class Session(Protocol):
         """A request has something new; called on the loop."""
 
 
-class Message(NamedTuple):
-    """A response as it goes out; `data` is None for an empty last one that nobody asked for, and
-    `response` is there for the last one only, since it holds the arrays.
-    """
-
-    data: bytes | None
-    final: bool
-    size: int
-    response: InferResponse | None
-
-
-class StreamRequest(ResponseStream):
+class StreamRequest(LaneStream):
     """A request and where it stands.
 
-    `admitted`: the session knows whether its model is decoupled. `listed`: it waits for its turn to
-    write. `answered`: the one response of an ordinary model has been written. `final_said`: the
-    caller knows that no more will come. `typed` is what the whole stream asked for.
+    `messages` wait to be written; the producer only appends, the consumer only takes from the
+    front, so neither needs a lock. `admitted`: the session knows whether its model is decoupled.
+    `listed`: it waits for its turn to write. `answered`: the one response of an ordinary model has
+    been taken. `final_said`: the last message says that it is the last. `response` is the last
+    response. `typed` is what the whole stream asked for.
     """
 
     __slots__ = (
+        "_example",
+        "_gate",
         "_pressure",
         "_session",
         "admitted",
@@ -54,6 +51,7 @@ class StreamRequest(ResponseStream):
         "done",
         "final_said",
         "listed",
+        "messages",
         "received_ns",
         "request",
         "response",
@@ -75,6 +73,9 @@ class StreamRequest(ResponseStream):
         super().__init__(inbox)
         self._session = session
         self._pressure = pressure
+        self._example: bytes | None = None
+        self._gate: Gate | None = None
+        self.messages: list[bytes] = []
         self.size = size
         self.received_ns = received_ns
         self.request: InferRequest | None = None
@@ -94,21 +95,35 @@ class StreamRequest(ResponseStream):
         """The model is known, and with it how its answers are told."""
         self.decoupled = decoupled
 
+    # -- producer side: any thread ---------------------------------------------------------------
+
     def put(self, response: InferResponse) -> bool:
-        """Encode a response, add it and count its bytes; from any thread."""
+        """Encode a response and add it; from any thread."""
         try:
             data = self._encode(response)
         except Exception as error:
             return self.fail(public_error(error)) and False
-        size = len(data) if data is not None else 0
-        self._pressure.add(size)
+        return self._append(data, response)
+
+    def _append(self, data: bytes | None, response: InferResponse) -> bool:
         final = response.final
-        accepted = self._add(Message(data, final, size, response if final else None), final)
-        if not accepted:
-            self._pressure.sub(size)
-        return accepted
+        with self._lock:
+            if self._ended or self.cancelled:
+                self._ended = self._ended or final
+                return False
+            if data is not None:
+                self._pressure.add(len(data))
+                self.messages.append(data)
+            if final:
+                self.response = response
+                self.final_said = data is not None
+                self._ended = True
+        self._example = data
+        self._tell()
+        return True
 
     def _encode(self, response: InferResponse) -> bytes | None:
+        """The message; None for an empty last one that nobody asked for."""
         request, typed = self.request, self.typed
         if request is not None and request.parameters:
             typed = wants_typed(request, typed)
@@ -126,41 +141,88 @@ class StreamRequest(ResponseStream):
         request = self.request
         return request is not None and bool(request.parameters.get(EMPTY_FINAL_RESPONSE))
 
-    def next_data(self) -> bytes | None:
-        """The next message if it is there, has data and is not the last: the ordinary case of a
-        decoupled request.
-        """
-        items = self._items
-        if not items or items[0].final or items[0].data is None:
+    def lane(self, like: InferResponse) -> Lane | None:
+        """A way for responses that differ from this one, which has just been put, in their data."""
+        example, self._example = self._example, None
+        request = self.request
+        if example is None or request is None or not self.decoupled or like.parameters:
             return None
-        message: Message = self._take()
-        self._pressure.sub(message.size)
-        self.responses += 1
-        self.sent_bytes += message.size
-        return message.data
-
-    def next_message(self) -> Message | None:
-        """The next message that is there; None when there is none. Raises the stream's error."""
-        message: Message | None = self._take()
-        if message is not None:
-            self._pressure.sub(message.size)
-        return message
+        if wants_typed(request, self.typed) or request.parameters.get(TIMING_PARAMETER):
+            return None
+        return make_lane(self, self._pressure, like, example)
 
     def wait_for_room(self, timeout_s: float) -> bool:
         """Block the producing thread while too much is unsent, here or in the whole stream."""
-        return super().wait_for_room(timeout_s) and self._pressure.wait(timeout_s)
+        messages = self.messages
+        if len(messages) >= UNSENT_LIMIT and not self.cancelled:
+            gate = self._gate = Gate()
+            # Looked at again, or a reader that was faster would never be noticed.
+            if len(messages) >= UNSENT_LIMIT and not self.cancelled and not gate.wait(timeout_s):
+                return False
+        return self._pressure.wait(timeout_s)
+
+    def give_way(self, timeout_s: float) -> None:
+        """Let the loop take what waits for it, if it was told and had no chance to look yet."""
+        if self.posted:
+            gate = self._gate = Gate()
+            if self.posted and not self.cancelled:
+                gate.wait(timeout_s)
+            self._gate = None
+
+    # -- consumer side: the loop -----------------------------------------------------------------
+
+    @property
+    def error(self) -> PenstockError | None:
+        """What ended the request instead of its last response."""
+        with self._lock:
+            error = self._error
+        if error is None and self.cancelled:
+            return Cancelled("the request was cancelled", scheduled=True)
+        return error
+
+    def take(self, count: int, size: int) -> list[bytes]:
+        """The next messages, so many and of so many bytes at most; one at least if there is any."""
+        messages = self.messages
+        chunk = messages[:count]
+        sizes = list(map(len, chunk))
+        total = sum(sizes)
+        if total > size and len(chunk) > 1:
+            fitting = sum(sent <= size for sent in accumulate(sizes))
+            chunk, sizes = chunk[: max(fitting, 1)], sizes[: max(fitting, 1)]
+            total = sum(sizes)
+        del messages[: len(chunk)]
+        self._uncount(sizes)
+        self.responses += len(chunk)
+        self.sent_bytes += total
+        gate = self._gate
+        # Half empty before the producer is woken: one wake-up for many responses, not for each.
+        if gate is not None and len(messages) <= UNSENT_LIMIT // 2:
+            self._gate = None
+            gate.open()
+        return chunk
+
+    def _uncount(self, sizes: list[int]) -> None:
+        if sizes and max(sizes) > UNCOUNTED_BYTES:
+            self._pressure.sub(sum(size for size in sizes if size > UNCOUNTED_BYTES))
 
     def wake(self) -> None:
         """Something is new."""
         self._session.changed(self)
 
+    def forget(self) -> None:
+        """Drop what waits to be sent; from any thread."""
+        messages = self.messages
+        # Both sides may come here at once, when a producer was late.
+        with self._lock:
+            while chunk := messages[:]:
+                del messages[: len(chunk)]
+                self._uncount(list(map(len, chunk)))
+
     def drop(self) -> None:
-        """Forget what has not been sent; nothing comes after it."""
+        """Forget what has not been sent; nothing comes after it. `done` has been set."""
         if not self.ended:
             self.cancel()
-        try:
-            while self.next_message() is not None:
-                pass
-        except PenstockError:
-            # The error that follows the responses was told already, or nobody is there to hear it.
-            return
+        self.forget()
+        gate, self._gate = self._gate, None
+        if gate is not None:
+            gate.open()

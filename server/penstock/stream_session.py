@@ -1,7 +1,9 @@
 """One ModelStreamInfer call: a reader that admits requests, and one writer for all their answers.
 
 Requests to ordinary models are answered in the order of their arrival, those to decoupled models as
-responses come. A request that fails is answered in-band and the stream goes on.
+responses come. A request that fails is answered in-band and the stream goes on. The call's own task
+only reads; what there is to say is written by whoever brings the news, at the end of a turn of the
+loop.
 """
 
 import asyncio
@@ -17,14 +19,15 @@ from penstock.interceptors import shutting_down
 from penstock.status import public_error
 from penstock.stream_answers import error_message, final_message_of, log_request
 from penstock.stream_pressure import Pressure, StallWatch
-from penstock.stream_request import Message, StreamRequest
+from penstock.stream_request import StreamRequest
+from penstock.stream_writer import StreamWriter
 from penstock.transport.base import Call
 from penstock.workshop import Workshop
 from penstock_runtime.errors import Internal, PenstockError
 
 TRUE_STATUS_METADATA = "triton_grpc_error"
-# Responses that one request may write before the next one has its turn.
-_TURN = 16
+# What one request may say before the next one has its turn, and what is written at once.
+_TURN, _TURN_BYTES = 128, 64 << 10
 
 
 class StreamSession:
@@ -41,35 +44,45 @@ class StreamSession:
         self._open: set[StreamRequest] = set()
         self._order: deque[StreamRequest] = deque()
         self._ready: deque[StreamRequest] = deque()
-        self._news = asyncio.Event()
-        self._room = asyncio.Event()
         self._pressure = Pressure(shop.limits.max_unsent_bytes)
-        self._reader: asyncio.Task[None] | None = None
+        stall = StallWatch(call, shop.limits.stall_s, self._pressure)
+        self._writer = StreamWriter(call, stall, self._flush, self._stop)
+        self._task = asyncio.current_task()
+        self._news: asyncio.Future[None] | None = None
+        self._failure: BaseException | None = None
+        self._flushing = False
         self._reading = False
+        self._interrupted = False
         self._draining = False
 
     async def run(self, messages: AsyncIterator[bytes]) -> None:
         """Answer every message; ends once the caller is done and all is answered."""
-        stall = StallWatch(self._call, self._shop.limits.stall_s, self._pressure)
         forget_gate = self._shop.gate.watch(self._on_gate_closed)
-        reader = self._reader = asyncio.create_task(self._read(messages))
-        reader.add_done_callback(self._reader_done)
+        failure: Exception | None = None
         try:
-            while not (reader.done() and not self._open):
-                self._news.clear()
-                if not self._ready:
-                    await self._news.wait()
-                while self._ready:
-                    await self._turn(self._ready.popleft(), stall)
-            self._raise_why_reading_ended(reader)
+            try:
+                await self._read(aiter(messages))
+            except Exception as error:
+                # What was read before is answered first.
+                failure = error
+            while self._writer.blocked or (self._open and self._failure is None):
+                await self._changed()
+            self._raise(failure)
         finally:
             forget_gate()
-            stall.stop()
-            self._close(reader)
+            self._close()
 
-    def _close(self, reader: "asyncio.Task[None]") -> None:
+    def _raise(self, failure: Exception | None) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self._draining:
+            raise shutting_down()
+        if failure is not None:
+            raise failure
+
+    def _close(self) -> None:
         """Give everything back, whatever ended the stream: what is in flight is cancelled."""
-        reader.cancel()
+        self._writer.close()
         self._order.clear()
         for request in tuple(self._open):
             self._done(request, "CANCELLED")
@@ -78,41 +91,55 @@ class StreamSession:
     # -- reading ---------------------------------------------------------------------------------
 
     async def _read(self, messages: AsyncIterator[bytes]) -> None:
-        iterator = aiter(messages)
-        while not self._draining:
+        most = self._shop.limits.max_inflight
+        while not self._ending:
             self._reading = True
             try:
-                data = await anext(iterator)
+                data = await anext(messages)
             except StopAsyncIteration:
+                return
+            except asyncio.CancelledError:
+                # Ours, not the caller's: swallowing the caller's would leak the call.
+                if not self._interrupted or self._task is None or self._task.uncancel():
+                    raise
                 return
             finally:
                 self._reading = False
             await self._admit(data)
-            while self._is_full() and not self._draining:
-                self._room.clear()
-                await self._room.wait()
+            while (len(self._open) >= most or self._pressure.over) and not self._ending:
+                await self._changed()
 
-    def _is_full(self) -> bool:
-        return len(self._open) >= self._shop.limits.max_inflight or self._pressure.over
+    @property
+    def _ending(self) -> bool:
+        return self._draining or self._failure is not None
+
+    async def _changed(self) -> None:
+        """Wait until something was written, or the stream is to end."""
+        self._news = asyncio.get_running_loop().create_future()
+        await self._news
+
+    def _wake(self) -> None:
+        news, self._news = self._news, None
+        if news is not None and not news.done():
+            news.set_result(None)
+
+    def _interrupt(self) -> None:
+        """Let the task see that the stream is to end."""
+        self._wake()
+        # Interrupted only while it waits for a message: a request half admitted is finished.
+        if self._reading and not self._interrupted and self._task is not None:
+            self._interrupted = True
+            self._task.cancel()
 
     def _on_gate_closed(self) -> None:
         self._draining = True
-        self._room.set()
-        self._news.set()
-        # Interrupted only while it waits for a message: a request half admitted is finished.
-        if self._reader is not None and self._reading:
-            self._reader.cancel()
+        self._interrupt()
 
-    def _reader_done(self, reader: "asyncio.Task[None]") -> None:
-        if not reader.cancelled():
-            # Looked at, or asyncio complains when the stream ended for another reason.
-            reader.exception()
-        self._news.set()
-
-    def _raise_why_reading_ended(self, reader: "asyncio.Task[None]") -> None:
-        if self._draining:
-            raise shutting_down()
-        reader.result()
+    def _stop(self, error: BaseException) -> None:
+        """Nothing more can be written, or is to be."""
+        if self._failure is None:
+            self._failure = error
+            self._interrupt()
 
     async def _admit(self, data: bytes) -> None:
         shop = self._shop
@@ -145,77 +172,88 @@ class StreamSession:
         if request.decoupled or request.answered or self._order[0] is request:
             request.listed = True
             self._ready.append(request)
-            self._news.set()
+            if not self._flushing:
+                self._flushing = True
+                self._shop.inbox.soon(self._flush)
 
-    async def _turn(self, request: StreamRequest, stall: StallWatch) -> None:
-        """Write what a request has to say now, up to a bound, so that others get their turn."""
-        write = self._call.write
-        request.listed = False
-        for _ in range(_TURN):
-            message = request.next_data() if request.decoupled else None
-            if message is None:
-                message = self._next(request)
-                if message is None:
-                    return
-            stall.writing = True
-            await write(message)
-            stall.writing = False
-            stall.written += 1
-        self.changed(request)
-
-    def _next(self, request: StreamRequest) -> bytes | None:
-        """The next message about a request; None when there is nothing to say now."""
-        while not request.done:
+    def _flush(self) -> None:
+        """Write what there is to say; what a full transport does not take waits until it does."""
+        self._flushing = True
+        while self._ready and self._failure is None and not self._writer.blocked:
             try:
-                message = request.next_message()
+                batch = self._gather()
             except Exception as error:
-                return self._failed(request, public_error(error))
-            if message is None:
-                return self._ended(request) if request.exhausted else None
-            data = self._told(request, message)
-            if data is not None:
-                return data
-        return None
+                self._stop(error)
+                break
+            # Told before the last is written, the task ends the call in the same turn of the loop,
+            # and the transport need not write twice.
+            self._wake()
+            if batch:
+                self._writer.write(batch)
+        self._flushing = False
+        self._wake()
 
-    def _told(self, request: StreamRequest, message: Message) -> bytes | None:
-        """What the caller gets to see of a message, and what follows for its request."""
-        request.response = message.response
-        data = message.data
-        if request.decoupled:
-            request.final_said = over = message.final
-        else:
-            data = None if request.answered else data
-            over = request.exhausted
-        if data is not None:
-            request.answered = not request.decoupled
-            request.responses += 1
-            request.sent_bytes += len(data)
-        if over:
-            self._done(request, "OK")
-        elif data is not None and not request.decoupled:
+    def _gather(self) -> list[bytes]:
+        """What the requests have to say, in turns, up to a bound."""
+        ready = self._ready
+        batch: list[bytes] = []
+        room = _TURN_BYTES
+        while ready and room > 0 and len(batch) < _TURN and self._failure is None:
+            request = ready.popleft()
+            # From here on the producer tells of what it adds.
+            request.listed = False
+            sent = request.sent_bytes
+            if request.decoupled:
+                self._speak(request, batch, room)
+            else:
+                self._answer(request, batch)
+            room -= request.sent_bytes - sent
+        return batch
+
+    def _speak(self, request: StreamRequest, batch: list[bytes], room: int) -> None:
+        """The turn of a decoupled request: what has come, and its end if that is reached."""
+        # Looked at first: what is there once it has ended is all there is.
+        ended = request.ended
+        batch += request.take(_TURN - len(batch), room)
+        if request.messages:
+            self.changed(request)
+        elif ended:
+            self._end(request, batch)
+
+    def _answer(self, request: StreamRequest, batch: list[bytes]) -> None:
+        """The turn of an ordinary request: its answer is the first response, whatever follows."""
+        ended = request.ended
+        if not request.answered and request.messages:
+            batch += request.take(1, _TURN_BYTES)
+            request.answered = True
             self._release_order(request)
-        return data
+        if ended:
+            self._end(request, batch)
 
-    def _failed(self, request: StreamRequest, error: PenstockError) -> bytes | None:
+    def _end(self, request: StreamRequest, batch: list[bytes]) -> None:
+        error = request.error
+        if error is not None:
+            self._failed(request, error, batch)
+        elif not request.decoupled and not request.answered:
+            none = Internal("expected a single response, got 0", scheduled=True)
+            self._failed(request, none, batch)
+        else:
+            self._done(request, "OK")
+            asked = request.request
+            if request.decoupled and request.wants_empty_final and not request.final_said:
+                assert asked is not None
+                batch.append(encode_stream_response(final_message_of(asked), final=True))
+
+    def _failed(self, request: StreamRequest, error: PenstockError, batch: list[bytes]) -> None:
         told = request.answered
         self._done(request, error.status.value)
         if told:
-            return None
+            return
         if self._true_status:
             self._call.request = request.request
-            raise error
-        return error_message(error, request.request)
-
-    def _ended(self, request: StreamRequest) -> bytes | None:
-        if not request.decoupled and not request.answered:
-            return self._failed(
-                request, Internal("expected a single response, got 0", scheduled=True)
-            )
-        self._done(request, "OK")
-        asked = request.request
-        if asked is None or request.final_said or not request.wants_empty_final:
-            return None
-        return encode_stream_response(final_message_of(asked), final=True)
+            self._stop(error)
+        else:
+            batch.append(error_message(error, request.request))
 
     # -- bookkeeping -----------------------------------------------------------------------------
 
@@ -236,6 +274,5 @@ class StreamSession:
         if request.charged:
             self._shop.budget.give(request.size)
         self._release_order(request)
-        self._room.set()
         if self._shop.access.enabled:
             log_request(self._shop.access, request, code, self._call)

@@ -1,0 +1,30 @@
+"""Streams with a short way for responses that differ from the one before in their data only."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from penstock_runtime.request import InferResponse
+from penstock_runtime.stream import ResponseStream
+
+Lane = Callable[[Mapping[str, Any]], bool]
+"""Takes the outputs of one more response as the model gave them, or refuses them: then nothing has
+happened, and they have to go the careful way.
+"""
+
+
+class LaneStream(ResponseStream):
+    """The answers to one request whose producer need not make an InferResponse of each."""
+
+    __slots__ = ()
+
+    def lane(self, like: InferResponse) -> Lane | None:
+        """A way for responses without parameters that are not the last, have the outputs of this
+        one, which has just been put, and are the same in everything but their data.
+
+        None where there is none. To be used by the thread that puts, until it puts something else.
+        """
+        raise NotImplementedError
+
+    def give_way(self, timeout_s: float) -> None:
+        """Let the consumer take what waits for it, if it was told and had no chance to look yet."""
+        raise NotImplementedError
