@@ -1,43 +1,26 @@
-"""What the header fields of a request say, and what must be answered when they are wrong.
+"""What the header fields of a request say: once carefully, and once quickly for the usual ones."""
 
-Held against a grpcio server over raw sockets. Stricter than it where RFC 9113 or the gRPC protocol
-demand it (content type, malformed fields, size), milder where other servers are (no `te`).
-"""
-
-import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import NamedTuple
 
-from penstock.transport.http2.answers import UNIMPLEMENTED_ENCODING, http_answer, trailers_only
 from penstock.transport.http2.compression import ENCODINGS
 from penstock.transport.http2.grpc_timeout import parse_timeout
-from penstock.transport.http2.hpack_encode import literal
-from penstock.transport.http2.hpack_tables import ENTRY_OVERHEAD, Field
-from penstock.transport.http2.metadata import (
-    BINARY_SUFFIX,
-    binary_metadata,
-    decode_binary,
-    text_metadata,
+from penstock.transport.http2.head_problems import (
+    PSEUDO,
+    SCHEMES,
+    Problem,
+    bad_value,
+    malformed,
+    malformed_field,
+    malformed_values,
+    not_grpc,
+    too_large,
 )
+from penstock.transport.http2.hpack_tables import ENTRY_OVERHEAD, Field
+from penstock.transport.http2.metadata import BINARY_SUFFIX, binary_metadata, text_metadata
 
 METADATA_LIMIT = 16384
 """Bytes of a request's fields as RFC 9113, 6.5.2 counts them; grpc's own hard limit."""
-
-INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL = 3, 8, 12, 13
-
-
-class Problem(NamedTuple):
-    """Why a request is not served. `name` is the tally that counts it.
-
-    `block` is the whole answer (HEADERS with END_STREAM); None: RST_STREAM with PROTOCOL_ERROR.
-    `status` is the gRPC status that the answer bears, -1 without one.
-    """
-
-    block: bytes | None
-    status: int
-    text: str
-    name: str
 
 
 class RequestHead:
@@ -107,24 +90,10 @@ class RequestHead:
         return next((value.decode("latin-1") for name, value in self.fields if name == wanted), "")
 
 
-_PSEUDO = frozenset({b":method", b":scheme", b":path", b":authority"})
-_CONNECTION_SPECIFIC = frozenset(
-    {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"}
-)
-_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
-_CONTENT_TYPE = re.compile(rb"application/grpc(?:[+;].*)?", re.IGNORECASE | re.DOTALL)
-_DIGITS = re.compile(rb"[0-9]{1,15}")
-_SCHEMES = (b"http", b"https")
-_ENCODINGS: dict[bytes | None, str | None] = {
-    None: None,
-    b"identity": None,
-    b"gzip": "gzip",
-    b"deflate": "deflate",
-}
-
+_CONTENT_TYPES = (b"application/grpc", b"application/grpc+proto")
 _MAX_NAMES = 4096
 # Names that were looked at already and need no second look, whatever their values are.
-_plain_names: set[bytes] = set(_PSEUDO)
+_plain_names: set[bytes] = set(PSEUDO)
 
 
 class RequestHeads:
@@ -153,14 +122,14 @@ class RequestHeads:
         size = len(b"".join(names)) + len(values) + ENTRY_OVERHEAD * len(names)
         if (
             len(names) != len(fields)
-            or not _PSEUDO.issuperset(names[:4])
+            or not PSEUDO.issuperset(names[:4])
             or not _plain_names.issuperset(names)
             or found.get(b":method") != b"POST"
             or found.get(b"te") != b"trailers"
-            or found.get(b"content-type") != b"application/grpc"
-            or found.get(b":scheme") not in _SCHEMES
+            or found.get(b"content-type") not in _CONTENT_TYPES
+            or found.get(b":scheme") not in SCHEMES
             or (timeout is not None and timeout_ns is None)
-            or encoding not in _ENCODINGS
+            or encoding not in KNOWN_ENCODINGS
             or size > self._limit
             or b"\0" in values
             or b"\r" in values
@@ -173,7 +142,7 @@ class RequestHeads:
         return RequestHead(
             path.decode("latin-1"),
             timeout_ns,
-            _ENCODINGS[encoding],
+            KNOWN_ENCODINGS[encoding],
             _accepted(found.get(b"grpc-accept-encoding")),
             fields,
             size,
@@ -184,12 +153,12 @@ class RequestHeads:
         size = sum([len(name) + len(value) for name, value in fields])
         size += ENTRY_OVERHEAD * len(fields)
         if size > self._limit:
-            return _refused(_too_large(size, self._limit), size)
-        wrong = _malformed(fields)
+            return _refused(too_large(size, self._limit), size)
+        wrong = malformed(fields)
         if wrong is not None:
             return _refused(Problem(None, -1, wrong, "malformed_head"), size)
         found = dict(fields)
-        problem = _not_grpc(found) or _bad_value(fields, found)
+        problem = not_grpc(found) or bad_value(fields, found)
         if problem is not None:
             return _refused(problem, size)
         _remember(found)
@@ -198,17 +167,12 @@ class RequestHeads:
         return RequestHead(
             found[b":path"].decode("latin-1"),
             None if timeout is None else parse_timeout(timeout),
-            _ENCODINGS[found.get(b"grpc-encoding")],
+            KNOWN_ENCODINGS[found.get(b"grpc-encoding")],
             _accepted(found.get(b"grpc-accept-encoding")),
             fields,
             size,
             None if length is None else int(length),
         )
-
-
-def valid_trailers(fields: list[Field]) -> bool:
-    """Whether these may stand behind a request's body: no pseudo fields, nothing malformed."""
-    return not any(name[:1] == b":" for name, _ in fields) and _malformed_field(fields) is None
 
 
 @lru_cache(maxsize=256)
@@ -226,7 +190,7 @@ def _refused(problem: Problem, size: int) -> RequestHead:
 def _remember(found: dict[bytes, bytes]) -> None:
     if len(_plain_names) + len(found) > _MAX_NAMES:
         _plain_names.clear()
-        _plain_names.update(_PSEUDO)
+        _plain_names.update(PSEUDO)
     _plain_names.update(
         name
         for name in found
@@ -234,83 +198,10 @@ def _remember(found: dict[bytes, bytes]) -> None:
     )
 
 
-def _too_large(size: int, limit: int) -> Problem:
-    text = f"received metadata size exceeds hard limit ({size} vs. {limit})"
-    block = trailers_only(RESOURCE_EXHAUSTED, text)
-    return Problem(block, RESOURCE_EXHAUSTED, text, "metadata_too_large")
-
-
-def _malformed(fields: list[Field]) -> str | None:
-    """What makes HTTP/2 call a request malformed (RFC 9113, 8.2 and 8.3), or None."""
-    names = [name for name, _ in fields]
-    pseudo = [name for name in names if name[:1] == b":"]
-    if not _PSEUDO.issuperset(pseudo):
-        return "a pseudo field that no request has"
-    if len(set(pseudo)) != len(pseudo):
-        return "a pseudo field twice"
-    if names[: len(pseudo)] != pseudo:
-        return "a pseudo field after another field"
-    found = dict(fields)
-    for name in (b":method", b":scheme", b":path"):
-        if not found.get(name):
-            return f"no {name.decode()}"
-    return _malformed_field(fields[len(pseudo) :]) or _malformed_values(fields)
-
-
-def _malformed_field(fields: list[Field]) -> str | None:
-    for name, value in fields:
-        if not _TOKEN.fullmatch(name):
-            return "a field name that is empty, in capitals or no token"
-        if name in _CONNECTION_SPECIFIC or (name == b"te" and value != b"trailers"):
-            return f"{name.decode()} belongs to one connection of HTTP/1.1"
-        if name == b"content-length" and not _DIGITS.fullmatch(value):
-            return "a content-length that is no number"
-    return _malformed_values(fields)
-
-
-def _malformed_values(fields: list[Field]) -> str | None:
-    values = b"".join([value for _, value in fields])
-    if b"\0" in values or b"\r" in values or b"\n" in values:
-        return "a value with NUL, CR or LF"
-    return None
-
-
-def _not_grpc(found: dict[bytes, bytes]) -> Problem | None:
-    method = found[b":method"]
-    if method != b"POST":
-        text = f"method {method.decode('latin-1')[:32]!r}, expected POST"
-        block = http_answer(405, INTERNAL, text, literal(b"allow", b"POST"))
-        return Problem(block, INTERNAL, text, "bad_method")
-    kind = found.get(b"content-type", b"")
-    if not _CONTENT_TYPE.fullmatch(kind):
-        text = f"content type {kind.decode('latin-1')[:64]!r}, expected application/grpc"
-        return Problem(
-            http_answer(415, INVALID_ARGUMENT, text), INVALID_ARGUMENT, text, "bad_content_type"
-        )
-    return None
-
-
-def _bad_value(fields: list[Field], found: dict[bytes, bytes]) -> Problem | None:
-    timeout = found.get(b"grpc-timeout")
-    if timeout is not None and parse_timeout(timeout) is None:
-        return _unparsable("grpc-timeout")
-    if found[b":scheme"] not in _SCHEMES:
-        return _unparsable(":scheme")
-    encoding = found.get(b"grpc-encoding")
-    if encoding not in _ENCODINGS:
-        name = (encoding or b"").decode("latin-1")[:64]
-        text = f"grpc-encoding {name!r} is not supported, expected identity, deflate or gzip"
-        block = trailers_only(UNIMPLEMENTED, text) + UNIMPLEMENTED_ENCODING
-        return Problem(block, UNIMPLEMENTED, text, "bad_encoding")
-    for name, value in fields:
-        if name.endswith(BINARY_SUFFIX):
-            try:
-                decode_binary(value)
-            except ValueError as error:
-                return _unparsable(name.decode()[:64], f": {error}")
-    return None
-
-
-def _unparsable(name: str, why: str = "") -> Problem:
-    text = f"Error parsing '{name}' metadata{why}"
-    return Problem(trailers_only(INTERNAL, text), INTERNAL, text, "bad_metadata")
+def valid_trailers(fields: list[Field]) -> bool:
+    """Whether these may stand behind a request's body: no pseudo fields, nothing malformed."""
+    return (
+        not any(name[:1] == b":" for name, _ in fields)
+        and malformed_field(fields) is None
+        and malformed_values(fields) is None
+    )

@@ -7,6 +7,7 @@ as its length is known, and the socket is read into that.
 import numpy as np
 
 from penstock.transport.http2.compression import (
+    ENCODINGS,
     INTERNAL,
     LARGE,
     RESOURCE_EXHAUSTED,
@@ -201,6 +202,10 @@ class Assembler:
         if self._encoding is None:
             raise MessageError(
                 INTERNAL, "Compression bit set but no encoding configured", "bad_flag"
+            )
+        if self._encoding not in ENCODINGS:
+            raise MessageError(
+                INTERNAL, f"grpc-encoding {self._encoding[:64]!r} is not known", "bad_encoding"
             )
         self._inflater = Inflater(self._encoding, self._limit, self._reserve, self._release)
 

@@ -37,6 +37,9 @@ HIDDEN = frozenset(
 )
 """What grpc keeps to itself: fields that grpcio shows to no handler, found by asking it."""
 
+TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
+"""A field name that HTTP/2 allows."""
+
 MAX_MESSAGE = 8192
 """Bytes of an encoded status text: a client refuses trailers that weigh more than 16 KiB."""
 
@@ -44,7 +47,8 @@ _SECRET = frozenset({"authorization", "cookie", "proxy-authorization", "set-cook
 _NAME = re.compile(r"[0-9a-z_.-]+")
 _VALUE = re.compile(rb"[\x20-\x7e]*")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]*={0,2}")
-_ESCAPED = re.compile(rb"[^\x20-\x24\x26-\x7e]")
+# Blanks at the ends too: HTTP/2 allows none around a value.
+_ESCAPED = re.compile(rb"[^\x20-\x24\x26-\x7e]|^ | $")
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
 
 
@@ -137,14 +141,14 @@ def percent_encode(text: str) -> bytes:
     """A status text as the header grpc-message carries it, cut off at `MAX_MESSAGE` bytes."""
     raw = text.encode("utf-8", "replace")
     if len(raw) <= MAX_MESSAGE and not _ESCAPED.search(raw):
-        return raw.strip(b" ")
+        return raw
     encoded = _ESCAPED.sub(_escape, raw)
     if len(encoded) > MAX_MESSAGE:
         # Neither an escape nor a character may lose its end.
         encoded = re.sub(rb"%[0-9A-F]?$", b"", encoded[:MAX_MESSAGE])
         whole = _ESCAPE.sub(_unescape, encoded).decode("utf-8", "ignore").encode()
         encoded = _ESCAPED.sub(_escape, whole)
-    return encoded.strip(b" ")
+    return encoded
 
 
 def percent_decode(value: bytes) -> str:

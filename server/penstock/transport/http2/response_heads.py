@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from penstock.transport.http2.hpack_tables import ENTRY_OVERHEAD, Field
-from penstock.transport.http2.metadata import all_metadata, percent_decode
+from penstock.transport.http2.metadata import TOKEN, all_metadata, percent_decode
 
 METADATA_LIMIT = 16384
 
@@ -25,7 +25,8 @@ class ResponseHead:
     """One header block of a response; shared by all that are equal, so nobody may change it.
 
     `http_status` is 0 in trailers; `status` is grpc-status, None in a head that messages follow.
-    `encoding` is grpc-encoding. `problem` says what is malformed: the stream is over then.
+    `encoding` is grpc-encoding, None for identity. `problem` says what is malformed: the stream is
+    over then.
     """
 
     __slots__ = (
@@ -48,7 +49,7 @@ class ResponseHead:
         self.http_status = 0 if self.problem else int(found.get(b":status", b"0"))
         self.status = _number(found.get(b"grpc-status"))
         self.text = percent_decode(found.get(b"grpc-message", b""))
-        self.encoding = found.get(b"grpc-encoding", b"identity").decode("latin-1")
+        self.encoding = _encoding(found.get(b"grpc-encoding"))
         self.is_grpc = found.get(b"content-type", b"").lower().startswith(b"application/grpc")
         self._metadata: tuple[tuple[str, str | bytes], ...] | None = None
         if self.size > limit:
@@ -95,6 +96,10 @@ def final_status(end: ResponseHead) -> FinalStatus:
     return FinalStatus(status, f"Received http2 header with status: {end.http_status}")
 
 
+def _encoding(value: bytes | None) -> str | None:
+    return None if value is None or value == b"identity" else value.decode("latin-1")
+
+
 def _number(value: bytes | None) -> int | None:
     if value is None:
         return None
@@ -108,8 +113,8 @@ def _malformed(fields: list[Field], found: dict[bytes, bytes]) -> str | None:
     status = found.get(b":status", b"000")
     if len(status) != 3 or not status.isdigit():
         return "a :status that is no three digits"
-    if any(name != name.lower() or not name for name in found):
-        return "a field name that is empty or in capitals"
+    if not all(TOKEN.fullmatch(name) for name in found if name != b":status"):
+        return "a field name that is empty, in capitals or no token"
     try:
         all_metadata(fields)
     except ValueError as error:
