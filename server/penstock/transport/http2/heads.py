@@ -6,6 +6,7 @@ from functools import lru_cache
 from penstock.transport.http2.compression import ENCODINGS
 from penstock.transport.http2.grpc_timeout import parse_timeout
 from penstock.transport.http2.head_problems import (
+    KNOWN_ENCODINGS,
     PSEUDO,
     SCHEMES,
     Problem,
