@@ -1,0 +1,16 @@
+"""The transports that a server can be told to use: for tests of what holds on all of them."""
+
+from dataclasses import fields
+
+from penstock.config import FlagInfo, ServerOptions
+
+
+def _choices() -> tuple[str, ...]:
+    for option in fields(ServerOptions):
+        if option.name == "transport":
+            info: FlagInfo = option.metadata["flag"]
+            return info.choices
+    raise LookupError("ServerOptions has no option `transport`")
+
+
+TRANSPORTS: tuple[str, ...] = _choices()
