@@ -12,15 +12,23 @@ from penstock_runtime.backends.base import StreamingExecutable
 from penstock_runtime.batch import Batch
 from penstock_runtime.context import RequestContext
 from penstock_runtime.errors import ResourceExhausted
-from penstock_runtime.execution import Desk, as_penstock_error, late
-from penstock_runtime.observability.statistics import ModelStatistics, RequestTiming
+from penstock_runtime.execution import Desk, as_penstock_error
+from penstock_runtime.observability.response_tally import ResponseTally
+from penstock_runtime.observability.statistics import RequestTiming
 from penstock_runtime.request import Timing
 from penstock_runtime.scheduling.base import Pending
 from penstock_runtime.scheduling.dynamic_batcher import cancelled_error
 from penstock_runtime.scheduling.queue import expired_deadline
+from penstock_runtime.stream import ResponseStream
+from penstock_runtime.stream_lane import Lane, LaneStream
 
 # A reader that takes nothing for so long does not get to hold an instance any longer.
 SLOW_READER_S = 10.0
+# How often a request that has many responses looks up from them, and how long it lets the event
+# loop go first if that had no turn since.
+LOOK_NS = 1_000_000
+WAY_S = 0.001
+_NEVER = 1 << 63
 
 
 def execute_stream(desk: Desk, executable: StreamingExecutable, batch: Batch) -> None:
@@ -35,10 +43,11 @@ def execute_stream(desk: Desk, executable: StreamingExecutable, batch: Batch) ->
 
 def _stream_one(desk: Desk, executable: StreamingExecutable, pending: Pending) -> None:
     start = time.monotonic_ns()
-    if desk.living(Batch.of([pending]), start) is None:
+    alone = Batch.of((pending,))
+    if desk.living(alone, start) is None:
         return
     context = RequestContext(pending.request, pending.stream)
-    inputs = desk.plan.merge(Batch.of([pending]))
+    inputs = desk.plan.merge(alone)
     merged = time.monotonic_ns()
     responses = executable.stream(inputs, context)
     try:
@@ -54,71 +63,68 @@ def _forward(
     desk: Desk, pending: Pending, context: RequestContext, responses: Any, merged: int
 ) -> int:
     """Pass every response on; gives the nanoseconds spent on that rather than in the model."""
-    tally = _Tally(desk.statistics)
-    output_ns, since = 0, merged
+    # One loop for all of it: what is done here for each response is most of what it costs.
+    stream, clock = pending.stream, time.monotonic_ns
+    deadline = _NEVER if pending.deadline_ns is None else pending.deadline_ns
+    tally = ResponseTally(desk.statistics, pending.arrived_ns, merged)
+    ready_at = tally.ready_ns
+    lane: Lane | None = None
+    look_at = 0
     try:
         for outputs in responses:
-            ready = time.monotonic_ns()
-            if pending.stream.cancelled:
+            ready = clock()
+            if stream.cancelled:
                 raise cancelled_error()
-            if late(pending, ready):
+            if ready >= deadline:
                 raise expired_deadline(pending, ready)
-            _send(desk, pending, context, outputs)
-            now = time.monotonic_ns()
-            tally.add(ready - since, now - ready, ready - pending.arrived_ns)
-            output_ns += now - ready
-            since = now
+            if lane is None or context.response_parameters or not lane(outputs):
+                if not stream.wait_for_room(0.0):
+                    _wait_for_room(stream)
+                    look_at = 0
+                lane = _send(desk, pending, context, outputs)
+            ready_at.append(ready)
+            if ready >= look_at:
+                look_at = _look(stream, tally)
     finally:
         tally.flush()
-    if pending.stream.cancelled:
+    if stream.cancelled:
         raise cancelled_error()
-    return output_ns
-
-
-class _Tally:
-    """The responses of one request, told to the statistics in handfuls: a lock for each is dear."""
-
-    __slots__ = ("_counted", "_spent", "_statistics")
-
-    def __init__(self, statistics: ModelStatistics) -> None:
-        self._statistics = statistics
-        self._counted = 0
-        self._spent: list[tuple[int, int]] = []
-
-    def add(self, infer_ns: int, output_ns: int, since_arrival_ns: int) -> None:
-        """Count one response; the first of all is told at once."""
-        if not self._counted:
-            # What a user feels most is the first response: let go of the interpreter, so that the
-            # event loop can send it before a fast generator has made many more.
-            time.sleep(0)
-            self._statistics.record_response(0, infer_ns, output_ns, "success", since_arrival_ns)
-            self._counted = 1
-            return
-        self._spent.append((infer_ns, output_ns))
-        if len(self._spent) == 32:
-            self.flush()
-
-    def flush(self) -> None:
-        """Tell what has been counted."""
-        if self._spent:
-            self._statistics.record_responses(self._counted, self._spent)
-            self._counted += len(self._spent)
-            self._spent = []
+    return tally.output_ns
 
 
 def _send(
     desk: Desk, pending: Pending, context: RequestContext, outputs: Mapping[str, Any]
-) -> None:
-    if not pending.stream.wait_for_room(SLOW_READER_S):
+) -> Lane | None:
+    """Send one response the careful way; a shorter one for those that are like it."""
+    stream, parameters = pending.stream, context.response_parameters
+    if parameters:
+        context.response_parameters = {}
+    response = desk.plan.single(pending, outputs, parameters)
+    stream.put(response)
+    return stream.lane(response) if isinstance(stream, LaneStream) else None
+
+
+def _wait_for_room(stream: ResponseStream) -> None:
+    if not stream.wait_for_room(SLOW_READER_S):
         raise ResourceExhausted(
             f"the reader of the stream took nothing for {SLOW_READER_S:.0f} s",
             reason="SLOW_READER",
             scheduled=True,
         )
-    parameters = context.response_parameters
-    if parameters:
-        context.response_parameters = {}
-    pending.stream.put(desk.plan.single(pending, outputs, parameters))
+
+
+def _look(stream: ResponseStream, tally: ResponseTally) -> int:
+    """See to all but the responses themselves; when to do so again.
+
+    What a user feels most is the first response: if there is a second before the event loop could
+    send it, the loop is let to the interpreter. A slow model waits for nobody.
+    """
+    sent = time.monotonic_ns()
+    if isinstance(stream, LaneStream):
+        stream.give_way(WAY_S)
+    now = time.monotonic_ns()
+    tally.tell(sent, now)
+    return 0 if tally.told < 2 else now + LOOK_NS
 
 
 def _end_stream(desk: Desk, pending: Pending, start: int, merged: int, output_ns: int) -> None:

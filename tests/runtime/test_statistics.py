@@ -14,6 +14,7 @@ from penstock_runtime.observability.first_response import (
     first_response_bounds,
 )
 from penstock_runtime.observability.histogram import ROW_BOUNDS
+from penstock_runtime.observability.response_table import RESPONSE_INDEX_LIMIT
 from penstock_runtime.observability.snapshot import (
     BatchStatistics,
     Duration,
@@ -22,7 +23,6 @@ from penstock_runtime.observability.snapshot import (
 )
 from penstock_runtime.observability.statistics import (
     BATCH_SIZE_LIMIT,
-    RESPONSE_INDEX_LIMIT,
     ModelStatistics,
     RequestTiming,
 )

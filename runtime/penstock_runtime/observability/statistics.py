@@ -8,25 +8,26 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from penstock_runtime.errors import FailureReason
 from penstock_runtime.observability.first_response import FIRST_RESPONSE_BUCKETS_MS
 from penstock_runtime.observability.histogram import ROW_BOUNDS, Histogram, HistogramSnapshot
+from penstock_runtime.observability.response_table import (
+    DurationSum,
+    Nanoseconds,
+    Outcome,
+    ResponseTable,
+)
 from penstock_runtime.observability.snapshot import (
     BatchStatistics,
     Duration,
     LatencySnapshot,
     MemoryUsage,
-    ResponseStatistics,
     StatisticsSnapshot,
 )
 
-Outcome = Literal["success", "fail", "empty", "cancel"]
-
-# A decoupled request may get any number of responses and a batch any size; what is kept per index
-# and per size may not grow with them.
-RESPONSE_INDEX_LIMIT = 1000
+# A batch may have any size; what is kept per size may not grow with them.
 BATCH_SIZE_LIMIT = 1024
 
 _NO_TAGS: Mapping[str, str] = MappingProxyType({})
@@ -39,6 +40,12 @@ class RequestTiming(NamedTuple):
     total_ns: int
     queue_ns: int
     rows: int = 1
+
+
+AloneTiming = tuple[int, int, int, int, int]
+"""One request that was executed alone: its rows, nanoseconds from its arrival to its answer, in the
+queue, in the model, and on its outputs.
+"""
 
 
 class _Phases:
@@ -62,57 +69,6 @@ class _Phases:
             compute_infer=self.compute_infer.snapshot(),
             compute_output=self.compute_output.snapshot(),
             first_response=self.first.snapshot(),
-        )
-
-
-class _Sum:
-    """A duration that grows."""
-
-    __slots__ = ("count", "ns")
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.ns = 0
-
-    def add(self, ns: int) -> None:
-        self.count += 1
-        self.ns += ns
-
-    def freeze(self) -> Duration:
-        return Duration(self.count, self.ns)
-
-
-class _Responses:
-    """The responses of one index."""
-
-    __slots__ = ("cancel", "compute_infer", "compute_output", "empty", "fail", "success")
-
-    def __init__(self) -> None:
-        self.compute_infer = _Sum()
-        self.compute_output = _Sum()
-        self.success = _Sum()
-        self.fail = _Sum()
-        self.empty = _Sum()
-        self.cancel = _Sum()
-
-    def add(self, infer_ns: int, output_ns: int, outcome: Outcome) -> None:
-        if outcome == "empty":
-            self.empty.add(infer_ns)
-        elif outcome == "cancel":
-            self.cancel.add(infer_ns)
-        else:
-            self.compute_infer.add(infer_ns)
-            self.compute_output.add(output_ns)
-            (self.success if outcome == "success" else self.fail).add(infer_ns + output_ns)
-
-    def freeze(self) -> ResponseStatistics:
-        return ResponseStatistics(
-            compute_infer=self.compute_infer.freeze(),
-            compute_output=self.compute_output.freeze(),
-            success=self.success.freeze(),
-            fail=self.fail.freeze(),
-            empty_response=self.empty.freeze(),
-            cancel=self.cancel.freeze(),
         )
 
 
@@ -150,11 +106,11 @@ class ModelStatistics:
         self._first_buckets = Histogram(sorted({round(ms * 1e6) for ms in first_response_ms}))
         self._fail_ns = 0
         self._failures = dict.fromkeys(FailureReason, 0)
-        self._cache_hit = _Sum()
-        self._cache_miss = _Sum()
+        self._cache_hit = DurationSum()
+        self._cache_miss = DurationSum()
         # Per batch size: executions, and nanoseconds of input, infer and output.
         self._batches: dict[int, list[int]] = {}
-        self._responses: dict[int, _Responses] = {}
+        self._responses = ResponseTable()
         self._memory: tuple[MemoryUsage, ...] = ()
 
     def record_batch(
@@ -184,6 +140,28 @@ class ModelStatistics:
             batch[2] += infer_ns
             batch[3] += output_ns
 
+    def record_alone(self, spent: Sequence[AloneTiming]) -> None:
+        """Count executions of one request each, all of them successful."""
+        if not spent:
+            return
+        phases = self._phases
+        rows, total_ns, queue_ns, infer_ns, output_ns = zip(*spent, strict=True)
+        with self._lock:
+            self._last_inference_ns = self._wall_clock_ns()
+            self._inference_count += sum(rows)
+            self._execution_count += len(spent)
+            phases.request.observe_all(total_ns)
+            phases.queue.observe_all(queue_ns)
+            phases.compute_input.observe(0, len(spent))
+            phases.compute_infer.observe_all(infer_ns)
+            phases.compute_output.observe_all(output_ns)
+            self._batch_rows.observe_all(rows)
+            for number, _, _, infer, output in spent:
+                batch = self._batches.get(number) or self._new_batch(number)
+                batch[0] += 1
+                batch[2] += infer
+                batch[3] += output
+
     def record_failure(self, reason: FailureReason, duration_ns: int) -> None:
         """Count one request that did not succeed."""
         with self._lock:
@@ -206,26 +184,18 @@ class ModelStatistics:
         """
         with self._lock:
             self._last_inference_ns = self._wall_clock_ns()
-            self._responses_at(index).add(infer_ns, output_ns, outcome)
+            self._responses.add(index, infer_ns, output_ns, outcome)
             if first_ns is not None:
                 self._phases.first.observe(first_ns)
                 self._first_buckets.observe(first_ns)
 
-    def record_responses(self, first_index: int, spent: Sequence[tuple[int, int]]) -> None:
-        """Count successful responses of one decoupled request, none of them its first: the
-        nanoseconds of model and output of each, from `first_index` on.
+    def record_run(self, first_index: int, infer_ns: Nanoseconds, output_ns: Nanoseconds) -> None:
+        """Count successful responses of one decoupled request that followed each other, none of
+        them its first: the nanoseconds of model and output of each, from `first_index` on.
         """
         with self._lock:
             self._last_inference_ns = self._wall_clock_ns()
-            for index, (infer_ns, output_ns) in enumerate(spent, first_index):
-                self._responses_at(index).add(infer_ns, output_ns, "success")
-
-    def _responses_at(self, index: int) -> _Responses:
-        key = min(index, RESPONSE_INDEX_LIMIT)
-        responses = self._responses.get(key)
-        if responses is None:
-            responses = self._responses[key] = _Responses()
-        return responses
+            self._responses.add_run(first_index, infer_ns, output_ns)
 
     def record_cache_hit(self, timing: RequestTiming, lookup_ns: int) -> None:
         """Count one request answered from the response cache: a success, but no execution."""
@@ -266,12 +236,7 @@ class ModelStatistics:
                 batch_stats=tuple(
                     _batch(size, sums) for size, sums in sorted(self._batches.items())
                 ),
-                response_stats=MappingProxyType(
-                    {
-                        str(index): self._responses[index].freeze()
-                        for index in sorted(self._responses)
-                    }
-                ),
+                response_stats=self._responses.freeze(),
                 memory_usage=self._memory,
                 failures=MappingProxyType(dict(self._failures)),
                 latency=latency,

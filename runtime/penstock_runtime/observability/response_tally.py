@@ -1,0 +1,74 @@
+"""The responses of one decoupled request, told to the statistics in handfuls."""
+
+import numpy as np
+
+from penstock_runtime.observability.statistics import ModelStatistics
+
+
+class ResponseTally:
+    """Whoever sends responses appends to `ready_ns` when each of them was there, tells of the first
+    at once, and of the others now and then. From `since_ns` on the model was at work.
+
+    How long a response took on its way out is measured for the last of a handful and taken to be
+    the same for the others, whose time is thereby divided between model and output; its sum is
+    exact.
+    """
+
+    __slots__ = (
+        "_arrived_ns",
+        "_each_ns",
+        "_since_ns",
+        "_statistics",
+        "output_ns",
+        "ready_ns",
+        "told",
+    )
+
+    def __init__(self, statistics: ModelStatistics, arrived_ns: int, since_ns: int) -> None:
+        self._statistics = statistics
+        self._arrived_ns = arrived_ns
+        self._since_ns = since_ns
+        self._each_ns = 0
+        self.ready_ns: list[int] = []
+        self.told = 0
+        self.output_ns = 0
+
+    def tell(self, sent_ns: int, now_ns: int) -> None:
+        """Tell what there is; the last was on its way at `sent_ns`, and the model is at work again
+        from `now_ns` on.
+        """
+        last = self.ready_ns[-1]
+        self._each_ns = sent_ns - last
+        self._tell(now_ns - last)
+        self._since_ns = now_ns
+
+    def flush(self) -> None:
+        """Tell what is left once the model has ended, which nothing was measured for."""
+        if self.ready_ns:
+            self._tell(self._each_ns)
+
+    def _tell(self, last_output_ns: int) -> None:
+        ready = self.ready_ns
+        if len(ready) == 1:
+            first_ns = ready[0] - self._arrived_ns if self.told == 0 else None
+            infer_ns = ready[0] - self._since_ns
+            self._statistics.record_response(
+                self.told, infer_ns, last_output_ns, "success", first_ns
+            )
+            self.output_ns += last_output_ns
+        else:
+            self._tell_run(last_output_ns)
+        self.told += len(ready)
+        ready.clear()
+
+    def _tell_run(self, last_output_ns: int) -> None:
+        ready_ns = np.array(self.ready_ns, np.int64)
+        gaps = np.diff(ready_ns)
+        each = min(self._each_ns, int(gaps.min()))
+        output_ns = np.full(len(ready_ns), each)
+        output_ns[-1] = last_output_ns
+        infer_ns = np.empty_like(ready_ns)
+        infer_ns[0] = ready_ns[0] - self._since_ns
+        infer_ns[1:] = gaps - each
+        self._statistics.record_run(self.told, infer_ns, output_ns)
+        self.output_ns += each * len(gaps) + last_output_ns
