@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from penstock_kernels.ragged import (
     cut_length,
     gather_padded,
@@ -52,6 +54,9 @@ class BatchPlan:
         self._axes = _length_axes(config, rules)
         # Whether outputs go out as they come: nothing to cut back, nothing to reshape.
         self._plain = rules is None and all(o.reshape is None for o in config.output)
+        # The output of a model that has one only, if it goes out as it comes.
+        self._only = config.output[0] if self._plain and len(config.output) == 1 else None
+        self._only_dtype = self._only.data_type.numpy if self._only is not None else None
 
     # -- in --------------------------------------------------------------------------------------
 
@@ -108,6 +113,34 @@ class BatchPlan:
         if len(batch.members) == 1:
             return [self._response(batch.members[0], arrays, parameters[0], timings[0])]
         return self._scatter(batch, arrays, parameters, timings)
+
+    def alone(
+        self,
+        pending: Pending,
+        outputs: Mapping[str, Any],
+        parameters: Parameters,
+        timing: Timing,
+    ) -> InferResponse:
+        """The response to a request that was executed alone; as `split`."""
+        request, only = pending.request, self._only
+        if only is not None and not request.outputs and not parameters:
+            array = outputs.get(only.name)
+            if type(array) is np.ndarray and array.dtype is self._only_dtype:
+                shape = array.shape
+                if not self._batched or (shape and shape[0] == pending.batch_size):
+                    self._check_dims(only, shape)
+                    tensors = (Tensor(only.name, only.data_type, shape, array),)
+                    return InferResponse(
+                        self._name,
+                        self._version,
+                        request.id,
+                        tensors,
+                        EMPTY,
+                        True,
+                        False,
+                        timing,
+                    )
+        return self.split(Batch.of((pending,)), outputs, (parameters,), (timing,))[0]
 
     def _scatter(
         self,
@@ -201,12 +234,13 @@ class BatchPlan:
         return (*first, *declared.dims)
 
     def _check_dims(self, declared: ModelOutput, shape: Sequence[int]) -> None:
-        dims = shape[1:] if self._batched else shape
-        if dims == declared.dims:
+        dims, wanted = shape[1:] if self._batched else shape, declared.dims
+        if dims == wanted:
             return
-        fits = len(dims) == len(declared.dims)
-        for want, got in zip(declared.dims, dims, strict=False):
-            fits = fits and want in (-1, got)
+        fits = len(dims) == len(wanted)
+        for want, got in zip(wanted, dims, strict=False):
+            if want != got and want != -1:
+                fits = False
         if not fits:
             full = (-1, *declared.dims) if self._batched else declared.dims
             raise self._broken(declared.name, f"has shape {list(shape)}", f"{list(full)}")

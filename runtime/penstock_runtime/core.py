@@ -63,15 +63,22 @@ class InferenceCore:
         """
         return self.repository.get(name, version)
 
-    def infer(self, request: InferRequest, stream: ResponseStream) -> None:
-        """Queue the request; its answers, errors included, go to the stream unless this raises."""
+    def infer(
+        self, request: InferRequest, stream: ResponseStream, model: Model | None = None
+    ) -> None:
+        """Queue the request; its answers, errors included, go to the stream unless this raises.
+
+        `model` is what `model` gave for the request, if it has just been asked.
+        """
         for attempt in range(_LOOKUPS):
-            model = self.repository.get(request.model_name, request.model_version)
+            if model is None:
+                model = self.repository.get(request.model_name, request.model_version)
             try:
                 model.submit(request, stream)
             except Retired:
                 if self._exiting or attempt == _LOOKUPS - 1:
                     raise
+                model = None
                 continue
             return
 

@@ -14,7 +14,7 @@ from penstock_runtime.backends.base import Executable
 from penstock_runtime.batch import Batch, BatchPlan
 from penstock_runtime.context import RequestContext
 from penstock_runtime.errors import FailureReason, Internal, PenstockError
-from penstock_runtime.observability.statistics import ModelStatistics, RequestTiming
+from penstock_runtime.observability.statistics import AloneTiming, ModelStatistics, RequestTiming
 from penstock_runtime.request import InferResponse, Timing
 from penstock_runtime.scheduling.base import Pending
 from penstock_runtime.scheduling.batch_scheduler import BatchScheduler
@@ -63,30 +63,70 @@ def execute_batch(desk: Desk, executable: Executable, batch: Batch) -> None:
     except Exception as error:
         _after_failure(desk, executable, living, error)
         return
-    for pending, response in zip(living.members, answers, strict=True):
-        desk.scheduler.answer(pending, partial(_put, pending, response))
+    if desk.scheduler.keeps_order:
+        for pending, response in zip(living.members, answers, strict=True):
+            desk.scheduler.answer(pending, partial(_put, pending, response))
+    else:
+        for pending, response in zip(living.members, answers, strict=True):
+            pending.stream.put(response)
     desk.scheduler.answered(len(living.members))
+
+
+def execute_alone(desk: Desk, executable: Executable, members: Sequence[Pending]) -> None:
+    """Execute requests one after the other, each alone, and account for all of them together.
+
+    For executions that take less than what goes on around them: a request costs three clock calls
+    and one answer here, and the rest is shared.
+    """
+    spent: list[AloneTiming] = []
+    answered = 0
+    keeps_order = desk.scheduler.keeps_order
+    start = began = time.monotonic_ns()
+    for pending in members:
+        stream, arrived = pending.stream, pending.arrived_ns
+        if stream.cancelled or late(pending, start):
+            desk.living(Batch.of((pending,)), start)
+            continue
+        context = RequestContext(pending.request, stream)
+        try:
+            outputs = executable.execute(pending.arrays, (context,))
+            computed = time.monotonic_ns()
+            timing = Timing(start - arrived, 0, computed - start, 0, pending.batch_size, desk.name)
+            response = desk.plan.alone(pending, outputs, context.response_parameters, timing)
+        except Exception as error:
+            desk.fail(pending, as_penstock_error(desk.name, error))
+            start = time.monotonic_ns()
+            continue
+        if keeps_order:
+            desk.scheduler.answer(pending, partial(_put, pending, response))
+        else:
+            stream.put(response)
+        answered += 1
+        end = time.monotonic_ns()
+        if pending.stream.cancelled:
+            desk.statistics.record_failure(FailureReason.CANCELED, end - arrived)
+        else:
+            rows, queued = pending.batch_size, start - arrived
+            spent.append((rows, end - arrived, queued, computed - start, end - computed))
+        start = end
+    desk.scheduler.predictor.observe((start - began) // len(members))
+    desk.statistics.record_alone(spent)
+    desk.scheduler.answered(answered)
 
 
 def _compute(
     desk: Desk, executable: Executable, batch: Batch, start: int
 ) -> Sequence[InferResponse]:
-    contexts = [RequestContext(pending.request, pending.stream) for pending in batch.members]
+    members, rows, name = batch.members, batch.rows, desk.name
+    contexts = [RequestContext(pending.request, pending.stream) for pending in members]
     inputs = desk.plan.merge(batch)
     merged = time.monotonic_ns()
     outputs = executable.execute(inputs, contexts)
     computed = time.monotonic_ns()
     parameters = [context.response_parameters for context in contexts]
+    input_ns, infer_ns = merged - start, computed - merged
     timings = [
-        Timing(
-            start - pending.arrived_ns,
-            merged - start,
-            computed - merged,
-            0,
-            batch.rows,
-            desk.name,
-        )
-        for pending in batch.members
+        Timing(start - pending.arrived_ns, input_ns, infer_ns, 0, rows, name) for pending in members
     ]
     responses = desk.plan.split(batch, outputs, parameters, timings)
     _account(desk, batch, start, merged, computed)
@@ -97,13 +137,13 @@ def _account(desk: Desk, batch: Batch, start: int, merged: int, computed: int) -
     end = time.monotonic_ns()
     desk.scheduler.predictor.observe(end - start)
     # Whoever gave up in the meantime was executed, but is no success.
-    gone = [pending for pending in batch.members if pending.stream.cancelled]
-    for pending in gone:
-        desk.statistics.record_failure(FailureReason.CANCELED, end - pending.arrived_ns)
+    stayed = [pending for pending in batch.members if not pending.stream.cancelled]
+    if len(stayed) < len(batch.members):
+        for pending in batch.members:
+            if pending not in stayed:
+                desk.statistics.record_failure(FailureReason.CANCELED, end - pending.arrived_ns)
     requests = [
-        RequestTiming(end - p.arrived_ns, start - p.arrived_ns, p.batch_size)
-        for p in batch.members
-        if p not in gone
+        RequestTiming(end - p.arrived_ns, start - p.arrived_ns, p.batch_size) for p in stayed
     ]
     desk.statistics.record_batch(
         batch.rows, requests, merged - start, computed - merged, end - computed

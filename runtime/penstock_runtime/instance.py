@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 
 from penstock_runtime.backends.base import (
@@ -15,20 +16,20 @@ from penstock_runtime.backends.base import (
 )
 from penstock_runtime.batch import Batch, BatchPlan
 from penstock_runtime.errors import Internal, PenstockError
-from penstock_runtime.execution import Desk, execute_batch
+from penstock_runtime.execution import Desk, execute_alone, execute_batch
 from penstock_runtime.execution_stream import execute_stream
 from penstock_runtime.observability.statistics import ModelStatistics
-from penstock_runtime.scheduling.batch_scheduler import BatchScheduler
+from penstock_runtime.scheduling.batch_scheduler import (
+    HANDFUL_NS,
+    SHORT_NS,
+    BatchScheduler,
+)
 from penstock_runtime.scheduling.gate import Gate
 from penstock_runtime.stream import hold_news, release_news
 from penstock_runtime.warmup import WarmupRequest, warm_up
 
 _log = logging.getLogger("penstock.instance")
 
-# Executions this short are cheaper than waking the event loop for each of them; and no answer is
-# held back for longer than that.
-SHORT_NS = 200_000
-HOLD_NS = 500_000
 # What the threads of CPU instances add to their niceness; see docs/DECISIONS.md for the figures.
 NICENESS = 6
 
@@ -112,23 +113,27 @@ class ModelInstance:
 
     def _work(self, executable: AnyExecutable) -> None:
         streaming = isinstance(executable, StreamingExecutable)
-        while (batch := self._scheduler.next_batch(self._gate)) is not None:
+        several = not streaming
+        while (batches := self._scheduler.next_batches(self._gate, several=several)) is not None:
             if streaming:
-                execute_stream(self._desk, executable, batch)  # type: ignore[arg-type]
+                execute_stream(self._desk, executable, batches[0])  # type: ignore[arg-type]
             else:
-                self._execute(executable, batch)  # type: ignore[arg-type]
-            # The batch holds the requests' bytes: it must not outlive its execution while idle.
-            del batch
+                self._execute(executable, batches)  # type: ignore[arg-type]
+            # They hold the requests' bytes, and must not outlive their execution while idle.
+            del batches
 
-    def _execute(self, executable: Executable, batch: Batch) -> None:
-        """Execute one batch; the answers of several short ones wake their consumers together."""
+    def _execute(self, executable: Executable, batches: Sequence[Batch]) -> None:
+        """Execute batches; the answers of several short ones wake their consumers together."""
         if self._scheduler.predictor.mean_ns < SHORT_NS:
             hold_news()
         else:
             # Nor does an answer wait for an execution that is not short.
             release_news()
-        execute_batch(self._desk, executable, batch)
-        release_news(HOLD_NS)
+        if len(batches) > 1:
+            execute_alone(self._desk, executable, [batch.members[0] for batch in batches])
+        else:
+            execute_batch(self._desk, executable, batches[0])
+        release_news(HANDFUL_NS)
 
     def __repr__(self) -> str:
         state = "healthy" if self.healthy else "dead"

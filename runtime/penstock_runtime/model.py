@@ -46,6 +46,8 @@ class Model:
     ) -> None:
         self.config = config
         self.version = version
+        # Not a property: it is asked for with every request.
+        self.decoupled = config.decoupled
         self.statistics = statistics
         self.instances = instances
         self._loaded = loaded
@@ -59,17 +61,8 @@ class Model:
         """
         now = time.monotonic_ns()
         try:
-            checked = self._validator.check(request)
-            pending = Pending(
-                request,
-                stream,
-                arrays=checked.arrays,
-                batch_size=checked.rows,
-                arrived_ns=now,
-                signature=checked.signature,
-                length=checked.length,
-            )
-            self._scheduler.submit(pending)
+            arrays, rows, signature, length = self._validator.check(request)
+            self._scheduler.submit(Pending(request, stream, arrays, rows, now, signature, length))
         except PenstockError as error:
             self.statistics.record_failure(error.failure, time.monotonic_ns() - now)
             raise

@@ -63,13 +63,7 @@ class Admission:
 
         `tell` is told whether it is before the model can answer.
         """
-        request = decode_request(
-            data,
-            time.monotonic_ns(),
-            deadline_ns=deadline_ns,
-            headers=headers,
-            forwarded=headers,
-        )
+        request = decode_request(data, time.monotonic_ns(), deadline_ns, headers, headers)
         holder.request = request
         for output in request.outputs:
             if output.parameters and CLASSIFICATION in output.parameters:
@@ -77,14 +71,14 @@ class Admission:
                     f"classification of output '{output.name}' is not available in this version"
                 )
         model = self._core.model(request.model_name, request.model_version)
-        decoupled = model.config.decoupled
+        decoupled = model.decoupled
         if tell is not None:
             tell(decoupled)
         if unary and decoupled:
             raise Unsupported(_DECOUPLED)
         if stream.cancelled:
             raise Cancelled("the request was cancelled")
-        self._core.infer(request, stream)
+        self._core.infer(request, stream, model)
         return decoupled
 
 

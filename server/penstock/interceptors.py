@@ -86,8 +86,21 @@ class Gate:
         return f"<Gate {state}, {self.inflight} inside>"
 
 
+class Watch(Protocol):
+    """Told of the calls of one method."""
+
+    def started(self) -> None:
+        """A call came in."""
+
+    def finished(self, call: Call, code: str, duration_ns: int, size: int, sent: int) -> None:
+        """A call ended with this status, after so many bytes in and out."""
+
+
 class Observer(Protocol):
     """Told of every call; made only when someone wants to know."""
+
+    def watch(self, rpc: Rpc) -> Watch:
+        """The same for one method, cheaper; for calls that begin and end on the loop."""
 
     def started(self, rpc: Rpc, call: Call) -> None:
         """A call came in."""

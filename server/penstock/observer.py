@@ -8,7 +8,7 @@ import time
 from penstock.rpc import HEALTH_SERVICE, TABLE, Kind, Rpc
 from penstock.transport.base import Call
 from penstock_runtime.observability.access_log import AccessEntry, AccessLog, peer_host
-from penstock_runtime.observability.rpc_metrics import RpcMetrics, RpcType
+from penstock_runtime.observability.rpc_metrics import MethodCounts, RpcMetrics, RpcType
 from penstock_runtime.request import Timing
 
 _NOT_EXECUTED = Timing()
@@ -31,6 +31,11 @@ class CallObserver:
         """Whether there is anything to do; without it calls are better not observed at all."""
         return self._metrics is not None or self._access.enabled
 
+    def watch(self, rpc: Rpc) -> "CallWatch":
+        """What is told of the calls of one method that begin and end on the loop."""
+        counts = self._metrics.counts(rpc.path) if self._metrics is not None else None
+        return CallWatch(self, rpc, counts, self._access)
+
     def started(self, rpc: Rpc, call: Call) -> None:  # noqa: ARG002 (the guard's protocol)
         """Count the call in."""
         if self._metrics is not None:
@@ -45,6 +50,32 @@ class CallObserver:
         access = self._access
         if access.enabled and rpc.kind is Kind.UNARY and access.wants(code == "OK"):
             access.record(access_entry(rpc, call, code, duration_ns, size, sent))
+
+
+class CallWatch:
+    """Told of the calls of one method, at a fifth of the cost; only on the loop."""
+
+    __slots__ = ("_access", "_counts", "_observer", "_rpc")
+
+    def __init__(
+        self, observer: CallObserver, rpc: Rpc, counts: MethodCounts | None, access: AccessLog
+    ) -> None:
+        self._observer = observer
+        self._rpc = rpc
+        self._counts = counts
+        self._access = access
+
+    def started(self) -> None:
+        """Count a call in."""
+        if self._counts is not None:
+            self._counts.started()
+
+    def finished(self, call: Call, code: str, duration_ns: int, size: int, sent: int) -> None:
+        """Count a call out and log it."""
+        if code != "OK" or self._access.enabled or self._counts is None:
+            self._observer.finished(self._rpc, call, code, duration_ns, size, sent)
+        else:
+            self._counts.succeeded(duration_ns)
 
 
 def access_entry(

@@ -77,17 +77,16 @@ class QuickInfer:
 
     def __init__(self, shop: Workshop, rpc: Rpc, observer: Observer | None) -> None:
         self.shop = shop
-        self._rpc = rpc
-        self._observer = observer
+        self._watch = observer.watch(rpc) if observer is not None else None
         self._asides: set[asyncio.Task[None]] = set()
 
     def submit(self, data: Buffer, call: QuickCall) -> None:
         """Admit one request; the call is answered later, or now if it is refused."""
-        shop, observer = self.shop, self._observer
+        shop = self.shop
         answer = UnaryAnswer(self, call, len(data))
         call.on_cancel = answer.abandon
-        if observer is not None:
-            observer.started(self._rpc, call)
+        if self._watch is not None:
+            self._watch.started()
         try:
             gate = shop.gate
             if gate.closed:
@@ -128,7 +127,7 @@ class QuickInfer:
 
     def _send(self, answer: UnaryAnswer, message: Message) -> None:
         if not answer.closed:
-            size = len(message) if type(message) is bytes else sum(map(len, message))
+            size = sum(map(len, message)) if isinstance(message, tuple) else len(message)
             self.close(answer, "OK", size)
             answer.call.reply(message)
 
@@ -151,9 +150,9 @@ class QuickInfer:
         if answer.entered:
             self.shop.budget.give(answer.size)
             self.shop.gate.leave()
-        if self._observer is not None:
+        if self._watch is not None:
             duration = time.monotonic_ns() - answer.start
-            self._observer.finished(self._rpc, answer.call, code, duration, answer.size, sent)
+            self._watch.finished(answer.call, code, duration, answer.size, sent)
 
     # -- what takes long -------------------------------------------------------------------------
 

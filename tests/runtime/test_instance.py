@@ -1,6 +1,6 @@
 """Laws of one instance and its thread."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,8 +25,10 @@ class OneBatch:
         self.predictor = WaitPredictor()
         self._batches = [Batch.of(members)] if members else []
 
-    def next_batch(self, gate: Gate) -> Batch | None:
-        return self._batches.pop() if self._batches else None
+    keeps_order = False
+
+    def next_batches(self, gate: Gate, *, several: bool) -> Sequence[Batch] | None:
+        return [self._batches.pop()] if self._batches else None
 
     def answer(self, member: Pending, answer: Callable[[], None]) -> None:
         answer()

@@ -28,6 +28,7 @@ class CallPlan:
         self.kind = signature.kind
         self._batched = config.max_batch_size > 0
         self._parameters = {field.name: field.key for field in signature.inputs}
+        self._same_names = all(name == key for name, key in self._parameters.items())
         self._context = signature.context_parameter
         self._many = signature.context_use is ContextUse.MANY
         self._outputs = OutputPlan(
@@ -39,8 +40,10 @@ class CallPlan:
             batched=self._batched,
         )
 
-    def arguments(self, inputs: Arrays, contexts: Sequence[RequestContext]) -> dict[str, Any]:
+    def arguments(self, inputs: Arrays, contexts: Sequence[RequestContext]) -> Arrays:
         """The keyword arguments of one call."""
+        if self._same_names and not self._context:
+            return inputs
         known = self._parameters
         arguments = {known.get(name, name): array for name, array in inputs.items()}
         if self._context:
@@ -91,7 +94,7 @@ class PythonExecutable(_Instance):
         except (Exception, SystemExit) as error:
             raise execution_failure(error, plan.model) from error
 
-    def _answer(self, arguments: dict[str, Any], contexts: Sequence[RequestContext]) -> Any:
+    def _answer(self, arguments: Arrays, contexts: Sequence[RequestContext]) -> Any:
         returned = self._call(**arguments)
         if self._runner is None:
             return returned

@@ -41,7 +41,6 @@ class Pending:
         self,
         request: InferRequest,
         stream: ResponseStream,
-        *,
         arrays: Mapping[str, Any] = MappingProxyType({}),
         batch_size: int = 1,
         arrived_ns: int = 0,
@@ -87,6 +86,10 @@ class QueueStats:
 
 class Batcher(Protocol):
     """Decides which requests are executed together, and when."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether every request is executed alone, and at once if an instance is free."""
 
     def add(self, pending: Pending, now: int) -> None:
         """Accept the request, or raise the error that refuses it."""

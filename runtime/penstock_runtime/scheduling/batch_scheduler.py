@@ -6,7 +6,7 @@ Lock order: the scheduler's own lock, and nothing inside it. Answers are given o
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from penstock_runtime.batch import Batch
@@ -26,6 +26,12 @@ Clock = Callable[[], int]
 # A transport ends a call at its deadline too, and its clock may be a moment ahead of ours: a
 # cancellation so close to the deadline is an expiry.
 DEADLINE_SLACK_NS = 10_000_000
+
+# Executions this short are cheaper than what goes on around each of them: an instance takes several
+# at once, up to so many and so long, and wakes the event loop once for all.
+SHORT_NS = 200_000
+HANDFUL_NS = 500_000
+MOST_IN_HAND = 63
 
 
 class Retired(Unavailable):
@@ -64,11 +70,14 @@ class BatchScheduler:
 
     def submit(self, pending: Pending) -> None:
         """Accept the request (answered through its stream), or raise the error that refuses it."""
-        now = self._clock()
+        # The time matters to deadlines only.
+        now = pending.arrived_ns if pending.deadline_ns is None else self._clock()
         with self._lock:
             if not self._accepting:
                 raise _retired()
-            self._admit(pending, now)
+            # An idle instance always gets a try.
+            if pending.deadline_ns is not None and not self._idle:
+                self._admit(pending, pending.deadline_ns, now)
             self._batcher.add(pending, now)
             self._unanswered += 1
             if self._order is not None:
@@ -82,14 +91,12 @@ class BatchScheduler:
             self._timer.call_at(alarm, self._ring)
         pending.stream.on_cancel(partial(self._cancel, pending))
 
-    def _admit(self, pending: Pending, now: int) -> None:
-        """Refuse at once what cannot make its deadline; an idle instance always gets a try."""
-        if pending.deadline_ns is None or self._idle:
-            return
+    def _admit(self, pending: Pending, deadline_ns: int, now: int) -> None:
+        """Refuse at once what cannot make its deadline."""
         per_batch = self._batcher.rows_per_batch()
         ahead = self._batcher.rows_ahead(pending)
         wait = self.predictor.wait_ns(ahead, per_batch, self._instances)
-        refusal = self.predictor.refusal(now, pending.deadline_ns, wait)
+        refusal = self.predictor.refusal(now, deadline_ns, wait)
         if refusal is not None:
             raise refusal
 
@@ -106,13 +113,19 @@ class BatchScheduler:
 
     # -- to the instances ------------------------------------------------------------------------
 
-    def next_batch(self, gate: Gate) -> Batch | None:
-        """The next batch for the instance that waits at this gate; None when it should end."""
+    def next_batches(self, gate: Gate, *, several: bool = False) -> Sequence[Batch] | None:
+        """What the instance that waits at this gate executes next; None when it should end.
+
+        More than one batch only if `several` are welcome, each is a single request and executions
+        are so short that the hand-over would take longest.
+        """
+        several = several and self._batcher.alone
         while True:
             now = self._clock()
             with self._lock:
                 dead = self._batcher.expire(now)
                 members = self._batcher.take(now)
+                more = self._more(now) if several and members is not None else ()
                 if members is None and not dead:
                     if self._stopped:
                         return None
@@ -121,9 +134,24 @@ class BatchScheduler:
             if dead:
                 self._bury(dead, now)
             if members is not None:
-                return Batch.of(members)
+                return [Batch.of(members), *map(Batch.of, more)] if more else (Batch.of(members),)
             if not dead:
                 self._wait(gate, wake_at, now)
+
+    def _more(self, now: int) -> Sequence[Sequence[Pending]]:
+        """Single requests to go with one that was taken; under the lock."""
+        mean_ns = self.predictor.mean_ns
+        if not 0 < mean_ns < SHORT_NS:
+            return ()
+        share = self._batcher.stats().requests // self._instances
+        most = min(share, int(HANDFUL_NS / mean_ns), MOST_IN_HAND)
+        more: list[Sequence[Pending]] = []
+        for _ in range(most):
+            members = self._batcher.take(now)
+            if members is None:
+                break
+            more.append(members)
+        return more
 
     def _wait(self, gate: Gate, wake_at: int | None, now: int) -> None:
         release_news()
@@ -132,7 +160,12 @@ class BatchScheduler:
             if gate in self._idle:
                 self._idle.remove(gate)
 
-    def answer(self, pending: Pending, answer: Callable[[], None]) -> None:
+    @property
+    def keeps_order(self) -> bool:
+        """Whether an answer may have to wait for those before it."""
+        return self._order is not None
+
+    def answer(self, pending: Pending, answer: Callable[[], object]) -> None:
         """Give a request its last answer: now, or when those before it have theirs."""
         if self._order is None:
             answer()

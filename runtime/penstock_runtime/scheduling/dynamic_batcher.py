@@ -37,6 +37,7 @@ class DynamicBatcher(QueueBatcher):
         settings = config.dynamic_batching
         self._max_rows = max(config.max_batch_size, 1)
         self._batching = settings is not None and config.max_batch_size > 0
+        self.alone = not self._batching
         rules = settings or DynamicBatching()
         super().__init__(rules)
         self._preferred = frozenset(rules.preferred_batch_size) or frozenset({self._max_rows})

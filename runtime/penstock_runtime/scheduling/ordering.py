@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from penstock_runtime.scheduling.base import Pending
 
-Answer = Callable[[], None]
+Answer = Callable[[], object]
 
 
 class OrderKeeper:

@@ -68,8 +68,11 @@ class RequestQueue:
 
     def push(self, pending: Pending) -> None:
         """Accept the request at its priority, or raise Unavailable when its level is full."""
-        level_number = self._level_of(pending.request.priority)
-        level = self._levels[level_number]
+        level = self._only
+        level_number = 1
+        if level is None:
+            level_number = self._level_of(pending.request.priority)
+            level = self._levels[level_number]
         limit = level.policy.max_queue_size
         if limit and len(level) >= limit:
             raise Unavailable(
@@ -81,12 +84,19 @@ class RequestQueue:
         self._arrivals += 1
         pending.order, pending.level = self._arrivals, level_number
         pending.delayed, pending.queued = False, True
-        pending.timeout_ns = self._timeout(pending, level.policy)
-        insort(level.waiting, self._entry(pending))
+        if level.policy.default_timeout_microseconds:
+            pending.timeout_ns = self._timeout(pending, level.policy)
+        entry = (self._key(pending), pending.order, pending)
+        waiting = level.waiting
+        if not waiting or waiting[-1] < entry:
+            waiting.append(entry)
+        else:
+            insort(waiting, entry)
         self._by_arrival[pending.order] = pending
         self.size += 1
         self.rows += pending.batch_size
-        self._watch(pending)
+        if pending.deadline_ns is not None or pending.timeout_ns is not None:
+            self._watch(pending)
 
     def remove(self, pending: Pending) -> bool:
         """Take a request out, wherever it stands; False when it does not wait here."""

@@ -11,6 +11,8 @@ from penstock_runtime.scheduling.queue import RequestQueue, expired_deadline
 class QueueBatcher:
     """A request queue, and how long its oldest request may wait for company."""
 
+    alone = False
+
     def __init__(self, rules: DynamicBatching) -> None:
         self._delay_ns = rules.max_queue_delay_microseconds * 1000
         self.queue = make_queue(rules)

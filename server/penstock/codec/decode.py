@@ -35,7 +35,6 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 def decode_request(
     data: Buffer,
     now_ns: int,
-    *,
     deadline_ns: int | None = None,
     headers: Mapping[str, str] = NO_HEADERS,
     forwarded: Mapping[str, str] = NO_HEADERS,

@@ -7,8 +7,11 @@ with the id and the data. `timing` is not encoded here.
 
 from typing import NamedTuple
 
+import numpy as np
+
 from penstock.codec.parameters import FINAL_RESPONSE, write_parameters
 from penstock.codec.tensor_writer import (
+    COPIED,
     Part,
     Slot,
     add_raw,
@@ -32,13 +35,15 @@ _JOINED = 32 << 10
 
 class _Head(NamedTuple):
     """What responses of one kind share: the fields before and after the id and the parameters, the
-    place of each output's raw data, and the size of all of it but BYTES.
+    place of each output's raw data, and the size of all of it but BYTES. `whole` is all that goes
+    before the data of the first output if there is no id.
     """
 
     model: bytes
     outputs: bytes
     slots: tuple[Slot, ...]
     size: int
+    whole: bytes
 
 
 _HEADS: dict[tuple[object, ...], _Head] = {}
@@ -55,8 +60,29 @@ def encode_response(response: InferResponse, typed: bool = False) -> bytes:
 
 def encode_message(response: InferResponse, typed: bool = False) -> bytes | tuple[Part, ...]:
     """As `encode_response`, but a large message stays in pieces: views on the outputs, no copy."""
+    if len(response.outputs) == 1 and not typed and not response.parameters:
+        message = _encode_small(response)
+        if message is not None:
+            return message
     parts, size = _parts(response, typed)
     return b"".join(parts) if size < _JOINED else tuple(parts)
+
+
+def _encode_small(response: InferResponse) -> bytes | None:
+    """The path of most responses: one small array of numbers, in place. None for anything else."""
+    head = _head(response)
+    array = response.outputs[0].array
+    before, size, dtype = head.slots[0]
+    if (
+        type(array) is not np.ndarray
+        or array.dtype is not dtype
+        or not array.nbytes == size < COPIED
+    ):
+        return None
+    if not response.id:
+        return b"%b%b" % (head.whole, array.tobytes())
+    identity = text(_ID, response.id)
+    return b"%b%b%b%b%b" % (head.model, identity, head.outputs, before, array.tobytes())
 
 
 def encode_stream_response(
@@ -126,18 +152,30 @@ def _parameters(parameters: Parameters, final: bool | None) -> bytes:
 
 def _head(response: InferResponse) -> _Head:
     outputs = response.outputs
-    key = (
-        response.model_name,
-        response.model_version,
-        *[(tensor.name, tensor.datatype, tensor.shape) for tensor in outputs],
-    )
-    head = _HEADS.get(key)
+    key: tuple[object, ...]
+    if len(outputs) == 1:
+        name, datatype, shape, _ = outputs[0]
+        key = (response.model_name, response.model_version, name, datatype, shape)
+        head = _HEADS.get(key)
+        if head is not None:
+            return head
+    else:
+        key = _key(response)
+        head = _HEADS.get(key)
     if head is None:
         slots = tuple(slot(tensor, _RAW) for tensor in outputs)
         head = _new_head(response, b"".join(map(entry, outputs)), slots)
         if len(outputs) <= _MOST_OUTPUTS_REMEMBERED:
             _remember(key, head)
     return head
+
+
+def _key(response: InferResponse) -> tuple[object, ...]:
+    return (
+        response.model_name,
+        response.model_version,
+        *[(tensor.name, tensor.datatype, tensor.shape) for tensor in response.outputs],
+    )
 
 
 def _typed_head(response: InferResponse) -> _Head | None:
@@ -148,7 +186,8 @@ def _typed_head(response: InferResponse) -> _Head | None:
 def _new_head(response: InferResponse, outputs: bytes, slots: tuple[Slot, ...]) -> _Head:
     model = text(_MODEL_NAME, response.model_name) + text(_MODEL_VERSION, response.model_version)
     data = sum(len(place.before) + max(place.size, 0) for place in slots)
-    return _Head(model, outputs, slots, len(model) + len(outputs) + data)
+    whole = model + outputs + (slots[0].before if slots else b"")
+    return _Head(model, outputs, slots, len(model) + len(outputs) + data, whole)
 
 
 def _remember(key: tuple[object, ...], head: _Head) -> None:

@@ -17,7 +17,7 @@ from penstock_runtime.tensor import Tensor, raw_bytes
 SIZE_LIMIT = (1 << 31) - 1
 _ENTRY_TAG = b"\x2a"
 # Below this size a copy costs less than a view.
-_COPIED = 16 << 10
+COPIED = 16 << 10
 
 Part = bytes | memoryview
 
@@ -64,7 +64,7 @@ def add_raw(parts: list[Part], tensor: Tensor, place: Slot) -> int:
     """
     before, size, dtype = place
     array = tensor.array
-    if type(array) is np.ndarray and array.dtype is dtype and array.nbytes == size < _COPIED:
+    if type(array) is np.ndarray and array.dtype is dtype and array.nbytes == size < COPIED:
         parts += (before, array.tobytes())
         return 0
     if size < 0:
