@@ -10,11 +10,12 @@ from tests.interop.jobs import Client, Place
 from tests.interop.places import Servers
 from tests.interop.programs import PROGRAMS
 from tests.interop.table import FAILED, OK, Table
+from tests.interop.tools import CurlClient, NghttpClient
 from tests.interop.wiretap import Wiretap, messages
 from tests.transports import TRANSPORTS
 
 PYTHON_CLIENTS: tuple[Client, ...] = (GrpcioClient(), GrpcioAioClient())
-OTHER_CLIENTS: tuple[Client, ...] = (*PROGRAMS,)
+OTHER_CLIENTS: tuple[Client, ...] = (*PROGRAMS, CurlClient(), NghttpClient())
 WIRE = os.environ.get("PENSTOCK_INTEROP_WIRE", "")
 CLIENTS = [pytest.param(client, id=client.name) for client in PYTHON_CLIENTS]
 CLIENTS += [pytest.param(c, id=c.name, marks=pytest.mark.interop) for c in OTHER_CLIENTS]
@@ -50,7 +51,7 @@ def test_a_client_gets_what_the_protocol_promises(
 
 def check_compressed(tap: Wiretap) -> None:
     """Messages of both sides crossed the wire compressed, and are smaller for it."""
-    (connection,) = tap.connections
+    connection = tap.connections[-1]
     asked, answered = (messages(bytes(d)) for d in (connection.sent, connection.received))
     # A client may stop once it has read what the server accepts: grpc-js trips over the spaces that
     # grpcio's server puts into that list.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/golang/protobuf/jsonpb"
+	"github.com/golang/protobuf/proto"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/encoding/gzip"
@@ -112,6 +113,12 @@ func finish(outcome *pb.Outcome, err error, trailers metadata.MD) *pb.Outcome {
 			value = base64.StdEncoding.EncodeToString([]byte(value))
 		}
 		outcome.Trailers[name] = value
+	}
+	if len(ended.Proto().GetDetails()) > 0 {
+		// It takes this trailer apart and keeps it out of the others.
+		packed, err := proto.Marshal(ended.Proto())
+		must(err)
+		outcome.Trailers["grpc-status-details-bin"] = base64.StdEncoding.EncodeToString(packed)
 	}
 	return outcome
 }
