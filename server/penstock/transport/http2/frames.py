@@ -1,4 +1,4 @@
-"""HTTP/2 frames as bytes: types, flags, error codes, headers packed and unpacked (RFC 9113, 4, 6, 7)."""
+"""HTTP/2 frames as bytes: types, flags, error codes, headers packed and unpacked."""
 
 from enum import IntEnum
 from struct import Struct

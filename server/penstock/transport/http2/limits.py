@@ -36,8 +36,8 @@ class Limits:
     """Bytes that a peer may send on one stream before the application took any."""
     connection_window: int = 16 * MIB
     max_frame_size: int = MIB
-    max_concurrent_streams: int = 0
-    """Streams open at once, those beyond get REFUSED_STREAM; 0: no limit."""
+    max_concurrent_streams: int = 10_000
+    """Streams open at once; those beyond get REFUSED_STREAM."""
     header_table_size: int = 4 * KIB
 
     read_buffer: int = 256 * KIB
@@ -61,26 +61,27 @@ class Limits:
     """Unsent bytes of one stream beyond which the next message ends it: its reader is too slow."""
     output: int = MIB
     """Bytes that wait in `out` beyond which messages stay with their streams."""
-    control_frames: int = 10_000
-    """Frames that answer the peer's and wait in `out`; more ends the connection."""
+    control_output: int = MIB
+    """Bytes of answers to the peer's frames that wait in `out`, each counted with 100 more for
+    what it costs to keep; more ends the connection."""
     remembered_streams: int = 1_000
     """Streams that ended by RST_STREAM whose late frames are still told from wrong ones."""
 
-    resets: Rate = Rate(200, 200)
+    resets: Rate = field(default=Rate(200, 200))
     """Streams reset before they were answered: by the peer, or by us for the peer's fault."""
-    refused_streams: Rate = Rate(1_000, 200)
+    refused_streams: Rate = field(default=Rate(1_000, 200))
     """Streams beyond `max_concurrent_streams`."""
-    settings: Rate = Rate(100, 20)
-    pings: Rate = Rate(1_000, 1_000)
-    window_updates: Rate = Rate(10_000, 2_000)
+    settings: Rate = field(default=Rate(100, 20))
+    pings: Rate = field(default=Rate(1_000, 1_000))
+    window_updates: Rate = field(default=Rate(10_000, 2_000))
     """WINDOW_UPDATE frames beyond four for each chunk that we sent."""
-    tiny_writes: Rate = Rate(1_000, 200)
+    tiny_writes: Rate = field(default=Rate(1_000, 200))
     """DATA frames of ours below `tiny` bytes that a small window cut off."""
-    empty_frames: Rate = Rate(100, 100)
+    empty_frames: Rate = field(default=Rate(100, 100))
     """DATA or CONTINUATION frames that carry nothing and end nothing."""
-    fragments: Rate = Rate(2_000, 2_000)
+    fragments: Rate = field(default=Rate(2_000, 2_000))
     """DATA frames below `tiny` bytes that end neither a message nor a stream."""
-    ignored_frames: Rate = Rate(1_000, 1_000)
+    ignored_frames: Rate = field(default=Rate(1_000, 1_000))
     """PRIORITY and unknown frames, and frames of streams that are closed."""
     tiny: int = 64
     stall_progress: int = KIB

@@ -28,6 +28,8 @@ HALF_CLOSED_LOCAL = 2
 CLOSED = 3
 """Both: `HALF_CLOSED_REMOTE | HALF_CLOSED_LOCAL`."""
 
+Buffer = bytes | memoryview
+
 STATE_NAMES = ("open", "half-closed (remote)", "half-closed (local)", "closed")
 
 
@@ -121,18 +123,25 @@ class Stream:
     """One call's stream. An adapter's call is a subclass with the same constructor.
 
     `send_window` is what may be sent on it now, negative after a cut by SETTINGS; `unsent` the
-    bytes that wait in `pending`; `trailers` the header block that follows them.
+    bytes that wait in `pending`; `trailers` the header block that follows them, empty where the
+    last DATA frame ends the stream. `recv_window` is what the peer may send, `held` the bytes of
+    messages that the application has not consumed; `expected` what is left of a content-length.
+    Most streams live for one message each way, so what only the others need is set by
+    `receive_slowly` and `send_slowly`.
     """
 
     __slots__ = (
         "assembler",
         "connection",
+        "expected",
         "filled",
         "head",
         "head_sent",
         "held",
         "id",
+        "moved",
         "pending",
+        "queued",
         "recv_window",
         "send_window",
         "stalled_since_ns",
@@ -148,8 +157,25 @@ class Stream:
         self.send_window = send_window
         self.state = OPEN
         self.head_sent = False
+        self.unsent = 0
+        self.expected: int | None = None
         self.assembler: Assembler | None = None
-        self.pending: deque[bytes | memoryview] | None = None
+        self.pending: deque[Buffer] | None = None
+        self.trailers: bytes | None = None
+
+    def receive_slowly(self, recv_window: int, assembler: Assembler) -> Assembler:
+        """Prepare for more than one whole message: the window is kept from here on."""
+        self.recv_window = recv_window
+        self.held = 0
+        self.assembler = assembler
+        return assembler
+
+    def send_slowly(self) -> "deque[Buffer]":
+        """Prepare for messages that have to wait; where they wait."""
+        self.pending = pending = deque()
+        self.queued = self.filled = False
+        self.moved = self.stalled_since_ns = 0
+        return pending
 
     @property
     def closed(self) -> bool:

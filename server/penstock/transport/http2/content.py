@@ -1,0 +1,261 @@
+"""DATA frames to messages: what of a frame is there is taken in, and credit is given back for it.
+
+A frame that comes in parts is remembered here; a large message is read into its own memory.
+"""
+
+from penstock.transport.http2.compression import MessageError
+from penstock.transport.http2.control import Control
+from penstock.transport.http2.events import Ended, Message
+from penstock.transport.http2.faults import ConnectionFault
+from penstock.transport.http2.flow import credit_due, credit_for_message
+from penstock.transport.http2.frames import (
+    DATA,
+    DEFAULT_WINDOW,
+    END_STREAM,
+    PADDED,
+    ErrorCode,
+    window_update,
+    without_padding,
+)
+from penstock.transport.http2.limits import Limits
+from penstock.transport.http2.messages import Assembler
+from penstock.transport.http2.sending import PREFIX
+from penstock.transport.http2.stream import HALF_CLOSED_REMOTE, Buffer, Stream
+
+WAITED_FOR = 16 * 1024
+"""A DATA frame up to this size is taken in whole, a larger one as it comes."""
+LARGE = 64 * 1024
+"""A message beyond this gets all the window it needs at once."""
+
+_unpack_prefix = PREFIX.unpack_from
+
+
+class Content(Control):
+    """Takes in DATA. What a message means, and how it is put together, is for each side to say."""
+
+    __slots__ = (
+        "_content_ends",
+        "_content_left",
+        "_content_stream",
+        "_skip_left",
+        "recv_window",
+    )
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(limits)
+        self.recv_window = max(limits.connection_window, DEFAULT_WINDOW)
+        # The DATA frame that is being taken in: its bytes of messages, then those to pass over.
+        self._content_left = 0
+        self._content_stream: Stream | None = None
+        self._content_ends = 0
+        self._skip_left = 0
+
+    def consumed(self, stream: Stream, size: int) -> None:
+        """The application is done with so many bytes of messages: the peer may send as many."""
+        if stream.assembler is not None and not stream.state & HALF_CLOSED_REMOTE:
+            stream.held = max(0, stream.held - size)
+            self._give_credit(stream)
+
+    def _assembler(self, stream: Stream) -> Assembler:
+        """What puts together the messages that come on this stream."""
+        raise NotImplementedError
+
+    def _message_failed(self, stream: Stream, error: MessageError) -> None:
+        """A message of this stream is not to be had: end the stream, and report it."""
+        raise NotImplementedError
+
+    def _peer_ended(self, stream: Stream) -> None:
+        """END_STREAM came, after whole messages: report it."""
+        stream.state |= HALF_CLOSED_REMOTE
+        events = self._events
+        last = events[-1] if events else None
+        if type(last) is Message and last.stream is stream:
+            last.end = True
+        else:
+            events.append(Ended(stream))
+
+    def _data(
+        self, data: bytes, start: int, stop: int, size: int, flags: int, stream_id: int
+    ) -> int:
+        """Take in a DATA frame whose payload is there up to `stop`; -1 if more has to come."""
+        stream = self.streams.get(stream_id)
+        whole = stop - start == size
+        if not whole and ((start == stop and flags & PADDED) or self._wait_for(stream, size)):
+            return -1
+        self.recv_window -= size
+        if stream is None or stream.state & HALF_CLOSED_REMOTE:
+            self._unexpected_data(stream_id, stream)
+            self._skip_left = size
+            return self._content(data, start, stop)
+        if whole and not flags & PADDED and size >= PREFIX.size and stream.assembler is None:
+            compressed, length = _unpack_prefix(data, start)
+            ends = flags & END_STREAM
+            limits = self.limits
+            if (
+                ends
+                and not compressed
+                and length == size - 5 <= limits.message_size
+                and size <= self._stream_window
+                and stream.expected is None
+            ):
+                stream.state |= HALF_CLOSED_REMOTE
+                self._events.append(Message(stream, data[start + 5 : stop], True))
+                return stop
+        if flags & PADDED:
+            start, content_end = without_padding(data, start, start + size)
+            content, padding = content_end - start, size - 1 - (content_end - start)
+        else:
+            content, padding = size, 0
+        self._begin_content(stream, size, content, padding, flags & END_STREAM)
+        return self._content(data, start, stop)
+
+    def _wait_for(self, stream: Stream | None, size: int) -> bool:
+        if stream is None or size > WAITED_FOR:
+            return False
+        return stream.assembler is None or stream.assembler.target() is None
+
+    def _unexpected_data(self, stream_id: int, stream: Stream | None) -> None:
+        if stream is not None:
+            self._stream_fault(stream_id, ErrorCode.STREAM_CLOSED)
+        elif stream_id:
+            self._judge(DATA, stream_id)
+        else:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "DATA on stream 0")
+
+    def _begin_content(
+        self, stream: Stream, size: int, content: int, padding: int, ends: int
+    ) -> None:
+        assembler = stream.assembler
+        if assembler is None:
+            assembler = stream.receive_slowly(self._stream_window, self._assembler(stream))
+        stream.recv_window -= size
+        if stream.recv_window < 0:
+            self._stream_fault(stream.id, ErrorCode.FLOW_CONTROL_ERROR, "window_overruns")
+            self._skip_left = content + padding
+            return
+        if stream.expected is not None:
+            stream.expected -= content
+        if content < self.limits.tiny and not ends:
+            self._count_tiny(assembler, content)
+        self._content_stream = stream
+        self._content_left = content
+        self._content_ends = ends
+        self._skip_left = padding
+
+    def _count_tiny(self, assembler: Assembler, content: int) -> None:
+        if not content:
+            self.guards.spend("empty_frames", self._now_ns)
+        elif assembler.missing > content or (not assembler.missing and content < PREFIX.size):
+            self.guards.spend("fragments", self._now_ns)
+
+    def _content(self, data: bytes, position: int, n: int) -> int:
+        """Take in what is there of the DATA frame that is open; where the data goes on."""
+        if self._content_left:
+            stop = min(position + self._content_left, n)
+            self._content_left -= stop - position
+            if self._content_stream is not None:
+                self._feed(self._content_stream, data, position, stop)
+            position = stop
+        if self._content_left:
+            return position
+        if self._content_ends and self._content_stream is not None:
+            self._content_ends = 0
+            self._end_content(self._content_stream)
+        stop = min(position + self._skip_left, n)
+        self._skip_left -= stop - position
+        return stop
+
+    def _feed(self, stream: Stream, data: bytes, start: int, stop: int) -> None:
+        assembler = stream.assembler
+        # An answer that did not wait for the rest has ended the stream.
+        if assembler is None:
+            return
+        try:
+            messages = assembler.feed(data, start, stop)
+        except MessageError as error:
+            for message in error.messages:
+                self._deliver(stream, message)
+            self._message_failed(stream, error)
+            return
+        for message in messages:
+            self._deliver(stream, message)
+        self._give_credit(stream)
+
+    def _filled(self, size: int) -> None:
+        """So many bytes were read right into the large message that is coming in."""
+        self._content_left -= size
+        stream = self._content_stream
+        if stream is not None and stream.assembler is not None:
+            message = stream.assembler.advance(size)
+            if message is not None:
+                self._deliver(stream, message)
+            self._give_credit(stream)
+        if not self._content_left:
+            self._content(b"", 0, 0)
+
+    def _deliver(self, stream: Stream, message: Buffer) -> None:
+        stream.held += len(message)
+        self._events.append(Message(stream, message))
+
+    def _end_content(self, stream: Stream) -> None:
+        assembler = stream.assembler
+        if assembler is None:
+            return
+        try:
+            assembler.end()
+        except MessageError as error:
+            self._message_failed(stream, error)
+            return
+        if stream.expected:
+            self._stream_fault(stream.id, ErrorCode.PROTOCOL_ERROR)
+        else:
+            self._peer_ended(stream)
+
+    def _give_credit(self, stream: Stream) -> None:
+        assembler = stream.assembler
+        if assembler is None or (self._content_ends and self._content_stream is stream):
+            return
+        if assembler.missing > LARGE:
+            # What is left of the frame that is open was counted when it began.
+            coming = self._content_left if self._content_stream is stream else 0
+            credit = credit_for_message(assembler.missing - coming, stream.recv_window)
+        else:
+            credit = credit_due(self._stream_window, stream.held, stream.recv_window)
+        if credit:
+            stream.recv_window += credit
+            self._put_control(window_update(stream.id, credit))
+
+    def _top_up(self) -> None:
+        if self.recv_window < 0:
+            self.tallies["window_overruns"] += 1
+            raise ConnectionFault(
+                ErrorCode.FLOW_CONTROL_ERROR,
+                f"{-self.recv_window} bytes beyond the window of the connection",
+            )
+        credit = max(self.limits.connection_window, DEFAULT_WINDOW) - self.recv_window
+        self.recv_window += credit
+        self._put_control(window_update(0, credit))
+
+    def _current_target(self) -> memoryview | None:
+        if not self._content_left:
+            return None
+        stream = self._content_stream
+        if stream is None or stream.assembler is None:
+            return None
+        target = stream.assembler.target()
+        return None if target is None else target[: self._content_left]
+
+    def _within_large(self) -> bool:
+        stream = self._content_stream
+        return (
+            stream is not None
+            and stream.assembler is not None
+            and stream.assembler.target() is not None
+        )
+
+    def _settings_in_force(self) -> None:
+        cut = self._stream_window - self.limits.stream_window
+        super()._settings_in_force()
+        for stream in self.streams.values():
+            if stream.assembler is not None:
+                stream.recv_window -= cut

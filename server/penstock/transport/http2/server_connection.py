@@ -1,0 +1,339 @@
+"""The server's side of a connection: streams that clients open, and how calls are answered."""
+
+from collections.abc import Sequence
+from struct import Struct
+
+from penstock.transport.http2.answers import HEAD, OK_TRAILERS, trailers, trailers_only
+from penstock.transport.http2.compression import MessageError
+from penstock.transport.http2.connection import Connection
+from penstock.transport.http2.events import Drained, Event, Opened, Refused, Request
+from penstock.transport.http2.faults import ConnectionFault
+from penstock.transport.http2.frames import (
+    END_HEADERS,
+    END_STREAM,
+    FRAME_HEADER,
+    HEADERS,
+    MAX_STREAM_ID,
+    PREFACE,
+    ErrorCode,
+    goaway,
+)
+from penstock.transport.http2.heads import RequestHead, RequestHeads, valid_trailers
+from penstock.transport.http2.hpack import HeaderDecoder
+from penstock.transport.http2.limits import Limits
+from penstock.transport.http2.messages import Assembler
+from penstock.transport.http2.metadata import Metadata
+from penstock.transport.http2.sending import FRAME_COST, PREFIX, Message
+from penstock.transport.http2.settings import (
+    HEADER_TABLE_SIZE,
+    INITIAL_WINDOW_SIZE,
+    MAX_CONCURRENT_STREAMS,
+    MAX_FRAME_SIZE_ID,
+    MAX_HEADER_LIST_SIZE,
+    settings_frame,
+)
+from penstock.transport.http2.stream import (
+    CLOSED,
+    HALF_CLOSED_LOCAL,
+    HALF_CLOSED_REMOTE,
+    OPEN,
+    Past,
+    Stream,
+)
+
+SHUTDOWN_PING = b"shutdown"
+"""Its answer tells that the client has seen the first GOAWAY."""
+
+_QUICK_HEAD = Struct(f">IBI{len(HEAD)}sIBIBI")
+"""HEADERS with the usual head, then the header of DATA and the prefix of its message."""
+_QUICK_TAIL = Struct(f">IBI{len(OK_TRAILERS)}s")
+_HEAD_WORD = len(HEAD) << 8 | HEADERS
+_TAIL_WORD = len(OK_TRAILERS) << 8 | HEADERS
+_TAIL_FLAGS = END_HEADERS | END_STREAM
+_QUICK_COST = FRAME_COST + 5
+
+_DATA_AND_PREFIX = Struct(">IBIBI")
+_unpack_data = _DATA_AND_PREFIX.unpack_from
+_pack_head = _QUICK_HEAD.pack
+_pack_tail = _QUICK_TAIL.pack
+_DATA_START = FRAME_HEADER.size + PREFIX.size
+
+
+class ServerConnection(Connection):
+    """One client's connection. `out` holds our SETTINGS from the start.
+
+    Answers to a stream that is closed do nothing, and what the application does to a stream brings
+    no event for it.
+    """
+
+    __slots__ = ("_draining", "_final_id", "_max_streams", "_quick_size")
+
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        stream_type: type[Stream] = Stream,
+        read_buffer: bytearray | None = None,
+    ) -> None:
+        limits = limits or Limits()
+        decoder = HeaderDecoder(
+            RequestHeads(limits.metadata_size),
+            table_limit=max(limits.header_table_size, 4096),
+            block_limit=limits.header_block_size,
+        )
+        super().__init__(limits, stream_type, decoder, PREFACE, read_buffer)
+        self.out.insert(0, _settings(limits))
+        # So that every id is that of the one before plus two, the first as well.
+        self.history.last = -1
+        self._max_streams = limits.max_concurrent_streams
+        self._quick_size = 5 + min(limits.message_size, limits.stream_window - 5)
+        self._draining = False
+        self._final_id: int | None = None
+
+    # Long for its speed: every small unary call passes here.
+    def respond(
+        self,
+        stream: Stream,
+        message: Message,
+        extra_trailers: bytes = b"",
+        *,
+        head: bytes = HEAD,
+        compressed: bool = False,
+    ) -> None:
+        """Answer a unary call with status OK: head, message and trailers, as windows permit.
+
+        `extra_trailers` is a block of metadata that goes behind the status.
+        """
+        pieces = message if type(message) is tuple else (message,)
+        size = 5
+        for piece in pieces:
+            size += len(piece)
+        if (
+            size <= self._join_limit
+            and size <= stream.send_window
+            and size <= self.send_window
+            and size < self._out_room
+            and stream.state == HALF_CLOSED_REMOTE
+            and not stream.head_sent
+            and head is HEAD
+            and not extra_trailers
+        ):
+            stream_id = stream.id
+            stream.state = CLOSED
+            del self.streams[stream_id]
+            self.send_window -= size
+            self._out_room -= size + _QUICK_COST
+            start = _pack_head(
+                _HEAD_WORD, END_HEADERS, stream_id, HEAD, size << 8, 0, stream_id, 0, size - 5
+            )
+            end = _pack_tail(_TAIL_WORD, _TAIL_FLAGS, stream_id, OK_TRAILERS)
+            self.out.append(b"".join((start, *pieces, end)))
+        elif not stream.state & HALF_CLOSED_LOCAL and stream.trailers is None:
+            self.send_head(stream, head)
+            self._queue(stream, (PREFIX.pack(compressed, size - 5), *pieces), size)
+            self.send_trailers(stream, OK_TRAILERS + extra_trailers)
+
+    def send_head(self, stream: Stream, block: bytes = HEAD) -> None:
+        """Send the head before any message; `send_messages` does it where this was not called."""
+        super().send_head(stream, block)
+
+    def send_messages(
+        self,
+        stream: Stream,
+        messages: Sequence[Message],
+        *,
+        compressed: bool = False,
+        end: bool = False,
+    ) -> bool:
+        """As for any sender; the usual head goes first."""
+        if not stream.head_sent:
+            super().send_head(stream, HEAD)
+        return super().send_messages(stream, messages, compressed=compressed, end=end)
+
+    def send_trailers(self, stream: Stream, block: bytes = OK_TRAILERS) -> None:
+        """End the call with this block, after its messages; the head goes first if it did not."""
+        if not stream.head_sent:
+            super().send_head(stream, HEAD)
+        super().send_trailers(stream, block)
+
+    def refuse(self, stream: Stream, code: int, text: str, trailing: Metadata = ()) -> None:
+        """End the call with a status of gRPC other than OK; messages that wait are dropped.
+
+        ValueError for metadata that gRPC forbids.
+        """
+        if stream.state & HALF_CLOSED_LOCAL:
+            return
+        make = trailers if stream.head_sent else trailers_only
+        self._answer(stream, make(code, text, trailing))
+
+    def shutdown(self) -> None:
+        """Let the client know that no new calls are welcome; those on their way are served.
+
+        `Drained` follows, or `drained` is True, once the client knows and the last call is over.
+        """
+        if not self._draining and not self.closing:
+            self._draining = True
+            self.out.append(goaway(MAX_STREAM_ID, ErrorCode.NO_ERROR))
+            self.ping(SHUTDOWN_PING)
+
+    @property
+    def drained(self) -> bool:
+        """Whether a shutdown is complete: what `out` holds is the last."""
+        return self._final_id is not None and not self.streams
+
+    def received(self, size: int, now_ns: int) -> list[Event]:
+        """What these bytes mean; `Drained` once, at the end of a shutdown."""
+        events = super().received(size, now_ns)
+        if self._final_id is not None and not self.streams and not self.closing:
+            events.append(Drained())
+            self.closing = True
+        return events
+
+    # Long for its speed: every call passes here.
+    def _head_arrived(
+        self, data: bytes, start: int, end: int, flags: int, stream_id: int, n: int
+    ) -> int:
+        history = self.history
+        streams = self.streams
+        block = data[start:end]
+        if stream_id != history.last + 2 or len(streams) >= self._max_streams:
+            self._block_arrived(stream_id & MAX_STREAM_ID, block, flags & END_STREAM)
+            return end
+        head = self.decoder.decode(block)
+        history.last = stream_id
+        stream = self.stream_type(self, stream_id, head, self.peer.initial_window_size)
+        if flags & END_STREAM or head.problem is not None or head.content_length is not None:
+            self._admit(stream, head, flags & END_STREAM)
+            return end
+        streams[stream_id] = stream
+        if end + _DATA_START <= n:
+            word, flags, next_id, compressed, length = _unpack_data(data, end)
+            stop: int = end + _DATA_START + length
+            if (
+                # A DATA frame of this stream that ends it and holds one message, all of it here.
+                word == (length + 5) << 8
+                and flags == END_STREAM
+                and next_id == stream_id
+                and stop <= n
+                and not compressed
+                and length + 5 <= self._quick_size
+                and word <= self._longest_word
+            ):
+                stream.state = HALF_CLOSED_REMOTE
+                self.recv_window -= length + 5
+                self._events.append(Request(stream, data[end + _DATA_START : stop]))
+                return stop
+        self._events.append(Opened(stream))
+        return end
+
+    def _block_arrived(self, stream_id: int, block: bytes, ends: int) -> None:
+        stream = self.streams.get(stream_id)
+        if stream is not None:
+            self._trailers_arrived(stream, block, ends)
+            return
+        if not stream_id & 1:
+            raise ConnectionFault(
+                ErrorCode.PROTOCOL_ERROR, f"stream {stream_id}: a client's ids are odd"
+            )
+        # Decoded in any case: the table has to stay in step with the client's.
+        head = self.decoder.decode(block)
+        if not self._judge(HEADERS, stream_id):
+            return
+        self.history.skip_to(stream_id)
+        if self._final_id is not None:
+            # The client was told, and takes it for not processed.
+            self.history.remember(stream_id, Past.RESET_BY_US)
+        elif len(self.streams) >= self._max_streams:
+            self.tallies["refused_streams"] += 1
+            self._put_reset(stream_id, ErrorCode.REFUSED_STREAM)
+            self.guards.spend("refused_streams", self._now_ns)
+        else:
+            window = self.peer.initial_window_size
+            self._admit(self.stream_type(self, stream_id, head, window), head, ends)
+
+    def _admit(self, stream: Stream, head: RequestHead, ends: int) -> None:
+        """Take a stream in, or refuse it at once for what is wrong with its head."""
+        self.streams[stream.id] = stream
+        stream.expected = head.content_length
+        if ends:
+            stream.state = HALF_CLOSED_REMOTE
+        problem = head.problem
+        if problem is None and ends and stream.expected:
+            self._reject(stream)
+        elif problem is None:
+            self._events.append(Opened(stream))
+            if ends:
+                self._peer_ended(stream)
+        elif problem.block is None:
+            self._reject(stream, problem.name)
+        else:
+            self.tallies[problem.name] += 1
+            self._answer(stream, problem.block)
+            self._events.append(Refused(stream, problem.status, problem.text, problem.name))
+
+    def _reject(self, stream: Stream, name: str = "stream_errors") -> None:
+        # Nobody was told of this stream, so nobody is told of its end.
+        self.tallies[name] += 1
+        self.reset(stream, ErrorCode.PROTOCOL_ERROR)
+        self.guards.spend("resets", self._now_ns)
+
+    def _trailers_arrived(self, stream: Stream, block: bytes, ends: int) -> None:
+        fields = self.decoder.fields(block)
+        if stream.state & HALF_CLOSED_REMOTE:
+            self._stream_fault(stream.id, ErrorCode.STREAM_CLOSED)
+        elif not ends or not valid_trailers(fields):
+            self._stream_fault(stream.id, ErrorCode.PROTOCOL_ERROR, "malformed_trailers")
+        elif stream.assembler is None:
+            self._peer_ended(stream)
+        else:
+            self._end_content(stream)
+
+    def _answer(self, stream: Stream, block: bytes) -> None:
+        """End a call with one header block; what waits to be sent is dropped."""
+        self._forget_unsent(stream)
+        stream.head_sent = True
+        super().send_trailers(stream, block)
+        # The peer may have caused it, and read nothing: it counts as its control frames do.
+        self._control_room -= len(block) + FRAME_COST
+
+    def _assembler(self, stream: Stream) -> Assembler:
+        limits = self.limits
+        encoding = stream.head.encoding
+        return Assembler(limits.message_size, encoding, limits.reserve, limits.release)
+
+    def _message_failed(self, stream: Stream, error: MessageError) -> None:
+        self.tallies[error.name] += 1
+        self.refuse(stream, error.status, error.text)
+        self._events.append(Refused(stream, error.status, error.text, error.name))
+
+    def _sent_end(self, stream: Stream) -> None:
+        was_open = stream.state == OPEN
+        self._drop(stream)
+        if was_open:
+            # The answer does not depend on what is still to come (RFC 9113, 8.1).
+            self._put_reset(stream.id, ErrorCode.NO_ERROR)
+
+    def _past(self, stream_id: int) -> Past:
+        return self.history.past(stream_id) if stream_id & 1 else Past.IDLE
+
+    def _last_seen(self) -> int:
+        return max(0, self.history.last if self._final_id is None else self._final_id)
+
+    def _ping_acked(self, data: bytes) -> None:
+        if data == SHUTDOWN_PING and self._draining and self._final_id is None:
+            self._final_id = max(0, self.history.last)
+            self._max_streams = 0
+            self.out.append(goaway(self._final_id, ErrorCode.NO_ERROR))
+        else:
+            super()._ping_acked(data)
+
+
+def _settings(limits: Limits) -> bytes:
+    return settings_frame(
+        {
+            HEADER_TABLE_SIZE: limits.header_table_size,
+            MAX_CONCURRENT_STREAMS: limits.max_concurrent_streams,
+            INITIAL_WINDOW_SIZE: limits.stream_window,
+            MAX_FRAME_SIZE_ID: limits.max_frame_size,
+            MAX_HEADER_LIST_SIZE: limits.metadata_size,
+        }
+    )
