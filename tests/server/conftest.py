@@ -7,6 +7,8 @@ import pytest
 from tests.server.client_driver import Driver
 from tests.server.fake_server import FakeServer, running
 
+from penstock.client.channel import TRANSPORT_VARIABLE
+
 
 @pytest.fixture
 def fake() -> Iterator[FakeServer]:
@@ -17,6 +19,14 @@ def fake() -> Iterator[FakeServer]:
 @pytest.fixture(params=["blocking", "asyncio"])
 def client_kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+@pytest.fixture(params=["grpcio", "http2"])
+def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What carries the calls of every client that the test makes."""
+    name = str(request.param)
+    monkeypatch.setenv(TRANSPORT_VARIABLE, name)
+    return name
 
 
 @pytest.fixture

@@ -19,6 +19,8 @@ from penstock_runtime.datatype import DataType, bf16_to_float32, float32_to_bf16
 from penstock_runtime.errors import InvalidArgument, Status
 from penstock_runtime.tensor import Tensor
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 
 def test_both_clients_have_the_same_methods_and_arguments() -> None:
     """Whoever knows one client knows the other."""

@@ -13,6 +13,8 @@ from penstock.client.errors import InferenceError
 from penstock_protos import health as health_pb
 from penstock_protos import inference as pb
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 
 def test_yes_and_no_are_booleans(driver: Driver, fake: FakeServer) -> None:
     """Liveness and readiness come as they are."""

@@ -14,6 +14,8 @@ from penstock.client.errors import InferenceError
 from penstock.client.sync import Client
 from penstock_protos import inference as pb
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 
 def test_a_stream_gives_every_answer_but_the_empty_one(driver: Driver) -> None:
     """The message that only ends the stream is not an answer."""

@@ -1,0 +1,55 @@
+"""Whether the other end of a silent connection is still there."""
+
+import asyncio
+import time
+from typing import Protocol
+
+_NS = 1_000_000_000
+ANSWER_S = 20.0
+"""How long a ping may take."""
+
+
+class Watched(Protocol):
+    """The connection that is tested."""
+
+    def busy(self) -> bool:
+        """Whether calls are open: only then silence is tested."""
+
+    def ping(self) -> None:
+        """Ask the other end for a sign of life."""
+
+    def close(self, reason: str) -> None:
+        """Give the connection up."""
+
+
+class Keepalive:
+    """Pings a connection that was silent for `interval_s` while calls were open, and gives it up
+    when nothing at all comes back. `heard_ns` is set whenever something was read.
+    """
+
+    def __init__(self, interval_s: float, watched: Watched, answer_s: float = ANSWER_S) -> None:
+        self.heard_ns = time.monotonic_ns()
+        self._interval_s = interval_s
+        self._watched = watched
+        self._answer_s = answer_s
+        self._asked_ns: int | None = None
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(interval_s, self._look)
+
+    def end(self) -> None:
+        """Watch no longer."""
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        if self._asked_ns is not None and self.heard_ns < self._asked_ns:
+            self._watched.close(f"the server did not answer a ping within {self._answer_s:g} s")
+            return
+        self._asked_ns = None
+        after_s = self._interval_s - (time.monotonic_ns() - self.heard_ns) / _NS
+        if after_s <= 0 and self._watched.busy():
+            self._asked_ns = time.monotonic_ns()
+            self._watched.ping()
+            after_s = self._answer_s
+        elif after_s <= 0:
+            after_s = self._interval_s
+        self._timer = self._loop.call_later(after_s, self._look)
