@@ -37,6 +37,7 @@ class Content(Control):
         "_content_ends",
         "_content_left",
         "_content_stream",
+        "_quick_size",
         "_skip_left",
         "recv_window",
     )
@@ -44,6 +45,9 @@ class Content(Control):
     def __init__(self, limits: Limits) -> None:
         super().__init__(limits)
         self.recv_window = max(limits.connection_window, DEFAULT_WINDOW)
+        # Of a DATA frame that is one message, which needs no accounts if the stream ends with it.
+        longest = min(limits.message_size, LARGE)
+        self._quick_size = min(PREFIX.size + longest, limits.stream_window)
         # The DATA frame that is being taken in: its bytes of messages, then those to pass over.
         self._content_left = 0
         self._content_stream: Stream | None = None
@@ -52,8 +56,12 @@ class Content(Control):
 
     def consumed(self, stream: Stream, size: int) -> None:
         """The application is done with so many bytes of messages: the peer may send as many."""
-        if stream.assembler is not None and not stream.state & HALF_CLOSED_REMOTE:
-            stream.held = max(0, stream.held - size)
+        if stream.assembler is None or stream.state & HALF_CLOSED_REMOTE:
+            return
+        stream.held = held = max(0, stream.held - size)
+        base = self._stream_window
+        # As `credit_due` says, but this runs for every streamed message.
+        if base - held - stream.recv_window >= base >> 1:
             self._give_credit(stream)
 
     def _assembler(self, stream: Stream) -> Assembler:
@@ -87,19 +95,18 @@ class Content(Control):
             self._unexpected_data(stream_id, stream)
             self._skip_left = size
             return self._content(data, start, stop)
-        if whole and not flags & PADDED and size >= PREFIX.size and stream.assembler is None:
+        if (
+            whole
+            and PREFIX.size <= size <= self._quick_size
+            and not flags & PADDED
+            and stream.expected is None
+        ):
             compressed, length = _unpack_prefix(data, start)
-            ends = flags & END_STREAM
-            limits = self.limits
             if (
-                ends
+                length == size - PREFIX.size
                 and not compressed
-                and length == size - 5 <= limits.message_size
-                and size <= self._stream_window
-                and stream.expected is None
+                and self._take_message(stream, data[start + PREFIX.size : stop], flags & END_STREAM)
             ):
-                stream.state |= HALF_CLOSED_REMOTE
-                self._events.append(Message(stream, data[start + 5 : stop], True))
                 return stop
         if flags & PADDED:
             start, content_end = without_padding(data, start, start + size)
@@ -108,6 +115,22 @@ class Content(Control):
             content, padding = size, 0
         self._begin_content(stream, size, content, padding, flags & END_STREAM)
         return self._content(data, start, stop)
+
+    def _take_message(self, stream: Stream, message: bytes, ends: int) -> bool:
+        """Take a message that is a frame of its own; False if the careful way has to be gone."""
+        assembler = stream.assembler
+        if assembler is not None:
+            stream.recv_window -= len(message) + PREFIX.size
+            if stream.recv_window < 0 or not assembler.idle():
+                stream.recv_window += len(message) + PREFIX.size
+                return False
+            stream.held += len(message)
+        elif not ends:
+            return False
+        if ends:
+            stream.state |= HALF_CLOSED_REMOTE
+        self._events.append(Message(stream, message, bool(ends)))
+        return True
 
     def _wait_for(self, stream: Stream | None, size: int) -> bool:
         if stream is None or size > WAITED_FOR:

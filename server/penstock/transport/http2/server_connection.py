@@ -66,7 +66,7 @@ class ServerConnection(Connection):
     no event for it.
     """
 
-    __slots__ = ("_draining", "_final_id", "_max_streams", "_quick_size")
+    __slots__ = ("_draining", "_final_id", "_max_streams")
 
     def __init__(
         self,
@@ -85,7 +85,6 @@ class ServerConnection(Connection):
         # So that every id is that of the one before plus two, the first as well.
         self.history.last = -1
         self._max_streams = limits.max_concurrent_streams
-        self._quick_size = 5 + min(limits.message_size, limits.stream_window - 5)
         self._draining = False
         self._final_id: int | None = None
 
