@@ -28,8 +28,9 @@ MAX_KEPT_BLOCKS = 64
 MAX_KEPT_BLOCK = 1024
 """Blocks that are kept, and bytes of one of them."""
 
-MAX_UPDATES = 2
-"""Changes of the table's size before the first field: the smallest, then the last."""
+MAX_UPDATES = 8
+"""Changes of the table's size before the first field. Two say it all (RFC 7541, 4.2), but there are
+encoders that send every one."""
 
 MAX_INTEGER_OCTETS = 4
 """After the prefix. 28 bits are more than any length or index that can be right."""
@@ -148,17 +149,25 @@ class HeaderDecoder(Generic[T]):
                     fields.append(self._field(index))
                 continue
             if octet >= 0x40:
+                if octet == 0x80:
+                    raise HpackError("index 0 stands for no field")
                 index = octet & 0x3F
-                if index == 0x3F:
-                    index, i = _integer(block, i, 0x3F)
+                full = 0x3F
             elif octet < 0x20:
                 index = octet & 0x0F
-                if index == 0x0F:
-                    index, i = _integer(block, i, 0x0F)
+                full = 0x0F
             else:
                 raise HpackError(f"update of the table's size at octet {i - 1}, after a field")
-            if index:
-                name = self._field(index)[0]
+            if index == full:
+                if block[i] < 0x80:
+                    index += block[i]
+                    i += 1
+                else:
+                    index, i = _integer(block, i, full)
+            if index > STATIC_SIZE:
+                name = table[STATIC_SIZE - index][0]
+            elif index:
+                name = STATIC_TABLE[index - 1][0]
             else:
                 end = i + 1 + (block[i] & 0x7F)
                 known = _names.get(block[i:end])
@@ -176,7 +185,11 @@ class HeaderDecoder(Generic[T]):
             field = (name, value)
             fields.append(field)
             if octet >= 0x40:
-                self._insert(field)
+                self.changes += 1
+                table.append(field)
+                used = self._used = self._used + len(name) + len(value) + ENTRY_OVERHEAD
+                if used > self._capacity:
+                    self._evict()
         if i != n:
             raise IndexError
         return fields
@@ -188,23 +201,16 @@ class HeaderDecoder(Generic[T]):
             raise HpackError("index 0 stands for no field")
         return self._table[STATIC_SIZE - index]
 
-    def _insert(self, field: Field) -> None:
-        self.changes += 1
-        table = self._table
-        table.append(field)
-        self._used += len(field[0]) + len(field[1]) + ENTRY_OVERHEAD
-        # A field that is larger than the table goes with all the others, as it must (4.4).
-        if self._used > self._capacity:
-            self._evict()
-
+    # A field that is larger than the table goes with all the others, as it must (4.4).
     def _evict(self) -> None:
+        table, used, capacity = self._table, self._used, self._capacity
         gone = 0
-        for name, value in self._table:
-            if self._used <= self._capacity:
-                break
-            self._used -= len(name) + len(value) + ENTRY_OVERHEAD
+        while used > capacity:
+            name, value = table[gone]
+            used -= len(name) + len(value) + ENTRY_OVERHEAD
             gone += 1
-        del self._table[:gone]
+        del table[:gone]
+        self._used = used
 
     def _updates(self, block: bytes) -> int:
         i = updates = 0
@@ -242,23 +248,22 @@ def _integer(block: bytes, i: int, prefix: int) -> tuple[int, int]:
 
 def _string(block: bytes, i: int, memo: dict[bytes, bytes]) -> tuple[bytes, int]:
     """The string literal at `i`, and the place after it (5.2)."""
-    begin = i
     octet = block[i]
     length = octet & 0x7F
-    i += 1
+    start = i + 1
     if length == 0x7F:
-        length, i = _integer(block, i, 0x7F)
-    end = i + length
+        length, start = _integer(block, start, 0x7F)
+    end = start + length
     if end > len(block):
-        raise HpackError(f"string of {length} bytes in a block that has {len(block) - i} left")
-    known = memo.get(block[begin:end])
-    if known is not None:
-        return known, end
-    text = block[i:end]
-    if octet >= 0x80:
-        text = huffman.decode(text)
-    if length <= _MEMO_STRING:
-        if len(memo) >= _MEMO_SIZE:
-            memo.clear()
-        memo[block[begin:end]] = text
+        raise HpackError(f"string of {length} bytes in a block that has {len(block) - start} left")
+    key = block[i:end]
+    text = memo.get(key)
+    if text is None:
+        text = block[start:end]
+        if octet >= 0x80:
+            text = huffman.decode(text)
+        if length <= _MEMO_STRING:
+            if len(memo) >= _MEMO_SIZE:
+                memo.clear()
+            memo[key] = text
     return text, end
