@@ -28,6 +28,7 @@ def slow(IN: INT32[1], context: Context) -> INT32[1].named("OUT"):
     return IN
 """
 
+DECOUPLED = "repeat"
 REPEAT = """
 @model
 def repeat(IN: INT32[-1], DELAY: INT32[1], context: Context):

@@ -11,10 +11,16 @@ from tests.interop.places import Servers
 from tests.interop.programs import PROGRAMS
 from tests.interop.table import FAILED, OK, Table
 from tests.interop.tools import CurlClient, NghttpClient
+from tests.interop.triton_clients import TritonAioClient, TritonClient
 from tests.interop.wiretap import Wiretap, messages
 from tests.transports import TRANSPORTS
 
-PYTHON_CLIENTS: tuple[Client, ...] = (GrpcioClient(), GrpcioAioClient())
+PYTHON_CLIENTS: tuple[Client, ...] = (
+    GrpcioClient(),
+    GrpcioAioClient(),
+    TritonClient(),
+    TritonAioClient(),
+)
 OTHER_CLIENTS: tuple[Client, ...] = (*PROGRAMS, CurlClient(), NghttpClient())
 WIRE = os.environ.get("PENSTOCK_INTEROP_WIRE", "")
 CLIENTS = [pytest.param(client, id=client.name) for client in PYTHON_CLIENTS]

@@ -33,6 +33,7 @@ _UNPACK: Mapping[str, Callable[[bytes], bytes]] = {
     "deflate": zlib.decompress,
 }
 _TIMEOUT_S = 60
+_ATTEMPTS = 20
 
 
 def framed(message: bytes, compression: str = "") -> bytes:
@@ -128,9 +129,13 @@ class CurlClient(_Tool):
         if job.cancel_after or job.call == "watch":
             return self._cut_off(job, arguments)
         arguments += ["--output", f"{stem}.response"]
-        # Its exit code says nothing of the answer: a server that answers early resets the stream
-        # with NO_ERROR so that the rest of the body is not sent, and curl calls that a failure.
-        subprocess.run(arguments, check=False, timeout=_TIMEOUT_S)
+        for _ in range(_ATTEMPTS):
+            # The exit code says nothing of the answer: a server that answers early resets the
+            # stream with NO_ERROR, and curl calls that a failure. Until 8.0 it also forgets an
+            # answer that is complete before it has seen that its own sending is.
+            subprocess.run(arguments, check=False, timeout=_TIMEOUT_S)
+            if stem.with_suffix(".headers").stat().st_size:
+                break
         return self._read(job, stem)
 
     def _transfer(self, place: Place, job: Job, stem: Path) -> list[str]:
