@@ -120,7 +120,7 @@ def _look(stream: ResponseStream, tally: ResponseTally) -> int:
     send it, the loop is let to the interpreter. A slow model waits for nobody.
     """
     sent = time.monotonic_ns()
-    if isinstance(stream, LaneStream):
+    if tally.told and isinstance(stream, LaneStream):
         stream.give_way(WAY_S)
     now = time.monotonic_ns()
     tally.tell(sent, now)

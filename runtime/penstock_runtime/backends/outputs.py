@@ -45,6 +45,16 @@ class OutputPlan:
         self._batched = batched
         self._only = declared[0] if len(declared) == 1 == len(self._order) else None
 
+    @property
+    def only(self) -> tuple[str, Any]:
+        """Name and dtype of an array that is the one output that there is, just as it is; the dtype
+        is None where there are several or it is text.
+        """
+        only = self._only
+        if only is None or only.name != self._order[0] or only.data_type is DataType.BYTES:
+            return "", None
+        return only.name, only.data_type.numpy
+
     def arrays(
         self, returned: Any, rows: int | None, contexts: Sequence[RequestContext]
     ) -> dict[str, Any]:
