@@ -24,6 +24,7 @@ from penstock_runtime.errors import FailureReason, Internal
 from penstock_runtime.request import EMPTY, InferResponse, Parameters, Timing
 from penstock_runtime.scheduling.base import Pending
 from penstock_runtime.scheduling.length_batcher import padded_length
+from penstock_runtime.stream import OneOutput
 from penstock_runtime.tensor import Tensor, to_host
 
 
@@ -32,6 +33,11 @@ class Batch(NamedTuple):
 
     members: tuple[Pending, ...]
     rows: int
+
+    @property
+    def sizes(self) -> list[int]:
+        """The rows of each request."""
+        return [pending.batch_size for pending in self.members]
 
     @staticmethod
     def of(members: Sequence[Pending]) -> "Batch":
@@ -56,7 +62,12 @@ class BatchPlan:
         self._plain = rules is None and all(o.reshape is None for o in config.output)
         # The output of a model that has one only, if it goes out as it comes.
         self._only = config.output[0] if self._plain and len(config.output) == 1 else None
-        self._only_dtype = self._only.data_type.numpy if self._only is not None else None
+        self._only_dtype: np.dtype[Any] | None = None
+        self.only: OneOutput | None = None
+        if self._only is not None and self._only.data_type is not DataType.BYTES:
+            name, datatype = self._only.name, self._only.data_type
+            self._only_dtype = datatype.numpy
+            self.only = OneOutput(config.name, str(version), name, datatype)
 
     # -- in --------------------------------------------------------------------------------------
 
@@ -114,33 +125,19 @@ class BatchPlan:
             return [self._response(batch.members[0], arrays, parameters[0], timings[0])]
         return self._scatter(batch, arrays, parameters, timings)
 
-    def alone(
-        self,
-        pending: Pending,
-        outputs: Mapping[str, Any],
-        parameters: Parameters,
-        timing: Timing,
-    ) -> InferResponse:
-        """The response to a request that was executed alone; as `split`."""
-        request, only = pending.request, self._only
-        if only is not None and not request.outputs and not parameters:
-            array = outputs.get(only.name)
-            if type(array) is np.ndarray and array.dtype is self._only_dtype:
-                shape = array.shape
-                if not self._batched or (shape and shape[0] == pending.batch_size):
-                    self._check_dims(only, shape)
-                    tensors = (Tensor(only.name, only.data_type, shape, array),)
-                    return InferResponse(
-                        self._name,
-                        self._version,
-                        request.id,
-                        tensors,
-                        EMPTY,
-                        True,
-                        False,
-                        timing,
-                    )
-        return self.split(Batch.of((pending,)), outputs, (parameters,), (timing,))[0]
+    def fits(self, array: Any, rows: int) -> bool:
+        """Whether an array of so many rows is, as it is, the output of a model that has `only` one.
+
+        Internal when it is of the right datatype and of the wrong shape.
+        """
+        declared = self._only
+        if declared is None or type(array) is not np.ndarray or array.dtype is not self._only_dtype:
+            return False
+        shape = array.shape
+        if self._batched and (not shape or shape[0] != rows):
+            return False
+        self._check_dims(declared, shape)
+        return True
 
     def _scatter(
         self,
@@ -149,7 +146,7 @@ class BatchPlan:
         parameters: Sequence[Parameters],
         timings: Sequence[Timing | None],
     ) -> list[InferResponse]:
-        rows = [pending.batch_size for pending in batch.members]
+        rows = batch.sizes
         parts = {name: scatter_rows(array, rows) for name, array in arrays.items()}
         return [
             self._response(pending, {n: parts[n][i] for n in parts}, parameters[i], timings[i])

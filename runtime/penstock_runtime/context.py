@@ -5,19 +5,36 @@ outputs.
 import time
 from collections.abc import Mapping
 
-from penstock_runtime.request import InferRequest, Parameter, Parameters
+from penstock_runtime.request import EMPTY, InferRequest, Parameter, Parameters
+from penstock_runtime.scheduling.base import Pending
 from penstock_runtime.stream import ResponseStream
 
 
 class RequestContext:
     """One request, as its model sees it."""
 
-    __slots__ = ("_request", "_stream", "response_parameters")
+    __slots__ = ("_parameters", "_request", "_stream")
 
     def __init__(self, request: InferRequest, stream: ResponseStream) -> None:
         self._request = request
         self._stream = stream
-        self.response_parameters: dict[str, Parameter] = {}
+        self._parameters: dict[str, Parameter] | None = None
+
+    @property
+    def response_parameters(self) -> dict[str, Parameter]:
+        """Parameters of the response, for the model to set."""
+        if self._parameters is None:
+            self._parameters = {}
+        return self._parameters
+
+    @response_parameters.setter
+    def response_parameters(self, parameters: dict[str, Parameter]) -> None:
+        self._parameters = parameters
+
+    @property
+    def said(self) -> Parameters:
+        """The parameters that the model has set."""
+        return self._parameters or EMPTY
 
     @property
     def id(self) -> str:
@@ -56,3 +73,18 @@ class RequestContext:
 
     def __repr__(self) -> str:
         return f"RequestContext(id={self.id!r}, cancelled={self.cancelled})"
+
+
+class PendingContext(RequestContext):
+    """The same, for a request that is only made when somebody looks at it."""
+
+    __slots__ = ("_pending",)
+
+    def __init__(self, pending: Pending, stream: ResponseStream) -> None:
+        self._pending = pending
+        self._stream = stream
+        self._parameters = None
+
+    @property
+    def _request(self) -> InferRequest:  # type: ignore[override] # read-only, unlike the slot
+        return self._pending.request

@@ -6,20 +6,23 @@ counter.
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
+from penstock_kernels.ragged import scatter_rows
 from penstock_runtime.backends.base import Executable
 from penstock_runtime.batch import Batch, BatchPlan
-from penstock_runtime.context import RequestContext
+from penstock_runtime.context import PendingContext
 from penstock_runtime.errors import FailureReason, Internal, PenstockError
 from penstock_runtime.observability.statistics import AloneTiming, ModelStatistics, RequestTiming
-from penstock_runtime.request import InferResponse, Timing
+from penstock_runtime.request import Timing
 from penstock_runtime.scheduling.base import Pending
 from penstock_runtime.scheduling.batch_scheduler import BatchScheduler
 from penstock_runtime.scheduling.dynamic_batcher import cancelled_error
 from penstock_runtime.scheduling.queue import expired_deadline
+from penstock_runtime.stream import ResponseStream
 
 _log = logging.getLogger("penstock.model")
 
@@ -64,12 +67,58 @@ def execute_batch(desk: Desk, executable: Executable, batch: Batch) -> None:
         _after_failure(desk, executable, living, error)
         return
     if desk.scheduler.keeps_order:
-        for pending, response in zip(living.members, answers, strict=True):
-            desk.scheduler.answer(pending, partial(_put, pending, response))
+        for pending, answer in zip(living.members, answers, strict=True):
+            desk.scheduler.answer(pending, answer)
     else:
-        for pending, response in zip(living.members, answers, strict=True):
-            pending.stream.put(response)
+        for answer in answers:
+            answer()
     desk.scheduler.answered(len(living.members))
+
+
+def _compute(
+    desk: Desk, executable: Executable, batch: Batch, start: int
+) -> Sequence[Callable[[], object]]:
+    """Execute; what answers each member, in row order."""
+    members = batch.members
+    contexts = [PendingContext(pending, pending.stream) for pending in members]
+    inputs = desk.plan.merge(batch)
+    merged = time.monotonic_ns()
+    outputs = executable.execute(inputs, contexts)
+    computed = time.monotonic_ns()
+    input_ns, infer_ns, name = merged - start, computed - merged, desk.name
+    timings = [
+        Timing(start - p.arrived_ns, input_ns, infer_ns, 0, batch.rows, name)
+        if p.stream.wants_timing
+        else None
+        for p in members
+    ]
+    answers = _answers(desk.plan, batch, outputs, contexts, timings)
+    _account(desk, batch, start, merged, computed)
+    return answers
+
+
+def _answers(
+    plan: BatchPlan,
+    batch: Batch,
+    outputs: Mapping[str, Any],
+    contexts: Sequence[PendingContext],
+    timings: Sequence[Timing | None],
+) -> Sequence[Callable[[], object]]:
+    members, only = batch.members, plan.only
+    if only is not None and all(p.all_outputs for p in members):
+        array = outputs.get(only.output)
+        if plan.fits(array, batch.rows) and not any(c.said for c in contexts):
+            parts = (array,) if len(members) == 1 else scatter_rows(array, batch.sizes)
+            return [
+                partial(pending.stream.put_only, only, pending.id, part, timing)
+                for pending, part, timing in zip(members, parts, timings, strict=True)
+            ]
+    parameters = [context.said for context in contexts]
+    responses = plan.split(batch, outputs, parameters, timings)
+    return [
+        partial(pending.stream.put, response)
+        for pending, response in zip(members, responses, strict=True)
+    ]
 
 
 def execute_alone(desk: Desk, executable: Executable, members: Sequence[Pending]) -> None:
@@ -80,57 +129,66 @@ def execute_alone(desk: Desk, executable: Executable, members: Sequence[Pending]
     """
     spent: list[AloneTiming] = []
     answered = 0
-    keeps_order = desk.scheduler.keeps_order
     start = began = time.monotonic_ns()
     for pending in members:
         stream, arrived = pending.stream, pending.arrived_ns
-        if stream.cancelled or late(pending, start):
+        deadline = pending.deadline_ns
+        if stream.cancelled or (deadline is not None and deadline <= start):
             desk.living(Batch.of((pending,)), start)
             continue
-        context = RequestContext(pending.request, stream)
         try:
-            outputs = executable.execute(pending.arrays, (context,))
-            computed = time.monotonic_ns()
-            timing = Timing(start - arrived, 0, computed - start, 0, pending.batch_size, desk.name)
-            response = desk.plan.alone(pending, outputs, context.response_parameters, timing)
+            computed = _answer_alone(desk, executable, pending, stream, start)
         except Exception as error:
             desk.fail(pending, as_penstock_error(desk.name, error))
             start = time.monotonic_ns()
             continue
-        if keeps_order:
-            desk.scheduler.answer(pending, partial(_put, pending, response))
-        else:
-            stream.put(response)
         answered += 1
         end = time.monotonic_ns()
+        # Asked again of the request: it may have been cancelled in the meantime.
         if pending.stream.cancelled:
             desk.statistics.record_failure(FailureReason.CANCELED, end - arrived)
         else:
-            rows, queued = pending.batch_size, start - arrived
-            spent.append((rows, end - arrived, queued, computed - start, end - computed))
+            spent.append(
+                (
+                    pending.batch_size,
+                    end - arrived,
+                    start - arrived,
+                    computed - start,
+                    end - computed,
+                )
+            )
         start = end
     desk.scheduler.predictor.observe((start - began) // len(members))
     desk.statistics.record_alone(spent)
     desk.scheduler.answered(answered)
 
 
-def _compute(
-    desk: Desk, executable: Executable, batch: Batch, start: int
-) -> Sequence[InferResponse]:
-    members, rows, name = batch.members, batch.rows, desk.name
-    contexts = [RequestContext(pending.request, pending.stream) for pending in members]
-    inputs = desk.plan.merge(batch)
-    merged = time.monotonic_ns()
-    outputs = executable.execute(inputs, contexts)
+def _answer_alone(
+    desk: Desk, executable: Executable, pending: Pending, stream: ResponseStream, start: int
+) -> int:
+    """Execute one request and answer it; when it had been computed."""
+    context, plan, rows = PendingContext(pending, stream), desk.plan, pending.batch_size
+    outputs = executable.execute(pending.arrays, (context,))
     computed = time.monotonic_ns()
-    parameters = [context.response_parameters for context in contexts]
-    input_ns, infer_ns = merged - start, computed - merged
-    timings = [
-        Timing(start - pending.arrived_ns, input_ns, infer_ns, 0, rows, name) for pending in members
-    ]
-    responses = desk.plan.split(batch, outputs, parameters, timings)
-    _account(desk, batch, start, merged, computed)
-    return responses
+    timing = None
+    if stream.wants_timing:
+        queue_ns = start - pending.arrived_ns
+        timing = Timing(queue_ns, 0, computed - start, 0, rows, desk.name)
+    only = plan.only
+    array = outputs.get(only.output) if only is not None else None
+    if (
+        only is not None
+        and pending.all_outputs
+        and not context.said
+        and not desk.scheduler.keeps_order
+        and plan.fits(array, rows)
+    ):
+        stream.put_only(only, pending.id, array, timing)
+        return computed
+    batch = Batch.of((pending,))
+    (answer,) = _answers(plan, batch, outputs, (context,), (timing,))
+    desk.scheduler.answer(pending, answer)
+    return computed
 
 
 def _account(desk: Desk, batch: Batch, start: int, merged: int, computed: int) -> None:
@@ -181,10 +239,6 @@ def as_penstock_error(name: str, error: Exception) -> PenstockError:
 def late(pending: Pending, now: int) -> bool:
     """Whether the caller's deadline has passed."""
     return pending.deadline_ns is not None and pending.deadline_ns <= now
-
-
-def _put(pending: Pending, response: InferResponse) -> None:
-    pending.stream.put(response)
 
 
 def _fail(pending: Pending, error: PenstockError) -> None:

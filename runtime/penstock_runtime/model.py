@@ -23,7 +23,7 @@ from penstock_runtime.scheduling.length_batcher import LengthBatcher
 from penstock_runtime.scheduling.timer import Timer
 from penstock_runtime.stream import ResponseStream
 from penstock_runtime.unavailable import refuse_unavailable
-from penstock_runtime.validation import RequestValidator
+from penstock_runtime.validation import Known, RequestValidator
 from penstock_runtime.warmup import warmup_requests
 
 _log = logging.getLogger("penstock.model")
@@ -65,6 +65,19 @@ class Model:
             self._scheduler.submit(Pending(request, stream, arrays, rows, now, signature, length))
         except PenstockError as error:
             self.statistics.record_failure(error.failure, time.monotonic_ns() - now)
+            raise
+
+    def recall(self, likeness: object) -> Known | None:
+        """What is known of requests of this likeness, if one was found to fit before."""
+        return self._validator.recall(likeness)
+
+    def accept(self, pending: Pending) -> None:
+        """Queue a request that is like one that was found to fit; raises as `submit`."""
+        try:
+            self._scheduler.submit(pending)
+        except PenstockError as error:
+            spent = time.monotonic_ns() - pending.arrived_ns
+            self.statistics.record_failure(error.failure, spent)
             raise
 
     @property

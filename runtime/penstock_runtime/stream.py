@@ -12,12 +12,23 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
+from penstock_runtime.datatype import DataType
 from penstock_runtime.errors import Cancelled, Internal, PenstockError
-from penstock_runtime.request import InferResponse
+from penstock_runtime.request import EMPTY, InferResponse, Timing
+from penstock_runtime.tensor import Tensor
 
 UNSENT_LIMIT = 256
+
+
+class OneOutput(NamedTuple):
+    """What the responses of a model with one output have in common; one object per model."""
+
+    model_name: str
+    model_version: str
+    output: str
+    datatype: DataType
 
 
 class Inbox(Protocol):
@@ -128,38 +139,38 @@ def release_news(held_for_ns: int = 0) -> None:
 class ResponseStream:
     """The answers to one request."""
 
-    __slots__ = (
-        "_ended",
-        "_error",
-        "_inbox",
-        "_items",
-        "_lock",
-        "_on_cancel",
-        "_room",
-        "_waiter",
-        "cancelled",
-        "posted",
-    )
+    # Defaults of the class rather than slots: most streams never change most of them.
+    _ended = False
+    _error: PenstockError | None = None
+    _waiter: "asyncio.Future[None] | None" = None
+    _on_cancel: Callable[[], None] | None = None
+    _room: threading.Event | None = None
+    cancelled = False
+    posted = False
+    """The inbox's note that its loop will look at this stream anyway."""
+    wants_timing = True
+    """Whether anyone looks at the timing of a response."""
 
     def __init__(self, inbox: Inbox | None = None) -> None:
         self._inbox: Inbox = inbox if inbox is not None else ThreadInbox()
         # Responses; a subclass may put what it made of them instead.
         self._items: deque[Any] = deque()
         self._lock = threading.Lock()
-        self._ended = False
-        self._error: PenstockError | None = None
-        self._waiter: asyncio.Future[None] | None = None
-        self._on_cancel: Callable[[], None] | None = None
-        self._room: threading.Event | None = None
-        self.cancelled = False
-        # The inbox's note that its loop will look at this stream anyway.
-        self.posted = False
 
     # -- producer side: any thread ---------------------------------------------------------------
 
     def put(self, response: InferResponse) -> bool:
         """Add a response; `response.final` ends the stream. False when nobody will read it."""
         return self._add(response, response.final)
+
+    def put_only(self, kind: "OneOutput", identity: str, array: Any, timing: Timing | None) -> bool:
+        """Add the one response there will be, which has one output and no parameters; as `put`.
+
+        `identity` is the request's id.
+        """
+        name, version, output, datatype = kind
+        tensors = (Tensor(output, datatype, array.shape, array),)
+        return self.put(InferResponse(name, version, identity, tensors, EMPTY, True, False, timing))
 
     def _add(self, item: Any, final: bool) -> bool:
         with self._lock:
@@ -223,11 +234,10 @@ class ResponseStream:
         return self._ended
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
-        """Call this once if the consumer gives up; at once if it already has."""
-        with self._lock:
-            self._on_cancel = callback
-            late = self.cancelled
-        if late:
+        """Call this if the consumer gives up; at once if it already has. Twice is possible."""
+        # In this order, and the other way round in `cancel`: one of the two sees the other.
+        self._on_cancel = callback
+        if self.cancelled:
             callback()
 
     def cancel(self) -> None:

@@ -28,8 +28,8 @@ _BATCH_NOTE = (
 
 _MOST_KNOWN = 256
 
-# Rows, signature, length, and the shapes of the arrays where they are not those of the request.
-_Known = tuple[int, Any, int, dict[str, tuple[int, ...]] | None]
+Known = tuple[int, Any, int, dict[str, tuple[int, ...]] | None]
+"""Rows, signature, length, and the shapes of the arrays where they are not those of the request."""
 
 
 class Checked(NamedTuple):
@@ -62,7 +62,7 @@ class RequestValidator:
         self._plain = PlainInputs(config)
         self._reshapes = any(d.reshape is not None for d in config.input)
         # What was found of requests by their likeness, which is never None here.
-        self._known: dict[object, _Known] = {}
+        self._known: dict[object, Known] = {}
 
     def check(self, request: InferRequest) -> Checked:
         """The request, ready for the scheduler; InvalidArgument says what is wrong with it."""
@@ -76,7 +76,11 @@ class RequestValidator:
             self._remember(likeness, checked)
         return checked
 
-    def _like(self, known: "_Known", request: InferRequest) -> Checked:
+    def recall(self, likeness: object) -> Known | None:
+        """What is known of requests of this likeness, if one was found to fit before."""
+        return self._known.get(likeness)
+
+    def _like(self, known: Known, request: InferRequest) -> Checked:
         """The check of a request that is like one that was found to fit."""
         rows, signature, length, shapes = known
         inputs = request.inputs

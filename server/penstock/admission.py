@@ -9,15 +9,15 @@ from types import MappingProxyType
 from typing import Protocol
 
 from penstock.codec.decode import decode_request
+from penstock.codec.templates import Template
 from penstock.codec.wire import Buffer
+from penstock.unary_request import UnaryRequest
 from penstock_runtime.core import InferenceCore
 from penstock_runtime.errors import Cancelled, InvalidArgument, Unsupported
 from penstock_runtime.request import InferRequest
+from penstock_runtime.scheduling.batch_scheduler import Retired
 from penstock_runtime.stream import ResponseStream
 
-TYPED_METADATA = "penstock-typed-output"
-TYPED_PARAMETER = "penstock_typed_output"
-TIMING_PARAMETER = "penstock_timing"
 CLASSIFICATION = "classification"
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _DECOUPLED = "ModelInfer RPC doesn't support models with decoupled transaction policy"
@@ -81,18 +81,24 @@ class Admission:
         self._core.infer(request, stream, model)
         return decoupled
 
+    def admit_like(self, request: UnaryRequest, template: Template, identity: str) -> bool:
+        """Queue a request that differs from one before in id and data only, without decoding it.
 
-def wants_typed(request: InferRequest, metadata_says: bool) -> bool:
-    """Whether the outputs are wanted in typed contents rather than raw."""
-    parameters = request.parameters
-    if not parameters:
-        return metadata_says
-    return bool(parameters.get(TYPED_PARAMETER, metadata_says))
-
-
-def metadata_flag(metadata: Mapping[str, str], key: str) -> bool:
-    """Whether a call's metadata switches something on."""
-    return metadata.get(key, "").lower() in ("true", "1")
+        False, and nothing has happened, if it has to be admitted the careful way. Raises what
+        refuses it.
+        """
+        kind = template.envelope
+        model = self._core.model(kind.model_name, kind.model_version)
+        known = model.recall(template)
+        if known is None or model.decoupled:
+            return False
+        request.become(template, identity, known, request.call.deadline_ns)
+        try:
+            model.accept(request)
+        except Retired:
+            # A reload: the careful way looks the name up again.
+            return False
+        return True
 
 
 def _compile(pattern: str) -> "re.Pattern[str] | None":

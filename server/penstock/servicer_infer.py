@@ -2,18 +2,13 @@
 
 from collections.abc import AsyncIterator
 
-from penstock.admission import (
-    NO_HEADERS,
-    TIMING_PARAMETER,
-    TYPED_METADATA,
-    metadata_flag,
-    wants_typed,
-)
+from penstock.admission import NO_HEADERS
 from penstock.codec.encode import encode_response
 from penstock.codec.heavy import is_heavy
 from penstock.stream_session import StreamSession
 from penstock.timing import with_timing
 from penstock.transport.base import Call
+from penstock.wishes import TIMING_PARAMETER, TYPED_METADATA, metadata_flag, wants_typed
 from penstock.workshop import Workshop, is_heavy_response
 from penstock_runtime.request import InferResponse
 from penstock_runtime.stream import ResponseStream

@@ -8,13 +8,13 @@ free for writing.
 from itertools import accumulate
 from typing import Protocol
 
-from penstock.admission import TIMING_PARAMETER, wants_typed
 from penstock.codec.encode import encode_stream_response
 from penstock.codec.parameters import EMPTY_FINAL_RESPONSE
 from penstock.status import public_error
 from penstock.stream_lane import make_lane
 from penstock.stream_pressure import UNCOUNTED_BYTES, Pressure
 from penstock.timing import with_timing
+from penstock.wishes import TIMING_PARAMETER, wants_typed
 from penstock_runtime.errors import Cancelled, PenstockError
 from penstock_runtime.request import InferRequest, InferResponse
 from penstock_runtime.scheduling.gate import Gate

@@ -9,10 +9,8 @@ loop.
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator
-from functools import partial
+from collections.abc import AsyncIterator, Awaitable
 
-from penstock.admission import TYPED_METADATA, metadata_flag
 from penstock.codec.encode import encode_stream_response
 from penstock.codec.heavy import is_heavy
 from penstock.interceptors import shutting_down
@@ -21,7 +19,8 @@ from penstock.stream_answers import error_message, final_message_of, log_request
 from penstock.stream_pressure import Pressure, StallWatch
 from penstock.stream_request import StreamRequest
 from penstock.stream_writer import StreamWriter
-from penstock.transport.base import Call
+from penstock.transport.base import Buffer, Call
+from penstock.wishes import TYPED_METADATA, metadata_flag
 from penstock.workshop import Workshop
 from penstock_runtime.errors import Internal, PenstockError
 
@@ -32,6 +31,27 @@ _TURN, _TURN_BYTES = 128, 64 << 10
 
 class StreamSession:
     """The state of one stream. Lives on the loop; producers reach it through their requests."""
+
+    __slots__ = (
+        "_call",
+        "_deadline_ns",
+        "_draining",
+        "_failure",
+        "_flushing",
+        "_headers",
+        "_interrupted",
+        "_news",
+        "_open",
+        "_order",
+        "_pressure",
+        "_reading",
+        "_ready",
+        "_shop",
+        "_task",
+        "_true_status",
+        "_typed",
+        "_writer",
+    )
 
     def __init__(self, shop: Workshop, call: Call) -> None:
         metadata = call.metadata
@@ -105,7 +125,9 @@ class StreamSession:
                 return
             finally:
                 self._reading = False
-            await self._admit(data)
+            admitting = self._admit(data)
+            if admitting is not None:
+                await admitting
             while (len(self._open) >= most or self._pressure.over) and not self._ending:
                 await self._changed()
 
@@ -141,7 +163,8 @@ class StreamSession:
             self._failure = error
             self._interrupt()
 
-    async def _admit(self, data: bytes) -> None:
+    def _admit(self, data: Buffer) -> Awaitable[None] | None:
+        """Take a request in; what is left to do if decoding it would hold up the loop."""
         shop = self._shop
         request = StreamRequest(
             shop.inbox, self, self._pressure, len(data), time.monotonic_ns(), self._typed
@@ -150,18 +173,32 @@ class StreamSession:
         try:
             shop.budget.take(request.size)
             request.charged = True
-            admit = partial(shop.admission.admit, tell=request.note_decoupled)
-            deadline_ns = self._deadline_ns
             if is_heavy(data):
-                await shop.aside(admit, data, request, request, deadline_ns, self._headers)
-            else:
-                admit(data, request, request, deadline_ns, self._headers)
+                return self._admit_aside(data, request)
+            self._decode(data, request)
         except Exception as error:
             request.fail(public_error(error))
+        self._admitted(request)
+        return None
+
+    async def _admit_aside(self, data: Buffer, request: StreamRequest) -> None:
+        try:
+            await self._shop.aside(self._decode, data, request)
+        except Exception as error:
+            request.fail(public_error(error))
+        self._admitted(request)
+
+    def _decode(self, data: Buffer, request: StreamRequest) -> None:
+        tell = request.note_decoupled
+        admit = self._shop.admission.admit
+        admit(data, request, request, self._deadline_ns, self._headers, tell=tell)
+
+    def _admitted(self, request: StreamRequest) -> None:
         request.admitted = True
         if not request.decoupled:
             self._order.append(request)
-        self.changed(request)
+        if request.ended or request.messages:
+            self.changed(request)
 
     # -- writing ---------------------------------------------------------------------------------
 

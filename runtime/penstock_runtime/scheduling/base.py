@@ -3,8 +3,9 @@
 Every time is a monotonic nanosecond that the caller passes in.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -21,21 +22,18 @@ class Pending:
     share a batch; `length` is what length-aware batching goes by.
     """
 
-    __slots__ = (
-        "arrays",
-        "arrived_ns",
-        "batch_size",
-        "deadline_ns",
-        "delayed",
-        "length",
-        "level",
-        "order",
-        "queued",
-        "request",
-        "signature",
-        "stream",
-        "timeout_ns",
-    )
+    # Defaults of the class rather than slots: most requests never change most of them.
+    arrays: Mapping[str, Any] = MappingProxyType({})
+    batch_size = 1
+    arrived_ns = 0
+    deadline_ns: int | None = None
+    timeout_ns: int | None = None
+    signature: Any = None
+    length = 0
+    level = 0
+    order = 0
+    delayed = False
+    queued = False
 
     def __init__(
         self,
@@ -53,13 +51,22 @@ class Pending:
         self.batch_size = batch_size
         self.arrived_ns = arrived_ns
         self.deadline_ns = request.deadline_ns
-        self.timeout_ns: int | None = None
         self.signature = signature
         self.length = length
-        self.level = 0
-        self.order = 0
-        self.delayed = False
-        self.queued = False
+
+    def queued_at(self, cancel: "Callable[[Pending], None]") -> None:
+        """The request was accepted: `cancel` is to be called if its consumer gives up."""
+        self.stream.on_cancel(partial(cancel, self))
+
+    @property
+    def id(self) -> str:
+        """The id that the caller gave, "" for none."""
+        return self.request.id
+
+    @property
+    def all_outputs(self) -> bool:
+        """Whether the caller asked for no outputs in particular."""
+        return not self.request.outputs
 
     def __repr__(self) -> str:
         return f"Pending(#{self.order}, rows={self.batch_size}, level={self.level})"

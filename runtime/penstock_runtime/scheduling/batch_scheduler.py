@@ -89,7 +89,7 @@ class BatchScheduler:
             pending.stream.soon(gate.open)
         if alarm is not None:
             self._timer.call_at(alarm, self._ring)
-        pending.stream.on_cancel(partial(self._cancel, pending))
+        pending.queued_at(self._cancel)
 
     def _admit(self, pending: Pending, deadline_ns: int, now: int) -> None:
         """Refuse at once what cannot make its deadline."""

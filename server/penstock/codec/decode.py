@@ -50,9 +50,9 @@ def decode_request(
     """
     if type(data) is bytes and not forwarded:
         for template in kinds_of_length(len(data), ()):
-            request = template.request(data, now_ns, deadline_ns)
-            if request is not None:
-                return request
+            identity = template.identity(data)
+            if identity is not None:
+                return template.request(data, identity, now_ns, deadline_ns)
     parts = split(data)
     request_id = _read_id(parts.id) if parts.id else ""
     options = read_options(parts.parameters) if parts.parameters else NO_OPTIONS

@@ -5,7 +5,7 @@ by everything that it depends on, so that an ordinary response costs little more
 with the id and the data. `timing` is not encoded here.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,8 @@ from penstock.codec.tensor_writer import (
 )
 from penstock.codec.wire import sized, text, varint
 from penstock_runtime.request import EMPTY, InferResponse, Parameters
+from penstock_runtime.stream import OneOutput
+from penstock_runtime.tensor import Tensor
 
 _MODEL_NAME, _MODEL_VERSION, _ID, _PARAMETERS, _RAW = b"\x0a", b"\x12", b"\x1a", b"\x22", b"\x32"
 _ERROR_MESSAGE, _INFER_RESPONSE = b"\x0a", b"\x12"
@@ -29,6 +31,7 @@ _FINAL = {flag: write_parameters(_PARAMETERS, {FINAL_RESPONSE: flag}) for flag i
 
 _MOST_REMEMBERED = 1024
 _MOST_OUTPUTS_REMEMBERED = 16
+_MOST_SHAPES = 64
 # Below this size a copy costs less than a piece more to write.
 _JOINED = 32 << 10
 
@@ -47,6 +50,7 @@ class _Head(NamedTuple):
 
 
 _HEADS: dict[tuple[object, ...], _Head] = {}
+_ONLY: dict[OneOutput, dict[tuple[int, ...], _Head]] = {}
 
 
 def encode_response(response: InferResponse, typed: bool = False) -> bytes:
@@ -66,6 +70,32 @@ def encode_message(response: InferResponse, typed: bool = False) -> bytes | tupl
             return message
     parts, size = _parts(response, typed)
     return b"".join(parts) if size < _JOINED else tuple(parts)
+
+
+def encode_only(kind: OneOutput, identity: str, array: Any) -> bytes | None:
+    """The response whose only output is this array, as `encode_response`; None if it is large.
+
+    The array is numpy's and of the output's datatype, which is not BYTES.
+    """
+    known = _ONLY.get(kind)
+    if known is None:
+        if len(_ONLY) >= _MOST_REMEMBERED:
+            _ONLY.clear()
+        known = _ONLY[kind] = {}
+    head = known.get(array.shape)
+    if head is None:
+        name, version, output, datatype = kind
+        tensors = (Tensor(output, datatype, array.shape, array),)
+        head = _head(InferResponse(name, version, identity, tensors))
+        if len(known) >= _MOST_SHAPES:
+            known.clear()
+        known[array.shape] = head
+    if head.slots[0].size >= COPIED:
+        return None
+    if not identity:
+        return b"%b%b" % (head.whole, array.tobytes())
+    field = text(_ID, identity)
+    return b"%b%b%b%b%b" % (head.model, field, head.outputs, head.slots[0].before, array.tobytes())
 
 
 def _encode_small(response: InferResponse) -> bytes | None:

@@ -25,8 +25,7 @@ _LONGEST_FIXED = 2048
 _MOST_LENGTHS = 512
 _MOST_OF_A_LENGTH = 4
 _MOST_SEEN = 1024
-# Anything else in an id is left to the careful path, which refuses some of it.
-_PLAIN_ID = re.compile(rb"[ -~]*")
+_PLAIN_ID = re.compile(rb"[ -~]*").fullmatch
 
 
 class _Slot(NamedTuple):
@@ -42,7 +41,7 @@ class _Slot(NamedTuple):
 class Template:
     """One kind of request, of one length. Requests made of it have it as their `likeness`."""
 
-    __slots__ = ("_envelope", "_first", "_id", "_only", "_options", "_rest", "_slots")
+    __slots__ = ("_first", "_id", "_only", "_rest", "_slots", "envelope", "options")
 
     def __init__(
         self,
@@ -52,41 +51,53 @@ class Template:
         identity: tuple[int, int],
         slots: tuple[_Slot, ...],
     ) -> None:
-        self._envelope = envelope
-        self._options = options
+        self.envelope = envelope
+        self.options = options
         self._first = fixed[0][1]
         self._rest = fixed[1:]
         self._id = identity
         self._slots = slots
         self._only = slots[0] if len(slots) == 1 else None
 
-    def request(self, data: bytes, now_ns: int, deadline_ns: int | None) -> InferRequest | None:
-        """The request in `data`, which has the template's length; None if it is of another kind."""
+    def identity(self, data: bytes) -> str | None:
+        """The id of the request in `data`, which has the template's length, "" for none; None when
+        it is a request of another kind.
+        """
         if not data.startswith(self._first):
             return None
         for at, piece in self._rest:
             if not data.startswith(piece, at):
                 return None
         begin, end = self._id
-        identity = ""
-        if end:
-            if _PLAIN_ID.fullmatch(data, begin, end) is None:
-                return None
-            identity = data[begin:end].decode()
+        if not end:
+            return ""
+        identity = data[begin:end]
+        # Anything but printable ASCII is left to the careful path, which refuses some of it.
+        return identity.decode() if _PLAIN_ID(identity) is not None else None
+
+    def arrays(self, data: bytes) -> dict[str, Any]:
+        """The inputs of a request of this kind by name: views on `data` in their shapes."""
         only = self._only
-        inputs: tuple[Tensor, ...]
         if only is not None:
-            name, datatype, shape, dtype, offset = only
-            inputs = (Tensor(name, datatype, shape, np.ndarray(shape, dtype, data, offset)),)
-        else:
-            inputs = tuple(
-                [
-                    Tensor(name, datatype, shape, np.ndarray(shape, dtype, data, offset))
-                    for name, datatype, shape, dtype, offset in self._slots
-                ]
-            )
-        known = self._envelope
-        parameters, priority, timeout_us, correlation_id, starts, ends = self._options
+            name, _, shape, dtype, offset = only
+            return {name: np.ndarray(shape, dtype, data, offset)}
+        return {
+            name: np.ndarray(shape, dtype, data, offset)
+            for name, _, shape, dtype, offset in self._slots
+        }
+
+    def request(
+        self, data: bytes, identity: str, now_ns: int, deadline_ns: int | None
+    ) -> InferRequest:
+        """The request in `data`, whose id is known already."""
+        known = self.envelope
+        parameters, priority, timeout_us, correlation_id, starts, ends = self.options
+        inputs = tuple(
+            [
+                Tensor(name, datatype, shape, np.ndarray(shape, dtype, data, offset))
+                for name, datatype, shape, dtype, offset in self._slots
+            ]
+        )
         return InferRequest(
             known.model_name,
             inputs,

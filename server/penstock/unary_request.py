@@ -1,0 +1,205 @@
+"""A quick call's request: the stream of its one answer, and, where the request is like one that was
+seen before, also what waits in the queue. One object instead of five.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from penstock.codec.encode import encode_only
+from penstock.codec.templates import Template
+from penstock.transport.base import QuickCall
+from penstock.wishes import TYPED_METADATA
+from penstock_runtime.errors import Internal
+from penstock_runtime.request import InferRequest, InferResponse, Timing
+from penstock_runtime.scheduling.base import Pending
+from penstock_runtime.stream import Inbox, OneOutput, ResponseStream
+
+
+class Lane(Protocol):
+    """Whoever answers the calls; lives on the loop."""
+
+    @property
+    def inbox(self) -> Inbox:
+        """Told when an answer is there."""
+
+    @property
+    def lock(self) -> Any:
+        """Guards the answers of all the lane's requests: held for a few assignments only."""
+
+    @property
+    def timed(self) -> bool:
+        """Whether anyone wants to know the timing of every request."""
+
+    def send(self, request: "UnaryRequest", message: bytes) -> None:
+        """End the call with this message."""
+
+    def respond(self, request: "UnaryRequest", response: InferResponse) -> None:
+        """End the call with this response."""
+
+    def refuse(self, request: "UnaryRequest", error: Exception) -> None:
+        """End the call with this error."""
+
+    def abandon(self, request: "UnaryRequest") -> None:
+        """The caller is gone."""
+
+
+class UnaryRequest(ResponseStream, Pending):
+    """One quick call, from its bytes to its answer.
+
+    `entered`: it is counted among the calls inside. `closed`: the call is over. What it needs only
+    as a `Pending` is set when it is queued as one.
+    """
+
+    entered = False
+    closed = False
+    identity = ""
+    _template: Template | None = None
+    _made: InferRequest | None = None
+    _message: bytes | None = None
+    _first: InferResponse | None = None
+    _count = 0
+    _cancel: Callable[[Pending], None] | None = None
+
+    def __init__(self, lane: Lane, call: QuickCall, data: Any, now_ns: int) -> None:
+        # Neither base is initialised: this is made for every call, and sets what it needs.
+        self._inbox = lane.inbox
+        self._lock = lane.lock
+        self.lane = lane
+        self.call = call
+        self.data = data
+        self.size = len(data)
+        self.arrived_ns = now_ns
+
+    # -- as what waits in the queue --------------------------------------------------------------
+
+    def become(
+        self, template: Template, identity: str, known: tuple[Any, ...], deadline_ns: int | None
+    ) -> None:
+        """Be a pending request of the template's kind; `known` is what its model remembers."""
+        self._template = template
+        self.identity = identity
+        self.batch_size, self.signature, self.length, shapes = known
+        arrays: Mapping[str, Any] = template.arrays(self.data)
+        if shapes is not None:
+            arrays = {name: array.reshape(shapes[name]) for name, array in arrays.items()}
+        self.arrays = arrays
+        if deadline_ns is not None:
+            self.deadline_ns = deadline_ns
+
+    @property
+    def stream(self) -> ResponseStream:  # type: ignore[override] # read-only, and no cycle
+        """Itself."""
+        return self
+
+    @property
+    def request(self) -> InferRequest | None:  # type: ignore[override] # made when asked for
+        """The request, if it has been decoded."""
+        if self._made is None and self._template is not None:
+            self._made = self._template.request(
+                self.data, self.identity, self.arrived_ns, self.deadline_ns
+            )
+        return self._made
+
+    @request.setter
+    def request(self, request: InferRequest | None) -> None:
+        self._made = request
+
+    @property
+    def id(self) -> str:
+        """The id that the caller gave, "" for none."""
+        return self.identity
+
+    @property
+    def all_outputs(self) -> bool:
+        """Whether the caller asked for no outputs in particular."""
+        return self._template is None or not self._template.envelope.outputs
+
+    @property
+    def asks_more(self) -> bool:
+        """Whether parameters may say that the answer is to be another than the usual one."""
+        if self._template is not None:
+            return bool(self._template.options.parameters)
+        return self._made is None or bool(self._made.parameters)
+
+    def queued_at(self, cancel: Callable[[Pending], None]) -> None:
+        """The request was accepted: `cancel` is to be called if its consumer gives up."""
+        self._cancel = cancel
+        if self.cancelled:
+            cancel(self)
+
+    # -- as the stream of its answer -------------------------------------------------------------
+
+    @property
+    def wants_timing(self) -> bool:  # type: ignore[override] # depends on the request
+        """Whether anyone looks at the timing."""
+        return self.lane.timed or self.asks_more
+
+    def put_only(self, kind: OneOutput, identity: str, array: Any, timing: Timing | None) -> bool:
+        """Encode the answer where it was made; whatever is unusual becomes a response."""
+        message = None
+        if timing is None and not self.asks_more and TYPED_METADATA not in self.call.metadata:
+            message = encode_only(kind, identity, array)
+        if message is None:
+            return super().put_only(kind, identity, array, timing)
+        with self._lock:
+            if self._ended or self.cancelled:
+                self._ended = True
+                return False
+            self._message = message
+            self._ended = True
+        self._tell()
+        return True
+
+    def _add(self, item: Any, final: bool) -> bool:
+        with self._lock:
+            if self._ended or self.cancelled:
+                self._ended = self._ended or final
+                return False
+            if not self._count:
+                self._first = item
+            self._count += 1
+            self._ended = final
+        self._tell()
+        return True
+
+    def wake(self) -> None:
+        """Something is there: answer the call once it has its one response, or its error."""
+        if self.closed:
+            return
+        if self._message is not None:
+            self.lane.send(self, self._message)
+        elif self._ended or self.cancelled:
+            self._answer()
+
+    def _answer(self) -> None:
+        if self._error is not None:
+            self.lane.refuse(self, self._error)
+        elif self._count == 1 and self._first is not None:
+            self.lane.respond(self, self._first)
+        elif self._ended:
+            text = f"expected a single response, got {self._count}"
+            self.lane.refuse(self, Internal(text, scheduled=True))
+
+    def cancel(self) -> None:
+        """The consumer gives up; the producer is told. Safe from any thread, and more than once."""
+        with self._lock:
+            if self.cancelled or self._ended:
+                return
+            self.cancelled = True
+        if self._cancel is not None:
+            self._cancel(self)
+        elif self._on_cancel is not None:
+            self._on_cancel()
+
+    def abandon(self) -> None:
+        """The caller is gone."""
+        self.lane.abandon(self)
+
+    def spent_ns(self) -> int:
+        """Nanoseconds since the call arrived."""
+        return time.monotonic_ns() - self.arrived_ns
+
+    def __repr__(self) -> str:
+        state = "cancelled" if self.cancelled else "ended" if self._ended else "open"
+        return f"<UnaryRequest {state}, {self.size} bytes>"
