@@ -88,6 +88,15 @@ def decode_binary(value: bytes) -> list[bytes]:
     return [_decode_base64(part) for part in value.split(b",")]
 
 
+def is_binary(value: bytes) -> bool:
+    """Whether the value of a -bin field can be decoded."""
+    try:
+        decode_binary(value)
+    except ValueError:
+        return False
+    return True
+
+
 def _decode_base64(text: bytes) -> bytes:
     if not _BASE64.fullmatch(text):
         raise ValueError("illegal base64 encoding")
