@@ -7,7 +7,7 @@ import pytest
 from tests.fakes_server import FakeCall, Messages, Streaming
 
 from penstock.drain import StopRequest, drain
-from penstock.interceptors import SHUTTING_DOWN, Gate, Guard
+from penstock.interceptors import SHUTTING_DOWN, Gate, Guard, Watch
 from penstock.rpc import Category, Kind, Rpc
 from penstock.transport.base import Call, Refusal
 from penstock_runtime.errors import InvalidArgument, Status, Unavailable
@@ -228,6 +228,9 @@ async def test_an_observer_learns_how_every_call_ended() -> None:
     seen: list[tuple[str, int, int]] = []
 
     class Observer:
+        def watch(self, rpc: Rpc) -> Watch:
+            raise NotImplementedError
+
         def started(self, rpc: Rpc, call: Call) -> None:
             seen.append((rpc.name, 0, 0))
 
