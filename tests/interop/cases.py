@@ -112,6 +112,10 @@ def _error(outcomes: Sequence[Outcome]) -> None:
     outcome = _only(outcomes, UNAVAILABLE)
     assert outcome.code == UNAVAILABLE
     assert outcome.message.endswith(BUSY_TEXT), outcome.message
+
+
+def _error_details(outcomes: Sequence[Outcome]) -> None:
+    outcome = _only(outcomes, UNAVAILABLE)
     assert outcome.trailers["grpc-retry-pushback-ms"] == "25"
     packed = outcome.trailers["grpc-status-details-bin"]
     details = rpc_status.Status.FromString(base64.b64decode(packed, validate=True))
@@ -212,6 +216,7 @@ CASES: tuple[Case, ...] = (
         compressing=True,
     ),
     Case("error", Job(requests=(request("busy", numbers(1), "e"),)), _error),
+    Case("error trailers", Job(requests=(request("busy", numbers(1), "e"),)), _error_details),
     Case("retry", Job(requests=(request("flaky", numbers(7)),), retries=3), _retried),
     Case("unimplemented", Job("unknown"), _unimplemented),
     Case("health", Job("health", service="readiness"), _serving),

@@ -5,6 +5,7 @@ output. tests/interop/setup builds them under build/interop.
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCES = Path(__file__).parent / "clients"
 BUILT = ROOT / "build" / "interop"
 NOT_BUILT = "not built: run tests/interop/setup"
+PYTHON_ENVIRONMENT = {"PYTHONPATH": f"{BUILT / 'python'}:{ROOT / 'protos'}"}
 _TIMEOUT_S = 60
 
 
@@ -91,6 +93,17 @@ PROGRAMS: tuple[Program, ...] = (
         {"deflate": "it offers gzip only"},
         # What later versions do without being asked.
         {"GRPC_GO_RETRY": "on"},
+    ),
+    Program(
+        "grpclib",
+        (sys.executable, str(SOURCES / "python" / "grpclib_client.py")),
+        BUILT / "python" / "grpclib",
+        {name: "it has no compression" for name in ("gzip", "gzip stream", "deflate")}
+        | {
+            "retry": "it has no retries",
+            "error trailers": "it shows no trailers that are gRPC's own",
+        },
+        PYTHON_ENVIRONMENT,
     ),
     _node("grpc-js", "grpcjs.mjs", "@grpc/grpc-js", {}),
     _node(

@@ -20,7 +20,7 @@ from penstock_protos.inference import ModelInferRequest, ModelInferResponse
 _CODES = {str(code): code.value[0] for code in grpc.StatusCode}
 _FINAL = "triton_final_response"
 _UNABLE = {
-    "error": "it shows no trailers",
+    "error trailers": "it shows no trailers",
     "unimplemented": "it has methods for what the service has, and no other",
     "health": "it asks Triton's service, not gRPC's",
     "unknown service": "it asks Triton's service, not gRPC's",
