@@ -9,7 +9,8 @@ from typing import Any, Protocol
 from penstock.client.http2_exchange import Exchange
 from penstock.client.http2_keepalive import Keepalive
 from penstock.client.http2_status import error_of_reset, error_of_status, unavailable
-from penstock.transport.http2.client_connection import ClientConnection, ClientStream
+from penstock.transport.http2.client_answers import ClientStream
+from penstock.transport.http2.client_connection import ClientConnection
 from penstock.transport.http2.client_events import Answered, Responded, Trailers, Unprocessed
 from penstock.transport.http2.client_requests import request_block, timeout_field
 from penstock.transport.http2.compression import LEVELS, compress
