@@ -371,6 +371,17 @@ def test_kept_blocks_are_dropped_when_the_table_changes() -> None:
     assert under_test.decode(indexed(62)) == [(b"x-b", b"2")]
 
 
+def test_kept_blocks_are_dropped_when_trailers_change_the_table() -> None:
+    """Trailers are decoded by another door, into the same table."""
+    under_test = decoder()
+    under_test.decode(b"\x40" + string(b"x-a") + string(b"1"))
+    under_test.decode(indexed(62))
+
+    under_test.fields(b"\x40" + string(b"x-b") + string(b"2"))
+
+    assert under_test.decode(indexed(62)) == [(b"x-b", b"2")]
+
+
 def test_an_update_of_the_size_alone_drops_kept_blocks_too() -> None:
     """It evicts, so references are errors afterwards."""
     under_test = decoder()
@@ -398,6 +409,7 @@ def test_a_field_larger_than_the_table_empties_it() -> None:
 def test_a_smaller_table_must_be_acknowledged_by_an_update() -> None:
     """RFC 7541, 4.2: the encoder has to say so in its next block."""
     silent, obedient = decoder(), decoder()
+    silent.decode(b"\x82")
     silent.resize(100)
     obedient.resize(100)
 

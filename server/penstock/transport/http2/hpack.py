@@ -99,9 +99,7 @@ class HeaderDecoder(Generic[T]):
         changes = self.changes
         built = self._build(self.fields(block))
         blocks = self._blocks
-        if changes != self.changes:
-            blocks.clear()
-        elif len(block) <= MAX_KEPT_BLOCK:
+        if changes == self.changes and len(block) <= MAX_KEPT_BLOCK:
             if len(blocks) >= MAX_KEPT_BLOCKS:
                 blocks.clear()
             blocks[block] = built
@@ -111,6 +109,8 @@ class HeaderDecoder(Generic[T]):
         """The peer has acknowledged another SETTINGS_HEADER_TABLE_SIZE of ours."""
         self._limit = table_limit
         self._must_update = self._capacity > table_limit
+        # The next block has to be looked at for its update.
+        self._blocks.clear()
 
     def fields(self, block: bytes) -> list[Field]:
         """The fields of a block, in order. Raises HpackError."""
@@ -118,18 +118,22 @@ class HeaderDecoder(Generic[T]):
             raise HeaderBlockTooLarge(
                 f"header block of {len(block)} bytes, at most {self.block_limit} are taken"
             )
+        changes = self.changes
         start = 0
         if block and 0x20 <= block[0] < 0x40:
             start = self._updates(block)
         elif self._must_update:
             raise HpackError(f"no update of the table's size to at most {self._limit} bytes")
         try:
-            return self._fields(block, start)
+            fields = self._fields(block, start)
         except IndexError:
             raise HpackError(
                 f"header block of {len(block)} bytes is cut off or refers to a field that the "
                 f"table of {len(self._table)} entries does not hold"
             ) from None
+        if changes != self.changes and self._blocks:
+            self._blocks.clear()
+        return fields
 
     # The one hot loop: split up, it would cost twice the time.
     def _fields(self, block: bytes, i: int) -> list[Field]:

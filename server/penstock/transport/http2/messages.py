@@ -4,6 +4,8 @@ A message that came at once is cut out of what was read; a large one gets its fi
 as its length is known, and the socket is read into that.
 """
 
+import struct
+
 import numpy as np
 
 from penstock.transport.http2.compression import (
@@ -20,6 +22,8 @@ from penstock.transport.http2.compression import (
 
 PREFIX = 5
 """Bytes before each message."""
+
+_unpack = struct.Struct(">BI").unpack_from
 
 
 def prefix(size: int, compressed: bool = False) -> bytes:
@@ -109,16 +113,16 @@ class Assembler:
                     start = self._collect_prefix(data, start, end)
                     if len(self._prefix) < PREFIX:
                         return
-                    head, self._prefix = self._prefix, b""
+                    flag, size = _unpack(self._prefix)
+                    self._prefix = b""
                 else:
-                    head = bytes(data[start : start + PREFIX])
+                    flag, size = _unpack(data, start)
                     start += PREFIX
-                size = int.from_bytes(head[1:], "big")
-                if not head[0] and size <= end - start and size <= LARGE and size <= self._limit:
+                if not flag and size <= end - start and size <= LARGE and size <= self._limit:
                     messages.append(bytes(data[start : start + size]))
                     start += size
                     continue
-                self._begin(head[0], size)
+                self._begin(flag, size)
             taken = min(self.missing, end - start)
             self._take(data[start : start + taken])
             start += taken
