@@ -80,7 +80,10 @@ def _single(sender: Sender, place: Place) -> Lane:
     messages, ndarray = sender.messages, np.ndarray
 
     def lane(outputs: Mapping[str, Any]) -> bool:
-        array = outputs.get(name)
+        try:
+            array = outputs[name]
+        except KeyError:
+            return False
         if (
             type(array) is not ndarray
             or array.dtype is not dtype

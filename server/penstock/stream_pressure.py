@@ -23,7 +23,8 @@ class Pressure:
         self.unsent = 0
         self._released = False
         self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
+        # Made when someone has to wait, which few streams ever see.
+        self._changed: threading.Condition | None = None
 
     @property
     def over(self) -> bool:
@@ -41,19 +42,25 @@ class Pressure:
         if size > UNCOUNTED_BYTES:
             with self._lock:
                 self.unsent -= size
-                self._changed.notify_all()
+                self._tell()
 
     def wait(self, timeout_s: float) -> bool:
         """Block a producer while too much is unsent; False if time ran out."""
         if not self.over:
             return True
         with self._lock:
+            if self._changed is None:
+                self._changed = threading.Condition(self._lock)
             return self._changed.wait_for(lambda: self._released or not self.over, timeout_s)
 
     def release(self) -> None:
         """The stream is over: nobody has to wait any more."""
         with self._lock:
             self._released = True
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._changed is not None:
             self._changed.notify_all()
 
     def __repr__(self) -> str:

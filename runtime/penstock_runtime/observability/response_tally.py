@@ -1,7 +1,8 @@
 """The responses of one decoupled request, told to the statistics in handfuls."""
 
-import numpy as np
+from operator import sub
 
+from penstock_runtime.observability.response_table import Run
 from penstock_runtime.observability.statistics import ModelStatistics
 
 
@@ -62,13 +63,10 @@ class ResponseTally:
         ready.clear()
 
     def _tell_run(self, last_output_ns: int) -> None:
-        ready_ns = np.array(self.ready_ns, np.int64)
-        gaps = np.diff(ready_ns)
-        each = min(self._each_ns, int(gaps.min()))
-        output_ns = np.full(len(ready_ns), each)
-        output_ns[-1] = last_output_ns
-        infer_ns = np.empty_like(ready_ns)
-        infer_ns[0] = ready_ns[0] - self._since_ns
-        infer_ns[1:] = gaps - each
-        self._statistics.record_run(self.told, infer_ns, output_ns)
-        self.output_ns += each * len(gaps) + last_output_ns
+        ready_ns = self.ready_ns
+        gaps_ns = list(map(sub, ready_ns[1:], ready_ns))
+        # No longer than from one response to the next, or a model would take less than nothing.
+        each_ns = min(self._each_ns, *gaps_ns)
+        first_ns = ready_ns[0] - self._since_ns
+        self._statistics.record_run(Run(self.told, first_ns, gaps_ns, each_ns, last_output_ns))
+        self.output_ns += each_ns * len(gaps_ns) + last_output_ns

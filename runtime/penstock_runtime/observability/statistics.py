@@ -15,9 +15,9 @@ from penstock_runtime.observability.first_response import FIRST_RESPONSE_BUCKETS
 from penstock_runtime.observability.histogram import ROW_BOUNDS, Histogram, HistogramSnapshot
 from penstock_runtime.observability.response_table import (
     DurationSum,
-    Nanoseconds,
     Outcome,
     ResponseTable,
+    Run,
 )
 from penstock_runtime.observability.snapshot import (
     BatchStatistics,
@@ -189,13 +189,13 @@ class ModelStatistics:
                 self._phases.first.observe(first_ns)
                 self._first_buckets.observe(first_ns)
 
-    def record_run(self, first_index: int, infer_ns: Nanoseconds, output_ns: Nanoseconds) -> None:
+    def record_run(self, run: Run) -> None:
         """Count successful responses of one decoupled request that followed each other, none of
-        them its first: the nanoseconds of model and output of each, from `first_index` on.
+        them its first.
         """
         with self._lock:
             self._last_inference_ns = self._wall_clock_ns()
-            self._responses.add_run(first_index, infer_ns, output_ns)
+            self._responses.add_run(run)
 
     def record_cache_hit(self, timing: RequestTiming, lookup_ns: int) -> None:
         """Count one request answered from the response cache: a success, but no execution."""
