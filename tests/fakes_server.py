@@ -2,14 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import cast
 
 import numpy as np
 
 from penstock.config import ServerOptions
 from penstock.services import Services, build_services
-from penstock.transport.base import Metadata
+from penstock.status import Answer
+from penstock.transport.base import Message, Metadata, QuickHandler, Refusal
 from penstock_protos.inference import InferParameter, ModelInferRequest, ModelStreamInferResponse
 from penstock_runtime.config import ModelConfig, ModelInput, ModelOutput, TransactionPolicy
 from penstock_runtime.core import InferenceCore
@@ -54,6 +55,34 @@ class FakeCall:
 
     def abort(self, error: PenstockError) -> None:
         self.aborted = error
+
+
+@dataclass
+class FakeQuickCall(FakeCall):
+    """A quick call that no transport carries."""
+
+    on_cancel: Callable[[], None] | None = None
+    answer: "asyncio.Future[bytes]" = field(default_factory=asyncio.Future)
+
+    def reply(self, message: Message) -> None:
+        self.answer.set_result(message if isinstance(message, bytes) else b"".join(message))
+
+    def refuse(self, answer: Answer) -> None:
+        self.answer.set_exception(Refusal(answer))
+
+
+async def answered_quickly(submit: QuickHandler, data: bytes, call: FakeCall) -> bytes:
+    """The reply to a quick call; one that is not waited for any more is cancelled."""
+    quick = FakeQuickCall(**{f.name: getattr(call, f.name) for f in fields(call)})
+    submit(data, quick)
+    try:
+        return await asyncio.shield(quick.answer)
+    except asyncio.CancelledError:
+        if quick.on_cancel is not None:
+            quick.on_cancel()
+        raise
+    finally:
+        call.request, call.response = quick.request, quick.response
 
 
 @dataclass
@@ -103,6 +132,9 @@ class FakeModel:
         self.jobs.append(job)
         if self._answer is not None:
             self._answer(job)
+
+    def recall(self, likeness: object) -> None:
+        """Nothing is remembered: every request is admitted the careful way."""
 
     @property
     def unanswered(self) -> int:

@@ -1,7 +1,6 @@
 """The calls of the protocol, answered as clients of Triton expect them, without a transport."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from types import MappingProxyType
@@ -9,9 +8,7 @@ from types import MappingProxyType
 import pytest
 from tests.fakes_server import (
     FakeCall,
-    FakeModel,
     FakeShelf,
-    Job,
     echo_model,
     request_bytes,
     services_for,
@@ -22,7 +19,6 @@ from penstock.services import Services
 from penstock.transport.base import Refusal
 from penstock_protos.inference import (
     InferParameter,
-    ModelInferRequest,
     ModelInferResponse,
     ModelMetadataRequest,
     ModelMetadataResponse,
@@ -39,7 +35,7 @@ from penstock_protos.inference import (
     ServerMetadataResponse,
     ServerReadyResponse,
 )
-from penstock_runtime.errors import Internal, InvalidArgument, Status
+from penstock_runtime.errors import Internal, Status
 
 TRUE = InferParameter(bool_param=True)
 Unary = Callable[[bytes, FakeCall], Awaitable[bytes]]
@@ -53,218 +49,11 @@ def method(services: Services, name: str, service: str = "inference.GRPCInferenc
     return unary
 
 
-async def infer(
-    services: Services, data: bytes, call: FakeCall | None = None
-) -> ModelInferResponse:
-    """ModelInfer, parsed."""
-    reply = await method(services, "ModelInfer")(data, call or FakeCall())
-    return ModelInferResponse.FromString(reply)
-
-
 async def refused(services: Services, name: str, data: bytes) -> tuple[Status, str]:
     """How an RPC that fails ends."""
     with pytest.raises(Refusal) as refusal:
         await method(services, name)(data, FakeCall())
     return refusal.value.answer.status, refusal.value.answer.text
-
-
-# -- ModelInfer ----------------------------------------------------------------------------------
-
-
-@pytest.mark.asyncio
-async def test_the_answer_bears_the_requests_id_and_the_version_that_ran() -> None:
-    """id and model come back, outputs are raw."""
-    reply = await infer(services_for(FakeShelf(echo_model())), request_bytes(request_id="x7"))
-
-    assert (reply.model_name, reply.model_version, reply.id) == ("echo", "1", "x7")
-    assert reply.raw_output_contents[0] == b"\x00\x00\x40\x40"
-
-
-@pytest.mark.asyncio
-@pytest.mark.parametrize("by", ["metadata", "parameter"])
-async def test_typed_outputs_are_there_for_those_who_ask(by: str) -> None:
-    """A metadata key or a request parameter switches to typed contents."""
-    services = services_for(FakeShelf(echo_model()))
-    call = FakeCall(metadata={"penstock-typed-output": "true"} if by == "metadata" else {})
-    parameters = {"penstock_typed_output": TRUE} if by == "parameter" else None
-
-    reply = await infer(services, request_bytes(parameters=parameters), call)
-
-    assert list(reply.outputs[0].contents.fp32_contents) == [3.0]
-    assert not reply.raw_output_contents
-
-
-@pytest.mark.asyncio
-async def test_times_are_told_on_request_only() -> None:
-    """penstock_timing adds where the time went; without it nothing is added."""
-    services = services_for(FakeShelf(echo_model()))
-
-    plain = await infer(services, request_bytes())
-    timed = await infer(services, request_bytes(parameters={"penstock_timing": TRUE}))
-
-    assert not plain.parameters
-    assert timed.parameters["penstock_queue_us"].int64_param == 1
-    assert timed.parameters["penstock_compute_infer_us"].int64_param == 3
-    assert timed.parameters["penstock_batch_size"].int64_param == 5
-    assert timed.parameters["penstock_instance"].string_param == "echo_0_0"
-    assert timed.parameters["penstock_total_us"].int64_param >= 0
-
-
-@pytest.mark.asyncio
-async def test_the_calls_deadline_is_the_requests() -> None:
-    """What gRPC knows of the caller's patience reaches the queue."""
-    model = echo_model()
-    deadline = time.monotonic_ns() + 10**9
-
-    await infer(services_for(FakeShelf(model)), request_bytes(), FakeCall(deadline_ns=deadline))
-
-    assert model.jobs[0].request.deadline_ns == deadline
-
-
-@pytest.mark.asyncio
-async def test_a_caller_who_goes_away_cancels_the_request() -> None:
-    """The stream is told, the budget is given back, and the cancellation goes on."""
-    model = FakeModel()
-    services = services_for(FakeShelf(model))
-    task = asyncio.ensure_future(infer(services, request_bytes()))
-    while not model.jobs:
-        await asyncio.sleep(0)
-
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-
-    assert model.jobs[0].stream.cancelled
-    assert (services.budget.used, services.gate.inflight) == (0, 0)
-
-
-@pytest.mark.asyncio
-async def test_errors_of_the_engine_name_the_request_and_others_do_not() -> None:
-    """The prefix is that of Triton."""
-    model = FakeModel(answer=lambda job: job.stream.fail(InvalidArgument("no", scheduled=True)))
-    services = services_for(FakeShelf(model))
-
-    assert (await refused(services, "ModelInfer", request_bytes(request_id="7")))[1] == (
-        "[request id: 7] no"
-    )
-    assert (await refused(services, "ModelInfer", request_bytes()))[1] == (
-        "[request id: <id_unknown>] no"
-    )
-    status, text = await refused(services, "ModelInfer", b"\xff\xff")
-    assert (status, text.startswith("[request id")) == (Status.INVALID_ARGUMENT, False)
-
-
-@pytest.mark.asyncio
-async def test_a_decoupled_model_needs_a_stream() -> None:
-    """UNIMPLEMENTED, and the model never sees the request."""
-    model = FakeModel("many", decoupled=True)
-
-    answer = await refused(services_for(FakeShelf(model)), "ModelInfer", request_bytes("many"))
-
-    assert answer == (
-        Status.UNIMPLEMENTED,
-        "ModelInfer RPC doesn't support models with decoupled transaction policy",
-    )
-    assert not model.jobs
-
-
-@pytest.mark.asyncio
-async def test_several_responses_to_a_unary_call_are_an_error() -> None:
-    """INTERNAL with the number of responses."""
-
-    def twice(job: Job) -> None:
-        job.answer(1, final=False)
-        job.answer(2)
-
-    services = services_for(FakeShelf(FakeModel(answer=twice)))
-
-    status, text = await refused(services, "ModelInfer", request_bytes())
-
-    assert (status, "expected a single response, got 2" in text) == (Status.INTERNAL, True)
-
-
-@pytest.mark.asyncio
-async def test_classification_says_that_it_is_not_there() -> None:
-    """A parameter that would change the output is never ignored."""
-    message = ModelInferRequest.FromString(request_bytes())
-    output = message.outputs.add()
-    output.name = "OUT"
-    output.parameters["classification"].int64_param = 3
-    services = services_for(FakeShelf(echo_model()))
-
-    status, text = await refused(services, "ModelInfer", message.SerializeToString())
-
-    assert (status, "classification" in text) == (Status.UNIMPLEMENTED, True)
-
-
-@pytest.mark.asyncio
-async def test_requests_beyond_the_byte_budget_are_refused_with_a_hint() -> None:
-    """The first may be larger than the whole budget; a second one has to wait."""
-    model = FakeModel()
-    services = services_for(FakeShelf(model), ServerOptions(max_inflight_bytes=10))
-    first = asyncio.ensure_future(infer(services, request_bytes()))
-    while not model.jobs:
-        await asyncio.sleep(0)
-
-    with pytest.raises(Refusal) as refusal:
-        await infer(services, request_bytes())
-
-    assert refusal.value.answer.status is Status.RESOURCE_EXHAUSTED
-    assert "grpc-retry-pushback-ms" in dict(refusal.value.answer.trailing)
-    model.jobs[0].answer()
-    await first
-    assert services.budget.used == 0
-
-
-@pytest.mark.asyncio
-async def test_a_large_typed_request_is_decoded_beside_the_loop() -> None:
-    """The answer is the same, and so is what an error says."""
-    message = ModelInferRequest(model_name="echo", id="big")
-    tensor = message.inputs.add(name="IN", datatype="FP32", shape=[1, 50_000])
-    tensor.contents.fp32_contents.extend([1.0] * 50_000)
-    services = services_for(FakeShelf(echo_model()))
-
-    reply = await infer(services, message.SerializeToString())
-
-    assert reply.raw_output_contents[0] == b"\x00\x50\x43\x47"
-    message.model_name = "nobody"
-    text = (await refused(services, "ModelInfer", message.SerializeToString()))[1]
-    assert text.startswith("[request id: big] ")
-
-
-@pytest.mark.asyncio
-async def test_headers_that_match_the_pattern_reach_the_model() -> None:
-    """Forwarded headers are headers and parameters of the request; others stay outside."""
-    model = echo_model()
-    options = ServerOptions(grpc_header_forward_pattern="^X-")
-    call = FakeCall(metadata={"x-tenant": "a", "authorization": "secret"})
-
-    await infer(services_for(FakeShelf(model), options), request_bytes(), call)
-
-    request = model.jobs[0].request
-    assert dict(request.headers) == {"x-tenant": "a"}
-    assert request.parameters["x-tenant"] == "a"
-
-
-@pytest.mark.asyncio
-async def test_a_pattern_that_is_none_ends_the_start() -> None:
-    """A wrong regular expression is found at the start, not at the first request."""
-    with pytest.raises(InvalidArgument, match="not a regular expression"):
-        services_for(FakeShelf(), ServerOptions(grpc_header_forward_pattern="("))
-
-
-@pytest.mark.asyncio
-async def test_a_defect_of_the_engine_shows_nothing_of_itself() -> None:
-    """An exception that is none of ours is an internal error with a number."""
-
-    def explode(job: Job) -> None:
-        raise ValueError("/secret/path")
-
-    services = services_for(FakeShelf(FakeModel(answer=explode)))
-
-    status, text = await refused(services, "ModelInfer", request_bytes())
-
-    assert (status, "secret" in text) == (Status.INTERNAL, False)
 
 
 # -- health, metadata ----------------------------------------------------------------------------
@@ -495,7 +284,8 @@ async def test_the_hook_of_tritons_tests_delays_all_but_inference() -> None:
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(method(services, "ServerLive")(b"", FakeCall()), 0.01)
 
-    assert (await infer(services, request_bytes())).model_name == "echo"
+    reply = await method(services, "ModelInfer")(request_bytes(), FakeCall())
+    assert ModelInferResponse.FromString(reply).model_name == "echo"
 
 
 def test_nothing_is_shared_between_answers() -> None:
