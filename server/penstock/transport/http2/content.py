@@ -5,7 +5,7 @@ A frame that comes in parts is remembered here; a large message is read into its
 
 from penstock.transport.http2.compression import MessageError
 from penstock.transport.http2.control import Control
-from penstock.transport.http2.events import Ended, Message
+from penstock.transport.http2.events import Ended, Message, Opened, Request
 from penstock.transport.http2.faults import ConnectionFault
 from penstock.transport.http2.flow import credit_due, credit_for_message
 from penstock.transport.http2.frames import (
@@ -79,6 +79,8 @@ class Content(Control):
         last = events[-1] if events else None
         if type(last) is Message and last.stream is stream:
             last.end = True
+            if self._opened_now(stream) and stream.opened_at == len(events) - 2:
+                events[-2:] = [Request(stream, last.message)]
         else:
             events.append(Ended(stream))
 
@@ -127,10 +129,21 @@ class Content(Control):
             stream.held += len(message)
         elif not ends:
             return False
-        if ends:
-            stream.state |= HALF_CLOSED_REMOTE
-        self._events.append(Message(stream, message, bool(ends)))
+        if not ends:
+            self._events.append(Message(stream, message))
+            return True
+        stream.state |= HALF_CLOSED_REMOTE
+        if assembler is None and self._opened_now(stream):
+            self._events[stream.opened_at] = Request(stream, message)
+        else:
+            self._events.append(Message(stream, message, True))
         return True
+
+    def _opened_now(self, stream: Stream) -> bool:
+        """Whether the stream's `Opened` is among the events of this read."""
+        at = stream.opened_at
+        opened = self._events[at] if at < len(self._events) else None
+        return type(opened) is Opened and opened.stream is stream
 
     def _wait_for(self, stream: Stream | None, size: int) -> bool:
         if stream is None or size > WAITED_FOR:
@@ -221,11 +234,11 @@ class Content(Control):
         self._events.append(Message(stream, message))
 
     def _end_content(self, stream: Stream) -> None:
-        assembler = stream.assembler
-        if assembler is None:
+        if stream.closed:
             return
         try:
-            assembler.end()
+            if stream.assembler is not None:
+                stream.assembler.end()
         except MessageError as error:
             self._message_failed(stream, error)
             return

@@ -51,9 +51,6 @@ _NAMES = {
 LONGEST_GOAWAY = 16 * 1024
 LONGEST_PRIORITY = 64
 """A PRIORITY frame of another size than 5 is wrong, but one that is this long is not waited for."""
-EARNED_UPDATES = 4
-"""WINDOW_UPDATE frames that each chunk of ours earns the peer."""
-_SPARE_UPDATES = 1_000
 
 
 class Control(Sender):
@@ -64,7 +61,6 @@ class Control(Sender):
         "_now_ns",
         "_settings_acked",
         "_stream_window",
-        "_updates",
         "error",
         "established",
     )
@@ -75,7 +71,6 @@ class Control(Sender):
         self.established = False
         self._events: list[Event] = []
         self._now_ns = 0
-        self._updates = _SPARE_UPDATES
         # Until the peer has acknowledged ours, it may hold itself to the window it knows.
         self._settings_acked = False
         self._stream_window = max(limits.stream_window, DEFAULT_WINDOW)
@@ -185,8 +180,9 @@ class Control(Sender):
                 self._wake(stream)
 
     def _count_update(self) -> None:
-        self._updates -= 1
-        if self._updates < 0:
+        if self._earned_updates:
+            self._earned_updates -= 1
+        else:
             self.guards.spend("window_updates", self._now_ns)
 
     def _reset_by_peer(self, stream_id: int, code: int) -> None:

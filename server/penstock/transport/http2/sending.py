@@ -40,6 +40,10 @@ LARGEST_WRITE = 256 * 1024
 FRAME_COST = 100
 """What any frame counts for in `out` beside its bytes."""
 
+UPDATES_PER_PIECE = 4
+MOST_UPDATES = 100_000
+"""WINDOW_UPDATE frames that each piece of our output earns the peer, and how many it may save."""
+
 PREFIX = Struct(">BI")
 _SMALL = 1024
 _PREFIXES = tuple(PREFIX.pack(0, size) for size in range(_SMALL))
@@ -50,6 +54,7 @@ class Sender:
 
     __slots__ = (
         "_control_room",
+        "_earned_updates",
         "_join_limit",
         "_largest",
         "_out_room",
@@ -86,6 +91,7 @@ class Sender:
         self._control_room = limits.control_output
         self._table_update = b""
         self._tiny_writes = 0
+        self._earned_updates = 0
         # Those whose window is open and that wait for their turn; all those that wait at all.
         self._ready: deque[Stream] = deque()
         self._waiting: dict[int, Stream] = {}
@@ -99,6 +105,9 @@ class Sender:
         self.out = []
         self._out_room = self.limits.output
         self._control_room = self.limits.control_output
+        self._earned_updates = min(
+            self._earned_updates + UPDATES_PER_PIECE * len(out), MOST_UPDATES
+        )
         if self._ready:
             self._pump()
         return out

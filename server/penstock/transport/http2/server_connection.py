@@ -221,7 +221,7 @@ class ServerConnection(Connection):
                 self.recv_window -= length + 5
                 self._events.append(Request(stream, data[end + _DATA_START : stop]))
                 return stop
-        self._events.append(Opened(stream))
+        self._report_opened(stream)
         return end
 
     def _block_arrived(self, stream_id: int, block: bytes, ends: int) -> None:
@@ -259,7 +259,7 @@ class ServerConnection(Connection):
         if problem is None and ends and stream.expected:
             self._reject(stream)
         elif problem is None:
-            self._events.append(Opened(stream))
+            self._report_opened(stream)
             if ends:
                 self._peer_ended(stream)
         elif problem.block is None:
@@ -268,6 +268,10 @@ class ServerConnection(Connection):
             self.tallies[problem.name] += 1
             self._answer(stream, problem.block)
             self._events.append(Refused(stream, problem.status, problem.text, problem.name))
+
+    def _report_opened(self, stream: Stream) -> None:
+        stream.opened_at = len(self._events)
+        self._events.append(Opened(stream))
 
     def _reject(self, stream: Stream, name: str = "stream_errors") -> None:
         # Nobody was told of this stream, so nobody is told of its end.
@@ -281,8 +285,6 @@ class ServerConnection(Connection):
             self._stream_fault(stream.id, ErrorCode.STREAM_CLOSED)
         elif not ends or not valid_trailers(fields):
             self._stream_fault(stream.id, ErrorCode.PROTOCOL_ERROR, "malformed_trailers")
-        elif stream.assembler is None:
-            self._peer_ended(stream)
         else:
             self._end_content(stream)
 

@@ -125,9 +125,9 @@ class Stream:
     `send_window` is what may be sent on it now, negative after a cut by SETTINGS; `unsent` the
     bytes that wait in `pending`; `trailers` the header block that follows them, empty where the
     last DATA frame ends the stream. `recv_window` is what the peer may send, `held` the bytes of
-    messages that the application has not consumed; `expected` what is left of a content-length.
-    Most streams live for one message each way, so what only the others need is set by
-    `receive_slowly` and `send_slowly`.
+    messages that the application has not consumed; `expected` what is left of a content-length;
+    `opened_at` where its `Opened` stands in a read's events. Most streams live for one message each
+    way, so what only the others need is set by `receive_slowly` and `send_slowly`.
     """
 
     __slots__ = (
@@ -140,6 +140,7 @@ class Stream:
         "held",
         "id",
         "moved",
+        "opened_at",
         "pending",
         "queued",
         "recv_window",
@@ -158,6 +159,7 @@ class Stream:
         self.state = OPEN
         self.head_sent = False
         self.unsent = 0
+        self.opened_at = 0
         self.expected: int | None = None
         self.assembler: Assembler | None = None
         self.pending: deque[Buffer] | None = None
