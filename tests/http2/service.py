@@ -11,6 +11,8 @@ from typing import Any
 from penstock.status import Answer
 from penstock.transport.base import Buffer, Call, Method, QuickCall, Refusal, Transport
 from penstock.transport.grpcio import GrpcioOptions, GrpcioTransport
+from penstock.transport.http2.options import Http2Options
+from penstock.transport.http2.server import Http2Transport
 from penstock_runtime.errors import Status
 
 REFUSAL = Answer(
@@ -197,6 +199,26 @@ class Serving:
         assert self.loop is not None
         return len(asyncio.all_tasks(self.loop))
 
+    def figure(self, name: str, /, **labels: str) -> float:
+        """What a scrape finds under this name; 0 if there is nothing."""
+        families = self.transport.families()
+        samples = (one for family in families if family.name == name for one in family.samples)
+        return next((one.value for one in samples if one.labels == labels), 0.0)
+
+    def defended(self, name: str) -> float:
+        """How often the defence of this name was needed."""
+        return self.figure("penstock_http2_defences_total", name=name)
+
+    @property
+    def streams(self) -> float:
+        """Streams that are open."""
+        return self.figure("penstock_http2_streams")
+
+    @property
+    def connections(self) -> float:
+        """Connections that are open."""
+        return self.figure("penstock_http2_connections")
+
     def _run(self) -> None:
         try:
             asyncio.run(self._serve())
@@ -217,11 +239,12 @@ class Serving:
 def make(kind: str, service: Service, **options: Any) -> Transport:
     """The transport of this name with these options of its own."""
     options.setdefault("addresses", ("127.0.0.1:0",))
+    # Tests fence with PINGs; the one of ping strikes sets its own.
+    options.setdefault("max_ping_strikes", 0)
     if kind == "grpcio":
         return GrpcioTransport(service.methods(), GrpcioOptions(**options))
-    from penstock.transport.http2.server import Http2Options, Http2Transport
-
-    return Http2Transport(service.methods(), Http2Options(**options))
+    limits = options.pop("limits", None)
+    return Http2Transport(service.methods(), Http2Options(**options), limits)
 
 
 @contextmanager

@@ -38,6 +38,11 @@ def malformed(client: RawClient) -> None:
     assert client.call(1001, b"after").messages == [b"after"]
 
 
+def unknown(client: RawClient) -> None:
+    """There is no such method."""
+    assert client.answer(1).status == 12
+
+
 def request(*more: tuple[bytes, bytes], without: tuple[bytes, ...] = ()) -> Act:
     """A request with these fields behind the usual ones."""
     raw = block(request_fields("/s/Echo", *more, without=without))
@@ -96,7 +101,7 @@ REQUESTS: tuple[Row, ...] = (
         malformed,
     ),
     ("8.3.1", "an empty :path", instead(b":path", b""), malformed),
-    ("8.3.1", "a :path without a slash", instead(b":path", b"s/Echo"), malformed),
+    ("8.3.1", "a :path without a slash names no method", instead(b":path", b"s/Echo"), unknown),
     ("8.3.1", "no :method", request(without=(b":method",)), malformed),
     ("8.3.1", "no :scheme", request(without=(b":scheme",)), malformed),
     ("8.3.1", "no :path", request(without=(b":path",)), malformed),

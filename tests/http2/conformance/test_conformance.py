@@ -9,9 +9,7 @@ from tests.http2.raw import RawClient
 from tests.http2.service import Serving, serving
 
 CASES = [
-    case
-    for part in (generic, streams, definitions, windows, exchanges)
-    for case in part.cases()
+    case for part in (generic, streams, definitions, windows, exchanges) for case in part.cases()
 ]
 
 

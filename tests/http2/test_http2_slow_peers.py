@@ -1,0 +1,236 @@
+"""Peers that read, write or answer slowly, or not at all: bounded, and given up in the end."""
+
+import resource
+import subprocess
+import sys
+import textwrap
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from tests.http2.attacks import ECHO, HELLO, odd
+from tests.http2.frames import (
+    PREFACE,
+    Setting,
+    Type,
+    data,
+    headers,
+    ping,
+    settings,
+    window_update,
+)
+from tests.http2.raw import RawClient, eventually
+from tests.http2.test_http2_attacks import CROWD, Neighbour, attacked
+
+STALL: dict[str, Any] = {"stream_stall_s": 0.4}
+
+
+def test_a_reader_that_opens_no_window_is_given_up() -> None:
+    """Its stream is reset, the others of its connection go on (TRUST F9)."""
+    with attacked(**STALL) as served, RawClient(served.address) as client:
+        client.start()
+        client.request(1, b"x", "/s/Flood")
+        client.wait(lambda one: one.type == Type.RST_STREAM)
+
+        eventually(lambda: served.service.inside == 0, "the writer ends")
+        assert served.defended("stalled_streams") == 1
+        client.send(window_update(0, 1 << 20))
+        assert client.call(3, b"x").messages == [b"x"]
+
+
+def test_answers_that_nobody_lets_out_are_dropped() -> None:
+    """A window of nothing from the start, many calls with large answers."""
+    with attacked(**STALL) as served, RawClient(served.address) as client:
+        client.start((Setting.INITIAL_WINDOW_SIZE, 0))
+        for stream in odd(CROWD):
+            client.request(stream, b"50000", "/s/Big")
+        for stream in odd(CROWD):
+            assert client.answer(stream).reset is not None
+
+        assert served.defended("stalled_streams") == CROWD
+        assert served.streams <= 1
+
+
+def test_a_reader_that_dribbles_is_given_up() -> None:
+    """A byte of window now and then is not progress."""
+    with attacked(**STALL) as served, RawClient(served.address) as client:
+        client.start((Setting.INITIAL_WINDOW_SIZE, 0))
+        client.request(1, b"50000", "/s/Big")
+        client.socket.settimeout(0.05)
+        while client.so_far(1).reset is None:
+            client.send(window_update(1, 1))
+            try:
+                client.read()
+            except AssertionError:
+                continue
+
+        assert served.defended("stalled_streams") == 1
+
+
+def test_a_socket_that_is_never_read_is_given_up() -> None:
+    """Windows wide open, but nobody takes the bytes: the connection is dropped."""
+    with attacked(**STALL) as served, RawClient(served.address, source_buffer=4096) as client:
+        client.start((Setting.INITIAL_WINDOW_SIZE, 2**31 - 1))
+        client.send(window_update(0, 2**31 - 1 - 65_535))
+        for stream in odd(3):
+            client.request(stream, b"x", "/s/Flood")
+
+        eventually(lambda: served.defended("stalled_connections") == 1, "it is given up")
+        eventually(lambda: served.service.inside == 0, "the writers end")
+
+
+def test_what_waits_for_a_slow_reader_is_bounded() -> None:
+    """A producer is held back: it writes no more than windows and marks allow."""
+    with attacked() as served, RawClient(served.address) as client:
+        client.start()
+        client.request(1, b"x", "/s/Flood")
+        client.wait(lambda one: one.type == Type.DATA)
+        seen = -1
+        while seen != served.service.called["Flood"]:
+            seen = served.service.called["Flood"]
+            client.fence()
+
+        assert served.service.called["Flood"] * 65_536 < 4 << 20
+
+
+def test_pings_whose_answers_nobody_reads_end_the_connection() -> None:
+    """What answers to a peer's own frames may pile up has a bound."""
+    with attacked(**STALL) as served, RawClient(served.address, source_buffer=4096) as client:
+        client.start()
+        client.socket.settimeout(0.5)
+        try:
+            for _ in range(2_000):
+                client.socket.sendall(ping() * 1_000)
+        except OSError:
+            pass
+
+        client.socket.settimeout(20)
+        eventually(lambda: served.connections == 1, "only the neighbour is left")
+
+
+@pytest.mark.parametrize("sent", [b"", PREFACE[:7], PREFACE, PREFACE + settings()[:5]])
+def test_whoever_says_nothing_is_closed_after_the_handshakes_time(sent: bytes) -> None:
+    """Silent sockets, half prefaces, prefaces without SETTINGS; calls go on (TRUST F10)."""
+    with attacked(handshake_timeout_ms=300) as served, ExitStack() as stack:
+        clients = [stack.enter_context(RawClient(served.address)) for _ in range(100)]
+        for client in clients:
+            client.send(sent)
+        for client in clients:
+            for _ in client.frames():
+                pass
+
+        assert served.defended("handshake_timeout") == 100
+
+
+def test_a_byte_at_a_time_is_a_call_like_any_other() -> None:
+    """A slow writer costs patience and nothing else."""
+    raw = headers(1, ECHO) + data(1, HELLO, end=True)
+    with attacked() as served, RawClient(served.address) as client:
+        client.start()
+        for at in range(len(raw)):
+            client.send(raw[at : at + 1])
+            client.socket.settimeout(20)
+
+        assert client.answer(1).messages == [b"hello"]
+
+
+def test_connections_beyond_the_cap_are_closed_at_once() -> None:
+    """And served again as soon as others left."""
+    with attacked(max_connections=10) as served, ExitStack() as stack:
+        clients = [stack.enter_context(RawClient(served.address)) for _ in range(9)]
+        for client in clients:
+            client.start()
+        with RawClient(served.address) as tenth:
+            assert tenth.read() is None
+        assert served.defended("too_many_connections") == 1
+        clients[0].close()
+        eventually(lambda: served.connections == 9, "one has left")
+
+        with RawClient(served.address) as client:
+            assert client.start().call(1, b"x").messages == [b"x"]
+
+
+def test_a_peer_that_does_not_answer_pings_is_dropped() -> None:
+    """A half-open connection frees its calls after keepalive's time (TRUST F8)."""
+    keepalive = {"keepalive_time_ms": 200, "keepalive_timeout_ms": 200}
+    with attacked(**keepalive) as served, RawClient(served.address) as client:
+        client.start()
+        client.request(1, b"x", "/s/Hang")
+        client.request(3, b"x", "/q/Hang")
+        eventually(lambda: served.service.inside == 2, "two calls inside")
+
+        eventually(lambda: served.service.inside == 0, "nobody waits for them any more")
+        assert served.defended("keepalive_timeout") == 1
+        assert client.wait(lambda one: one.type == Type.PING)
+
+
+def test_a_peer_that_answers_pings_stays() -> None:
+    """A call may last as long as its caller is there."""
+    with attacked(keepalive_time_ms=100, keepalive_timeout_ms=200) as served:
+        with RawClient(served.address) as client:
+            client.start()
+            client.request(1, b"x", "/s/Hang")
+            for _ in range(5):
+                found = client.wait(lambda one: one.type == Type.PING)
+                client.send(ping(found.payload, flags=1))
+
+            assert served.service.inside == 1
+
+
+def test_too_many_pings_are_answered_with_goaway() -> None:
+    """As gRPC has it: two strikes for pings that come too soon without data."""
+    with attacked(max_ping_strikes=2) as served, RawClient(served.address) as client:
+        client.start()
+        client.send(ping() * 5)
+        said = client.goaway()
+
+        assert said is not None
+        assert (said.code, said.payload[8:]) == (11, b"too_many_pings")
+        assert served.defended("ping_strikes") == 1
+
+
+def test_half_a_message_holds_no_more_than_came() -> None:
+    """A length of 2 GiB is only a number: memory comes with the bytes (TRUST 6)."""
+    with attacked() as served, RawClient(served.address) as client:
+        client.start()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        for stream in odd(CROWD):
+            client.send(headers(stream, ECHO), data(stream, b"\0\x7f\xff\xff\xff" + bytes(1_000)))
+        client.fence()
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+
+        assert grown < 200 << 10, f"{grown} KiB"
+
+
+FEW = """
+    import resource, sys, threading
+    sys.path[:0] = {path!r}
+    from tests.http2.service import serving
+    with serving("http2") as served:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        print(served.address, flush=True)
+        sys.stdin.readline()
+"""
+
+
+def test_a_server_without_descriptors_recovers() -> None:
+    """200 connections to a process that may have 64: those inside are served (TRUST F11)."""
+    program = textwrap.dedent(FEW.format(path=sys.path))
+    server = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with server, ExitStack() as stack:
+        assert server.stdout is not None
+        address = server.stdout.readline().strip()
+        with Neighbour(address):
+            crowd = [stack.enter_context(RawClient(address)) for _ in range(200)]
+            for client in crowd:
+                client.send(PREFACE, settings())
+        for client in crowd:
+            client.close()
+
+        with RawClient(address) as client:
+            assert client.start().call(1, b"x").messages == [b"x"]
+        assert server.poll() is None
+        server.communicate("\n", timeout=30)
+        assert server.returncode == 0
