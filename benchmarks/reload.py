@@ -17,7 +17,7 @@ from benchmarks.report import Finding, arguments, publish
 from benchmarks.server import Measured, running
 
 from penstock import AsyncClient, InferenceError
-from penstock.cli.measurement import percentile
+from penstock.bench.histogram import Histogram
 from penstock.client.retry import NO_RETRIES
 
 MODEL = "reloaded"
@@ -121,8 +121,10 @@ def _finding(tally: Tally, before: float, after: float, clients: int) -> Finding
     return Finding("reload", ("", "found"), rows, summary)
 
 
-def _milliseconds(ordered: list[int]) -> str:
-    p50, p99 = (percentile(ordered, share) / 1e6 for share in (0.5, 0.99))
+def _milliseconds(latencies: list[int]) -> str:
+    histogram = Histogram()
+    histogram.add_all(latencies)
+    p50, p99 = (each / 1e6 for each in histogram.percentiles((0.5, 0.99)))
     return f"{p50:.1f} ms, {p99:.1f} ms"
 
 

@@ -1,58 +1,24 @@
-"""Figures of a load, the process behind a port, and the pieces of the demo."""
+"""The process behind a port, and the pieces of the demo."""
 
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from google.protobuf import json_format
-from hypothesis import given
-from hypothesis import strategies as st
 
 from penstock.cli.command import CommandError
 from penstock.cli.demo import choose, read_samples
 from penstock.cli.demo_calls import requests
 from penstock.cli.demo_pictures import gallery, picture
-from penstock.cli.measurement import Sample, percentile, summarise
 from penstock.cli.server_process import ServerProcess, find_server
 from penstock.codec.decode import decode_request
 from penstock_protos import inference as pb
 from penstock_protos.pool import POOL
 from penstock_runtime.tensor import Tensor
-
-S = 1_000_000_000
-
-
-@given(st.lists(st.integers(0, 10**9), min_size=1), st.floats(0, 1))
-def test_a_percentile_is_a_value_that_enough_do_not_exceed(values: list[int], share: float) -> None:
-    """At least that share of the values is at most the percentile, which is one of them."""
-    ordered = sorted(values)
-
-    found = percentile(ordered, share)
-
-    assert found in ordered
-    assert sum(value <= found for value in ordered) >= share * len(ordered)
-
-
-def test_a_sample_becomes_rates() -> None:
-    """Requests over time, CPU over time, requests over CPU."""
-    sample = Sample(4, 2 * S, [1_000_000] * 99 + [50_000_000], 300, {"BUSY": 2}, 1.0, 0.5)
-
-    summary = summarise(sample)
-
-    assert (summary.requests_per_s, summary.messages_per_s, summary.errors) == (50, 150, 2)
-    assert (summary.p50_ms, summary.p99_ms, summary.max_ms) == (1, 1, 50)
-    assert (summary.client_cpu, summary.server_cpu) == (0.5, 0.25)
-    assert summary.requests_per_cpu_s == 200
-
-
-def test_a_sample_of_failures_has_no_latencies() -> None:
-    """Nothing succeeded, nothing is divided by zero."""
-    summary = summarise(Sample(1, S, [], 0, {"BUSY": 3}, 0.1))
-
-    assert (summary.requests_per_s, summary.p99_ms, summary.errors) == (0, 0, 3)
-    assert summary.server_cpu is None
 
 
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs Linux's /proc")
@@ -66,6 +32,34 @@ def test_the_process_behind_a_local_port_is_found() -> None:
     assert (found.cpu_seconds() or 0) > 0
     assert find_server(f"localhost:{port}") is None
     assert find_server("gpu-host:8001") is None
+
+
+@pytest.mark.skipif(not Path("/proc/net/unix").exists(), reason="needs Linux's /proc")
+def test_the_process_behind_a_unix_socket_is_found(tmp_path: Path) -> None:
+    """The path is looked up as a port is."""
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        found = find_server(f"unix://{path}")
+
+    assert found == ServerProcess(os.getpid())
+    assert find_server("unix:/no/such/socket") is None
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs Linux's /proc")
+def test_the_time_of_a_process_includes_that_of_its_descendants() -> None:
+    """A child's child that works is counted, and time never goes back."""
+    work = "import time\nend = time.process_time() + 0.05\nwhile time.process_time() < end: pass"
+    code = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {work!r}])\ninput()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as child:
+        clock = ServerProcess(child.pid).cpu_clock()
+        times = [clock(), ServerProcess(os.getpid()).cpu_seconds()]
+        child.communicate(b"\n")
+
+    assert times[0] is not None
+    assert times[1] is not None
+    assert 0 <= times[0] <= times[1]
 
 
 # -- the demo --------------------------------------------------------------------------------------

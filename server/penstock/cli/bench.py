@@ -1,129 +1,179 @@
-"""`penstock bench`: a closed loop of load against one model, as a table."""
+"""`penstock bench`: load against one model, closed or open loop, as a table and a picture."""
 
 import argparse
 import json
 import sys
-from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
 
-from penstock.cli.command import CommandError, name_and_value, positive
-from penstock.cli.connection import add_connection, connected, tls_of
-from penstock.cli.infer import make_inputs
-from penstock.cli.load_generator import Load, run_load
-from penstock.cli.measurement import Sample, Summary, summarise
+from penstock.bench.bars import ASCII, FANCY, draw
+from penstock.bench.charts import chart
+from penstock.bench.compare import compare, read_rows
+from penstock.bench.loops import Clocks, LoadRun, Plan
+from penstock.bench.meter import Meter
+from penstock.bench.quiet import quiet
+from penstock.bench.report import csv_of, label_of, ratios_of, table_of, warnings_of
+from penstock.bench.sample import Level, Sample
+from penstock.bench.search import RateSearch
+from penstock.bench.slo import judge
+from penstock.bench.summary import Summary, summarise
+from penstock.cli.bench_options import add_arguments, check
+from penstock.cli.bench_requests import Opener, bodies_of, opener
+from penstock.cli.command import CommandError
+from penstock.cli.connection import explain
 from penstock.cli.progress import Progress
 from penstock.cli.server_process import find_server
-from penstock.cli.terminal import table
-from penstock.client import calls
+from penstock.cli.terminal import Paint, draws_blocks, plain, table
+from penstock.client.errors import InferenceError
 
-DESCRIPTION = """Keep a number of requests in flight against one model, each followed by the next
-as soon as it is answered, and print throughput, latencies and, for a server on this machine, the
-CPU that it used. The client is one Python process: where its CPU nears 1 core it is the client
-that is measured."""
+__all__ = ["DESCRIPTION", "EXAMPLES", "add_arguments", "run"]
+
+DESCRIPTION = """Put load on one model and print throughput, latencies and, for a server on this
+machine, the CPU that it used. A closed loop (--concurrency) keeps so many calls in flight; an open
+loop (--rate) sends on a schedule, whatever the server does, and counts latency from when a call was
+due. The client is one process and says so when it is itself what is measured."""
 EXAMPLES = (
     "penstock bench add_sub",
-    "penstock bench minilm --input TEXT='a sentence' --concurrency 1,8,32 --duration 10",
-    "penstock bench repeat --stream --json",
+    "penstock bench add_sub --rate 1k,2k,5k --arrivals poisson --plot latency.svg",
+    "penstock bench add_sub --slo 'p99<20ms,errors<0.1%' --find-max",
+    "penstock bench minilm --input TEXT='a sentence' --input TEXT='another one' --duration 10",
+    "penstock bench minilm --inputs-file texts.jsonl --random 1 --concurrency 32",
+    "penstock bench echo --body request.bin --fresh-id --fresh-metadata --connections 8",
+    "penstock bench repeat --stream --concurrency 8",
+    "penstock bench add_sub --json | tee before.json",
+    "penstock bench add_sub --compare before.json",
 )
-HEAD = (
-    *("IN FLIGHT", "REQ/S", "MSG/S", "P50", "P90", "P99", "MAX", "ERRORS"),
-    *("SERVER CPU", "REQ/CPU-S", "CLIENT CPU"),
-)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of this command."""
-    parser.add_argument("model", metavar="MODEL", help="name of the model")
-    parser.add_argument("--version", default="", help="version to ask (default: the latest)")
-    parser.add_argument(
-        "--concurrency",
-        type=concurrencies,
-        default=(1, 8, 32),
-        metavar="N,N,...",
-        help="requests in flight, one row of the table for each (default 1,8,32)",
-    )
-    parser.add_argument(
-        "--duration", type=positive, default=5.0, metavar="S", help="seconds a row (default 5)"
-    )
-    parser.add_argument(
-        "--warmup", type=positive, default=1.0, metavar="S", help="seconds before it (default 1)"
-    )
-    parser.add_argument(
-        "--input",
-        action="append",
-        default=[],
-        type=name_and_value,
-        metavar="NAME=VALUE",
-        help="an input, as for penstock infer; the others are made up",
-    )
-    parser.add_argument("--stream", action="store_true", help="use ModelStreamInfer")
-    parser.add_argument("--json", action="store_true", help="print JSON, a row a line")
-    add_connection(parser)
-
-
-def concurrencies(text: str) -> tuple[int, ...]:
-    """An argument that lists numbers above 0."""
-    try:
-        numbers = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        numbers = ()
-    if not numbers or min(numbers) < 1:
-        raise argparse.ArgumentTypeError(f"expected numbers above 0 with commas, got {text!r}")
-    return numbers
+_PROBE = Level(concurrency=64)
+_PROBE_S = 1.0
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure each concurrency and print the table; 1 when requests failed."""
-    load = _load(args)
-    server = find_server(args.url)
-    samples = []
-    for concurrency in args.concurrency:
-        seconds = args.warmup + args.duration
-        with Progress(f"{args.model}, {concurrency} in flight", seconds) as progress:
-            try:
-                samples.append(
-                    run_load(load, concurrency, args.warmup, args.duration, server, progress.update)
-                )
-            except TimeoutError:
-                raise CommandError(f"no connection to {args.url} within {args.timeout} s") from None
-    _print(samples, args.json)
-    return 1 if any(sample.errors for sample in samples) else 0
+    """Measure each load and print the rows; 1 when calls failed or a goal was missed."""
+    check(args)
+    old = _read_old(args)
+    try:
+        bench = _Bench(args, opener(args, bodies_of(args)))
+        code = bench.find_max() if args.find_max else bench.measure(_levels(args))
+    except InferenceError as error:
+        raise CommandError(explain(error, args.url)) from None
+    _print(args, bench.rows, old)
+    return code
 
 
-def _load(args: argparse.Namespace) -> Load:
-    with connected(args) as client:
-        metadata = client.model_metadata(args.model, args.version)
-    inputs = make_inputs(metadata, dict(args.input), made_up=True)
-    request = calls.infer(args.model, inputs, version=args.version).request
-    metadata_pairs = tuple(args.metadata)
-    return Load(args.url, request, args.stream, args.timeout, metadata_pairs, tls_of(args))
+def _levels(args: argparse.Namespace) -> list[Level]:
+    if args.rate:
+        return [Level(rate=rate, arrivals=args.arrivals) for rate in args.rate]
+    return [Level(concurrency=number) for number in args.concurrency or (1, 8, 32)]
 
 
-def _print(samples: list[Sample], as_lines: bool) -> None:
-    summaries = [summarise(sample) for sample in samples]
-    if as_lines:
-        for summary in summaries:
-            print(json.dumps(asdict(summary)))
+class _Bench:
+    """Measures loads one after the other and keeps their rows."""
+
+    def __init__(self, args: argparse.Namespace, open_carrier: Opener) -> None:
+        self.rows: list[Summary] = []
+        self._args = args
+        self._open_carrier = open_carrier
+        self._server = find_server(args.url)
+
+    def measure(self, levels: Sequence[Level]) -> int:
+        """Measure these loads; the exit code."""
+        missed = False
+        for level in levels:
+            sample = self._sample(level, self._plan())
+            self.rows.append(self._summary(sample))
+            missed |= not self._meets(sample)
+        return 1 if missed or any(row.errors for row in self.rows) else 0
+
+    def find_max(self) -> int:
+        """Search the highest rate that meets the goals; the exit code."""
+        args = self._args
+        search = RateSearch(args.rate[0] if args.rate else self._guess())
+        while (rate := search.next_rate()) is not None:
+            sample = self._sample(Level(rate=rate, arrivals=args.arrivals), self._plan())
+            self.rows.append(self._summary(sample))
+            search.tell(rate, self._meets(sample), sample.calls_per_s)
+        terms = ",".join(limit.text for limit in args.slo)
+        if search.best is None:
+            print(f"no rate meets {terms}", file=sys.stderr)
+            return 1
+        print(f"{search.best:,.10g} req/s is the highest rate that meets {terms}", file=sys.stderr)
+        return 0
+
+    def _guess(self) -> float:
+        """Where to begin: at half of what a closed loop gets through."""
+        plan = Plan(_PROBE_S, min(self._args.warmup, _PROBE_S), timeout_s=self._args.timeout)
+        return max(self._sample(_PROBE, plan).calls_per_s / 2, 1.0)
+
+    def _meets(self, sample: Sample) -> bool:
+        """Whether a sample meets the goals; says of each how it stands."""
+        if not self._args.slo:
+            return True
+        verdicts = judge(self._args.slo, sample)
+        paint = Paint(sys.stderr)
+        met = sample.kept and all(verdict.met for verdict in verdicts)
+        said = "; ".join(map(str, verdicts)) + ("" if sample.kept else "; rate not kept")
+        print(f"{sample.level}: {paint(said, 'green' if met else 'red')}", file=sys.stderr)
+        return met
+
+    def _plan(self) -> Plan:
+        args = self._args
+        return Plan(
+            args.duration,
+            args.warmup,
+            args.requests,
+            args.max_in_flight,
+            args.timeout,
+            args.random or 0,
+        )
+
+    def _sample(self, level: Level, plan: Plan) -> Sample:
+        clocks = Clocks(server_cpu=self._server.cpu_clock()) if self._server else Clocks()
+        seconds = plan.warmup_s + (0 if plan.requests else plan.duration_s)
+        with (
+            closing(self._open_carrier(Meter())) as carrier,
+            Progress(f"{self._args.model}, {level}", seconds) as progress,
+            quiet(),
+        ):
+            return LoadRun(carrier, level, plan, clocks, progress.update).run()
+
+    def _summary(self, sample: Sample) -> Summary:
+        return summarise(sample, self._args.model, self._args.client, self._args.connections)
+
+
+def _read_old(args: argparse.Namespace) -> list[Mapping[str, object]]:
+    if args.compare is None:
+        return []
+    try:
+        return read_rows(args.compare.read_text())
+    except ValueError as error:
+        raise CommandError(f"{args.compare}: {error}") from None
+
+
+def _print(
+    args: argparse.Namespace, rows: Sequence[Summary], old: Sequence[Mapping[str, object]]
+) -> None:
+    labels = [label_of(row) for row in rows]
+    if args.json:
+        for row in rows:
+            print(json.dumps(asdict(row)))
+    elif args.csv:
+        print(csv_of(rows), end="")
     else:
-        rows = [_row(summary) for summary in summaries]
-        print(table(HEAD, rows, numbers=range(len(HEAD))))
-    errors: Counter[str] = Counter()
-    for sample in samples:
-        errors.update(sample.errors)
-    for text, count in errors.most_common(5):
-        print(f"{count} x {text}", file=sys.stderr)
+        head, lines = table_of(rows, args.stream)
+        print(table(head, lines, numbers=range(len(head))))
+        for line in ("", *draw(rows, labels, FANCY if draws_blocks(sys.stdout) else ASCII)):
+            print(line)
+    if old and not (args.json or args.csv):
+        head, lines = ratios_of(rows, compare(rows, old))
+        print("\n" + table(head, lines, numbers=range(1, len(head))))
+    if args.plot is not None:
+        args.plot.write_text(chart(rows, labels, _title(args)))
+    for text in warnings_of(rows):
+        print(f"penstock bench: {plain(text)}", file=sys.stderr)
 
 
-def _row(summary: Summary) -> tuple[str, ...]:
-    server, rate = summary.server_cpu, summary.requests_per_cpu_s
-    latencies = (summary.p50_ms, summary.p90_ms, summary.p99_ms, summary.max_ms)
-    return (
-        str(summary.concurrency),
-        f"{summary.requests_per_s:,.0f}",
-        f"{summary.messages_per_s:,.0f}",
-        *(f"{each:.2f} ms" for each in latencies),
-        str(summary.errors),
-        "-" if server is None else f"{server:.2f}",
-        "-" if rate is None else f"{rate:,.0f}",
-        f"{summary.client_cpu:.2f}",
-    )
+def _title(args: argparse.Namespace) -> str:
+    kind = "streams" if args.stream else "calls"
+    many = f"{args.connections} connection{'s' if args.connections > 1 else ''}"
+    return f"{args.model}: {kind} to {args.url} over {args.client}, {many}"

@@ -1,7 +1,7 @@
 """The process behind a local port, and the CPU time it has used (Linux; elsewhere unknown)."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,20 +18,42 @@ class ServerProcess:
     pid: int
 
     def cpu_seconds(self) -> float | None:
-        """User and system time of the process and its children so far; None if it is gone."""
-        try:
-            return sum(_cpu_ticks(pid) for pid in (self.pid, *_children(self.pid))) / _TICKS
-        except OSError:
-            return None
+        """User and system time of the process and its descendants so far; None if it is gone."""
+        return self.cpu_clock()()
+
+    def cpu_clock(self) -> Callable[[], float | None]:
+        """What tells that time again and again, cheaply: the tree is looked at once, now."""
+        pids = _tree(self.pid)
+
+        def read() -> float | None:
+            try:
+                return sum(_cpu_ticks(pid) for pid in pids) / _TICKS
+            except OSError:
+                return None
+
+        return read
 
 
 def find_server(url: str) -> ServerProcess | None:
     """The process that listens where `url` points, if that is this machine and may be seen."""
-    host, _, port = url.rpartition(":")
-    if host not in _LOCAL or not port.isdigit():
-        return None
-    inodes = {f"socket:[{inode}]" for inode in _listening(int(port))}
-    return next((ServerProcess(pid) for pid in _pids() if inodes & _open_files(pid)), None)
+    if url.startswith("unix:"):
+        inodes = set(_listening_at(url.removeprefix("unix:").replace("///", "/", 1)))
+    else:
+        host, _, port = url.rpartition(":")
+        if host not in _LOCAL or not port.isdigit():
+            return None
+        inodes = set(_listening(int(port)))
+    names = {f"socket:[{inode}]" for inode in inodes}
+    return next((ServerProcess(pid) for pid in _pids() if names & _open_files(pid)), None)
+
+
+def _listening_at(path: str) -> Iterator[str]:
+    """Inodes of the sockets at a path."""
+    table = _PROC / "net/unix"
+    for line in table.read_text().splitlines()[1:] if table.exists() else ():
+        fields = line.split()
+        if fields[-1] == path:
+            yield fields[6]
 
 
 def _listening(port: int) -> Iterator[str]:
@@ -73,12 +95,16 @@ def _cpu_ticks(pid: int) -> int:
     return int(fields[11]) + int(fields[12])
 
 
-def _children(parent: int) -> list[int]:
-    children = []
+def _tree(root: int) -> list[int]:
+    """A process and its descendants."""
+    parents: dict[int, int] = {}
     for pid in _pids():
         try:
-            if int(_stat(pid)[1]) == parent:
-                children.append(pid)
+            parents[pid] = int(_stat(pid)[1])
         except OSError:
             continue
-    return children
+    found = [root]
+    # The list grows while it is walked: children of children are looked at in their turn.
+    for pid in found:
+        found += [child for child, parent in parents.items() if parent == pid]
+    return found

@@ -12,6 +12,18 @@ def is_terminal(stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
+def draws_blocks(stream: TextIO) -> bool:
+    """Whether block characters may be used: someone watches, and the locale has them.
+
+    Python itself sets LC_CTYPE to C.UTF-8 where the locale is C, so that this value says nothing.
+    """
+    chosen = [os.environ.get(name, "") for name in ("LC_ALL", "LC_CTYPE", "LANG")]
+    if chosen[1].upper() in ("C.UTF-8", "C.UTF8", "UTF-8"):
+        del chosen[1]
+    locale = next(filter(None, chosen), "")
+    return is_terminal(stream) and "UTF" in locale.upper()
+
+
 class Paint:
     """Colours text for one stream, or leaves it as it is."""
 

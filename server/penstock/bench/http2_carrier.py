@@ -1,0 +1,167 @@
+"""Calls over HTTP/2 connections of our own: all that happens in one turn is read, answered by new
+calls and written with one system call for each connection.
+"""
+
+import select
+import time
+from collections.abc import Callable, Sequence
+
+from penstock.bench.http2_link import Link, Work
+from penstock.bench.meter import Meter
+from penstock.bench.sockets import Endpoint, connect
+from penstock.client.channel import TLS
+from penstock.client.errors import InferenceError
+from penstock_runtime.errors import Status
+
+_NS = 1_000_000_000
+_RETRY = _NS // 5
+_UNLIMITED = 1 << 30
+
+Dial = Callable[[int], Link]
+
+
+def dialler(
+    endpoints: Sequence[Endpoint], tls: TLS | None, work: Work, meter: Meter, timeout_s: float
+) -> Dial:
+    """What opens connection i, to the endpoints in turn, and waits until the server speaks."""
+
+    def dial(number: int) -> Link:
+        endpoint = endpoints[number % len(endpoints)]
+        link = Link(connect(endpoint, tls, timeout_s), work, meter)
+        until = time.monotonic_ns() + int(timeout_s * _NS)
+        while not link.ready:
+            turn([link], [link.file], until)
+            if not link.open or time.monotonic_ns() >= until:
+                link.close()
+                text = f"failed to connect to {endpoint}: what listens there is no HTTP/2 server"
+                raise InferenceError(Status.UNAVAILABLE, text)
+        return link
+
+    return dial
+
+
+def turn(links: Sequence[Link], files: Sequence[int], until: int) -> None:
+    """Write, wait until `until` (ns) at most, read. `files` are those of the links.
+
+    `select` is what waits with a precision of microseconds, but for no more than 1024 files.
+    """
+    for link in links:
+        link.flush()
+    if not all(link.open for link in links):
+        return
+    writers = [link.file for link in links if link.unsent]
+    wait = max(until - time.monotonic_ns(), 0) / _NS
+    readable = select.select(files, writers, (), wait)[0]
+    if len(links) == 1:
+        if readable:
+            links[0].read()
+        return
+    for link in links:
+        if link.file in readable:
+            link.read()
+
+
+class Http2Carrier:
+    """So many connections, opened by `dial` and opened anew when they are lost."""
+
+    def __init__(self, dial: Dial, connections: int, meter: Meter) -> None:
+        """InferenceError when one of the connections cannot be had."""
+        self.meter = meter
+        self._dial = dial
+        self._places: list[Link | None] = []
+        self._leaving: list[Link] = []
+        self._retry_at = 0
+        try:
+            for number in range(connections):
+                self._places.append(dial(number))
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            self._sort()
+
+    def _sort(self) -> None:
+        """Keep at hand which connections take calls, and which are waited for."""
+        self._takers = [link for link in self._places if link is not None]
+        self._links = self._takers + self._leaving
+        self._files = [link.file for link in self._links]
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that have not ended."""
+        return sum([len(link.core.streams) for link in self._links])
+
+    @property
+    def room(self) -> int:
+        """How many more calls may begin. Without a connection any number may, and fails."""
+        return sum([link.room for link in self._takers]) if self._takers else _UNLIMITED
+
+    def launch(self, dues: Sequence[int]) -> None:
+        """Begin calls, each time on the connection that has the fewest."""
+        links = self._takers
+        if len(links) == 1:
+            links[0].launch(dues)
+            return
+        counts = [len(link.core.streams) for link in links]
+        level = (sum(counts) + len(dues)) // max(len(links), 1)
+        at = 0
+        while at < len(dues) and counts:
+            lowest = min(counts)
+            link = links[counts.index(lowest)]
+            some = min(max(level - lowest, 1), len(dues) - at, link.room)
+            if some > 0:
+                link.launch(dues[at : at + some])
+                at += some
+            elif lowest == _UNLIMITED:
+                break
+            counts[counts.index(lowest)] = lowest + some if some > 0 else _UNLIMITED
+        for due in dues[at:]:
+            self.meter.failed(due or time.monotonic_ns(), "UNAVAILABLE", "no connection")
+
+    def poll(self, until: int) -> None:
+        """Write, wait, read; mend what is broken."""
+        if self._links:
+            turn(self._links, self._files, until)
+        else:
+            time.sleep(max(min(until, self._retry_at) - time.monotonic_ns(), 0) / _NS)
+        now = time.monotonic_ns()
+        broken = len(self._takers) < len(self._places) or bool(self._leaving)
+        for link in self._links:
+            link.expire(now)
+            broken = broken or link.leaving
+        if broken:
+            self._mend(now)
+
+    def abandon(self) -> None:
+        """End all calls in flight."""
+        for link in self._links:
+            link.abandon()
+            link.flush()
+
+    def close(self) -> None:
+        """Close every connection."""
+        for link in [*self._places, *self._leaving]:
+            if link is not None:
+                link.close()
+
+    def _mend(self, now: int) -> None:
+        """Replace connections that take no more calls; those that still have some may finish."""
+        for number, link in enumerate(self._places):
+            if link is not None and link.leaving:
+                self._places[number] = None
+                self._leaving.append(link)
+        for link in [each for each in self._leaving if not (each.open and each.in_flight)]:
+            self._leaving.remove(link)
+            link.close()
+        if now >= self._retry_at:
+            self._redial()
+        self._sort()
+
+    def _redial(self) -> None:
+        for number, link in enumerate(self._places):
+            if link is None:
+                try:
+                    self._places[number] = self._dial(number)
+                except InferenceError:
+                    self._retry_at = time.monotonic_ns() + _RETRY
+                    return

@@ -1,0 +1,126 @@
+"""Service levels, and the search for the highest rate that meets them."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penstock.bench.histogram import Histogram
+from penstock.bench.sample import Failures, Level, Sample
+from penstock.bench.search import RateSearch, round_rate
+from penstock.bench.slo import judge, parse_slo
+
+MS = 1_000_000
+
+
+def sample_of(latencies: list[int], failed: int = 0, unsent: int = 0) -> Sample:
+    """A second with calls of these latencies."""
+    histogram, first = Histogram(), Histogram()
+    histogram.add_all(latencies)
+    first.add_all([MS])
+    errors = {"UNAVAILABLE": Failures(failed, "busy")} if failed else {}
+    return Sample(
+        Level(rate=1),
+        10**9,
+        len(latencies),
+        0,
+        histogram,
+        first=first,
+        errors=errors,
+        unsent=unsent,
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "met"),
+    [
+        ("p99<20ms", True),
+        ("p99<9ms", False),
+        ("p50<=1.01ms", True),
+        ("max<10ms", True),
+        ("mean<1090us", True),
+        ("mean<1.08ms", False),
+        ("p99.9<0.02s", True),
+        ("errors<0%", True),
+        ("rate>100", True),
+        ("rate>=101/s", False),
+        ("first.p99<2ms", True),
+        ("p99 < 20 ms, errors < 1%", True),
+        ("p99<20ms,p50<0.5ms", False),
+    ],
+)
+def test_a_service_level_is_met_or_not(text: str, met: bool) -> None:
+    """99 calls of 1 ms and one of 10 ms."""
+    sample = sample_of([MS] * 98 + [10 * MS] * 2 if "p99<9" in text else [MS] * 99 + [10 * MS])
+
+    verdicts = judge(parse_slo(text), sample)
+
+    assert all(verdict.met for verdict in verdicts) is met
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("p99", "'p99' is no limit, expected terms like p99<20ms"),
+        ("p99<20", "has the unit '', expected us or ms or s for p99"),
+        ("errors<3", "has the unit '', expected % for errors"),
+        ("p99<20ms,", "'' is no limit"),
+        ("p100<1ms", "is no limit"),
+        ("speed>3", "is no limit"),
+    ],
+)
+def test_a_term_that_is_none_is_named(text: str, says: str) -> None:
+    """The message has the term and what was expected."""
+    with pytest.raises(ValueError, match=says.replace("(", r"\(")):
+        parse_slo(text)
+
+
+@pytest.mark.parametrize("unsent", [0, 2])
+def test_calls_that_failed_or_were_never_sent_are_later_than_any_limit(unsent: int) -> None:
+    """Errors cannot buy a good percentile."""
+    sample = sample_of([MS] * 98, failed=2 - unsent, unsent=unsent)
+
+    p99, p90, errors = judge(parse_slo("p99<1s,p90<2ms,errors<1%"), sample)
+
+    assert not p99.met
+    assert "never" in str(p99)
+    assert p90.met
+    assert errors.value == pytest.approx(0.02)
+
+
+@given(st.floats(1, 1e6), st.floats(1, 1e6))
+def test_the_search_finds_the_threshold(threshold: float, guess: float) -> None:
+    """Whatever the first guess, the best rate meets the condition and 10 % more do not."""
+    search = RateSearch(guess, most_trials=60)
+    while (rate := search.next_rate()) is not None:
+        search.tell(rate, met=rate <= threshold)
+
+    best = search.best
+    assert len(search.trials) <= 45
+    assert best is None or threshold / 1.1 - 1 <= best <= threshold
+    assert best is not None or threshold < 2
+
+
+def test_the_search_learns_from_what_was_answered() -> None:
+    """A rate far above what the server can do is not approached by halves."""
+    search = RateSearch(1e6)
+    search.tell(1e6, met=False, answered=1000.0)
+
+    assert search.next_rate() == 1000.0
+
+
+def test_the_search_gives_up() -> None:
+    """After so many trials the best so far stands."""
+    search = RateSearch(1000, most_trials=3)
+    while (rate := search.next_rate()) is not None:
+        search.tell(rate, met=True)
+
+    assert len(search.trials) == 3
+    assert search.best == 4000
+
+
+@pytest.mark.parametrize(
+    ("rate", "rounded"), [(12345.0, 12300), (7.4, 7), (0.25, 0.25), (999.6, 1000)]
+)
+def test_rates_to_try_are_round(rate: float, rounded: float) -> None:
+    """Three digits are enough, and easier to read."""
+    assert round_rate(rate) == rounded
