@@ -13,28 +13,29 @@ from penstock_runtime.stream import ResponseStream
 class RequestContext:
     """One request, as its model sees it."""
 
-    __slots__ = ("_parameters", "_request", "_stream")
+    __slots__ = ("_request", "_stream", "spoken")
 
     def __init__(self, request: InferRequest, stream: ResponseStream) -> None:
         self._request = request
         self._stream = stream
-        self._parameters: dict[str, Parameter] | None = None
+        # What `response_parameters` gave; None while the model has not asked for it.
+        self.spoken: dict[str, Parameter] | None = None
 
     @property
     def response_parameters(self) -> dict[str, Parameter]:
         """Parameters of the response, for the model to set."""
-        if self._parameters is None:
-            self._parameters = {}
-        return self._parameters
+        if self.spoken is None:
+            self.spoken = {}
+        return self.spoken
 
     @response_parameters.setter
     def response_parameters(self, parameters: dict[str, Parameter]) -> None:
-        self._parameters = parameters
+        self.spoken = parameters
 
     @property
     def said(self) -> Parameters:
         """The parameters that the model has set."""
-        return self._parameters or EMPTY
+        return self.spoken or EMPTY
 
     @property
     def id(self) -> str:
@@ -83,7 +84,7 @@ class PendingContext(RequestContext):
     def __init__(self, pending: Pending, stream: ResponseStream) -> None:
         self._pending = pending
         self._stream = stream
-        self._parameters = None
+        self.spoken = None
 
     @property
     def _request(self) -> InferRequest:  # type: ignore[override] # read-only, unlike the slot

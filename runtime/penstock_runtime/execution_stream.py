@@ -12,7 +12,7 @@ from penstock_runtime.backends.base import StreamingExecutable
 from penstock_runtime.batch import Batch
 from penstock_runtime.context import RequestContext
 from penstock_runtime.errors import ResourceExhausted
-from penstock_runtime.execution import Desk, as_penstock_error
+from penstock_runtime.execution import Desk, as_penstock_error, late
 from penstock_runtime.observability.response_tally import ResponseTally
 from penstock_runtime.observability.statistics import RequestTiming
 from penstock_runtime.request import Timing
@@ -33,7 +33,8 @@ _NEVER = 1 << 63
 
 def execute_stream(desk: Desk, executable: StreamingExecutable, batch: Batch) -> None:
     """Execute the requests of a decoupled model one by one, passing responses on as they come."""
-    living = desk.living(batch, time.monotonic_ns())
+    # Those that nobody waits for any more are answered at once, however many are before them.
+    living = desk.living(batch, time.monotonic_ns()) if len(batch.members) > 1 else batch
     for pending in living.members if living is not None else ():
         try:
             _stream_one(desk, executable, pending)
@@ -43,8 +44,8 @@ def execute_stream(desk: Desk, executable: StreamingExecutable, batch: Batch) ->
 
 def _stream_one(desk: Desk, executable: StreamingExecutable, pending: Pending) -> None:
     start = time.monotonic_ns()
-    alone = Batch.of((pending,))
-    if desk.living(alone, start) is None:
+    alone = Batch((pending,), pending.batch_size)
+    if (pending.stream.cancelled or late(pending, start)) and desk.living(alone, start) is None:
         return
     context = RequestContext(pending.request, pending.stream)
     inputs = desk.plan.merge(alone)
@@ -77,7 +78,7 @@ def _forward(
                 raise cancelled_error()
             if ready >= deadline:
                 raise expired_deadline(pending, ready)
-            if lane is None or context.response_parameters or not lane(outputs):
+            if lane is None or context.spoken or not lane(outputs):
                 if not stream.wait_for_room(0.0):
                     _wait_for_room(stream)
                     look_at = 0
@@ -96,7 +97,7 @@ def _send(
     desk: Desk, pending: Pending, context: RequestContext, outputs: Mapping[str, Any]
 ) -> Lane | None:
     """Send one response the careful way; a shorter one for those that are like it."""
-    stream, parameters = pending.stream, context.response_parameters
+    stream, parameters = pending.stream, context.said
     if parameters:
         context.response_parameters = {}
     response = desk.plan.single(pending, outputs, parameters)

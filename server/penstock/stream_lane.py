@@ -77,7 +77,7 @@ def make_lane(sender: Sender, pressure: Pressure, like: InferResponse, data: byt
 def _single(sender: Sender, place: Place) -> Lane:
     # Every small response of a model with one output passes here: nothing is called in vain.
     before, name, dtype, shape = place
-    messages, ndarray = sender.messages, np.ndarray
+    messages, append, ndarray = sender.messages, sender.messages.append, np.ndarray
 
     def lane(outputs: Mapping[str, Any]) -> bool:
         try:
@@ -92,7 +92,7 @@ def _single(sender: Sender, place: Place) -> Lane:
             or len(messages) >= UNSENT_LIMIT
         ):
             return False
-        messages.append(before + array.tobytes())
+        append(before + array.tobytes())
         # Looked at after the append: a consumer that was told takes off both marks before it looks
         # at the messages.
         if not sender.posted and not sender.listed:

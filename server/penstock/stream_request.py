@@ -112,7 +112,8 @@ class StreamRequest(LaneStream):
                 self._ended = self._ended or final
                 return False
             if data is not None:
-                self._pressure.add(len(data))
+                if len(data) > UNCOUNTED_BYTES:
+                    self._pressure.add(len(data))
                 self.messages.append(data)
             if final:
                 self.response = response
