@@ -80,7 +80,7 @@ def call(stream_id: int, message: bytes = b"ping") -> bytes:
     return headers(stream_id) + data(stream_id, prefixed(message), end=True)
 
 
-def connected(settings: dict[int, int] | None = None, **limits: Any) -> ServerConnection:
+def connected(settings: dict[int, int] | None = None, /, **limits: Any) -> ServerConnection:
     """A connection after preface and SETTINGS, what it said so far taken away."""
     connection = ServerConnection(replace(Limits(), **limits))
     events = connection.feed(PREFACE + settings_frame(settings or {}), NOW_NS)
