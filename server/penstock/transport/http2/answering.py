@@ -7,7 +7,8 @@ from penstock.transport.http2.answers import HEAD, OK_TRAILERS, trailers, traile
 from penstock.transport.http2.connection import Connection
 from penstock.transport.http2.frames import END_HEADERS, END_STREAM, HEADERS, ErrorCode
 from penstock.transport.http2.metadata import Metadata
-from penstock.transport.http2.sending import FRAME_COST, PREFIX, Message
+from penstock.transport.http2.outlet import FRAME_COST
+from penstock.transport.http2.sending import PREFIX, Message
 from penstock.transport.http2.stream import (
     CLOSED,
     HALF_CLOSED_LOCAL,

@@ -211,7 +211,7 @@ class Answers(Connection):
             return super()._data(data, start, stop, size, flags, stream_id)
         self.recv_window -= taken
         stream.recv_window -= taken
-        if stream.held_back:  # type: ignore[attr-defined]
+        if stream.held_back:
             stream.held += held
         if stream.recv_window < 0:
             self._stream_fault(stream_id, ErrorCode.FLOW_CONTROL_ERROR, "window_overruns")

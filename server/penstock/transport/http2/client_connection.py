@@ -23,7 +23,7 @@ from penstock.transport.http2.frames import (
     ErrorCode,
 )
 from penstock.transport.http2.limits import Limits
-from penstock.transport.http2.sending import FRAME_COST
+from penstock.transport.http2.outlet import FRAME_COST
 from penstock.transport.http2.stream import HALF_CLOSED_LOCAL, Buffer, Past, Stream
 
 _pack_head = FRAME_HEADER.pack

@@ -114,9 +114,9 @@ class Connection(Content):
             self._fail(ConnectionFault(ErrorCode.COMPRESSION_ERROR, str(error)))
         except Exception as defect:
             # Ours, not the peer's: it costs this connection and nothing else, and is to be logged.
-            fault = ConnectionFault(ErrorCode.INTERNAL_ERROR, "internal error")
-            fault.__cause__ = defect
-            self._fail(fault)
+            ours = ConnectionFault(ErrorCode.INTERNAL_ERROR, "internal error")
+            ours.__cause__ = defect
+            self._fail(ours)
         if self.rooms:
             self._report_rooms()
         return events

@@ -3,6 +3,8 @@
 Nothing here reads bytes off the connection: whole frames come in, already cut.
 """
 
+from typing import Any
+
 from penstock.transport.http2.events import (
     Event,
     GoAway,
@@ -33,9 +35,10 @@ from penstock.transport.http2.frames import (
     unpack_word,
 )
 from penstock.transport.http2.limits import Limits
-from penstock.transport.http2.sending import LARGEST_WRITE, Sender
+from penstock.transport.http2.outlet import LARGEST_WRITE
+from penstock.transport.http2.sending import Sender
 from penstock.transport.http2.settings import ENTRY_SIZE
-from penstock.transport.http2.stream import CLOSED, NOT_OPEN, Past, Stream, Verdict
+from penstock.transport.http2.stream import CLOSED, NOT_OPEN, Past, Verdict
 
 _SIZES = {RST_STREAM: 4, PING: PING_SIZE, WINDOW_UPDATE: 4}
 _OF_CONNECTION = frozenset((SETTINGS, PING, GOAWAY))
@@ -91,7 +94,7 @@ class Control(Sender):
         self.closing = True
         return [Reset(stream, ErrorCode.CANCEL) for stream in self._drop_all()]
 
-    def _drop_all(self) -> list[Stream]:
+    def _drop_all(self) -> list[Any]:
         dropped = list(self.streams.values())
         for stream in dropped:
             self._drop(stream)

@@ -1,7 +1,11 @@
-"""What a connection tells the one who drives it. Plain slotted classes: one is made per call."""
+"""What a connection tells the one who drives it. Plain slotted classes: one is made per call.
+
+`stream` is of the type that the connection was given, which only its driver knows.
+"""
+
+from typing import Any
 
 from penstock.transport.http2.faults import ConnectionFault
-from penstock.transport.http2.stream import Stream
 
 Buffer = bytes | memoryview
 
@@ -9,7 +13,7 @@ Buffer = bytes | memoryview
 class Event:
     """Anything that `received` reports; compared by kind and content in tests."""
 
-    __slots__ = ()
+    __slots__: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         fields = ", ".join(f"{getattr(self, name)!r}" for name in self.__slots__)
@@ -21,7 +25,7 @@ class Request(Event):
 
     __slots__ = ("message", "stream")
 
-    def __init__(self, stream: Stream, message: Buffer) -> None:
+    def __init__(self, stream: Any, message: Buffer) -> None:
         self.stream = stream
         self.message = message
 
@@ -31,7 +35,7 @@ class Opened(Event):
 
     __slots__ = ("stream",)
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Any) -> None:
         self.stream = stream
 
 
@@ -40,7 +44,7 @@ class Message(Event):
 
     __slots__ = ("end", "message", "stream")
 
-    def __init__(self, stream: Stream, message: Buffer, end: bool = False) -> None:
+    def __init__(self, stream: Any, message: Buffer, end: bool = False) -> None:
         self.stream = stream
         self.message = message
         self.end = end
@@ -51,7 +55,7 @@ class Ended(Event):
 
     __slots__ = ("stream",)
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Any) -> None:
         self.stream = stream
 
 
@@ -63,7 +67,7 @@ class Reset(Event):
 
     __slots__ = ("code", "stream")
 
-    def __init__(self, stream: Stream, code: int) -> None:
+    def __init__(self, stream: Any, code: int) -> None:
         self.stream = stream
         self.code = code
 
@@ -76,7 +80,7 @@ class Refused(Event):
 
     __slots__ = ("name", "status", "stream", "text")
 
-    def __init__(self, stream: Stream, status: int, text: str, name: str) -> None:
+    def __init__(self, stream: Any, status: int, text: str, name: str) -> None:
         self.stream = stream
         self.status = status
         self.text = text
@@ -88,7 +92,7 @@ class Room(Event):
 
     __slots__ = ("stream",)
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Any) -> None:
         self.stream = stream
 
 

@@ -174,7 +174,8 @@ class Stream:
 
     def send_slowly(self) -> "deque[Buffer]":
         """Prepare for messages that have to wait; where they wait."""
-        self.pending = pending = deque()
+        pending: deque[Buffer] = deque()
+        self.pending = pending
         self.queued = self.filled = False
         self.moved = self.stalled_since_ns = 0
         return pending

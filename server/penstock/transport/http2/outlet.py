@@ -1,0 +1,234 @@
+"""What waits to go out: frames made ready in `out`, and messages that wait for a window.
+
+Streams that cannot send all at once take turns, a frame each. Nothing here knows what comes in,
+nor which side of the connection it is on.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from penstock.transport.http2.frames import (
+    DEFAULT_WINDOW,
+    END_STREAM,
+    FRAME_HEADER,
+    MIN_FRAME_SIZE,
+    header_frames,
+    rst_stream,
+)
+from penstock.transport.http2.guards import Guards
+from penstock.transport.http2.history import History
+from penstock.transport.http2.limits import Limits
+from penstock.transport.http2.settings import Settings
+from penstock.transport.http2.stream import CLOSED, Buffer, Past, Stream
+
+JOINED = 32 * 1024
+"""Up to this size copying into one piece is cheaper than writing pieces."""
+
+LARGEST_WRITE = 256 * 1024
+"""Of one DATA frame: others wait for it to pass."""
+
+FRAME_COST = 100
+"""What any frame counts for in `out` beside its bytes."""
+
+UPDATES_PER_PIECE = 4
+MOST_UPDATES = 100_000
+"""WINDOW_UPDATE frames that each piece of our output earns the peer, and how many it may save."""
+
+
+class Outlet:
+    """Where everything passes that a connection sends."""
+
+    __slots__ = (
+        "_control_room",
+        "_earned_updates",
+        "_join_limit",
+        "_largest",
+        "_out_room",
+        "_ready",
+        "_table_update",
+        "_tiny_writes",
+        "_waiting",
+        "closing",
+        "guards",
+        "history",
+        "limits",
+        "out",
+        "peer",
+        "rooms",
+        "send_window",
+        "streams",
+        "tallies",
+    )
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.guards = Guards(limits)
+        self.tallies = self.guards.tallies
+        self.history = History(limits.remembered_streams)
+        self.peer = Settings()
+        self.streams: dict[int, Any] = {}
+        self.out: list[Buffer] = []
+        self.rooms: list[Any] = []
+        self.send_window = DEFAULT_WINDOW
+        self.closing = False
+        self._largest = MIN_FRAME_SIZE
+        self._join_limit = MIN_FRAME_SIZE
+        self._out_room = limits.output
+        self._control_room = limits.control_output
+        self._table_update = b""
+        self._tiny_writes = 0
+        self._earned_updates = 0
+        # Those whose window is open and that wait for their turn; all those that wait at all.
+        self._ready: deque[Stream] = deque()
+        self._waiting: dict[int, Stream] = {}
+
+    def output(self) -> list[Buffer]:
+        """What must be written now, forgotten here; more may be in `out` afterwards.
+
+        While it is not called, messages stay with their streams.
+        """
+        out = self.out
+        self.out = []
+        self._out_room = self.limits.output
+        self._control_room = self.limits.control_output
+        self._earned_updates = min(
+            self._earned_updates + UPDATES_PER_PIECE * len(out), MOST_UPDATES
+        )
+        if self._ready:
+            self._pump()
+        return out
+
+    def stalled(self, now_ns: int, longer_than_ns: int) -> list[Any]:
+        """Streams whose unsent bytes did not move for so long, as seen by calls of this method."""
+        late = []
+        for stream in self._waiting.values():
+            if not stream.stalled_since_ns:
+                stream.stalled_since_ns = now_ns
+            elif now_ns - stream.stalled_since_ns >= longer_than_ns:
+                late.append(stream)
+        return late
+
+    @property
+    def stalled_since_ns(self) -> int:
+        """The time from which the longest stall lasts; 0 when nothing is known to wait."""
+        stamps = [stream.stalled_since_ns for stream in self._waiting.values()]
+        return min((stamp for stamp in stamps if stamp), default=0)
+
+    def _sent_end(self, stream: Stream) -> None:
+        """END_STREAM went out on this stream: what that means is for each side to say."""
+        raise NotImplementedError
+
+    def _queue(self, stream: Stream, chunks: Sequence[Buffer], size: int) -> None:
+        pending = stream.pending
+        if pending is None:
+            pending = stream.send_slowly()
+            self._waiting[stream.id] = stream
+        if size <= JOINED:
+            chunks = (b"".join(chunks),)
+        pending.extend(chunk for chunk in chunks if len(chunk))
+        stream.unsent += size
+        self._wake(stream)
+        self._pump()
+        if stream.unsent > self.limits.high_water:
+            stream.filled = True
+
+    def _wake(self, stream: Stream) -> None:
+        if not stream.queued and stream.send_window > 0:
+            stream.queued = True
+            self._ready.append(stream)
+
+    def _pump(self) -> None:
+        ready = self._ready
+        while ready and self.send_window > 0 and self._out_room > 0:
+            stream = ready.popleft()
+            stream.queued = False
+            # It may have been dropped, or its window cut, while it waited for its turn.
+            if stream.pending is not None and stream.send_window > 0:
+                self._put_frame(stream, stream.pending)
+                if stream.pending is not None:
+                    self._wake(stream)
+
+    def _put_frame(self, stream: Stream, pending: deque[Buffer]) -> None:
+        size = min(stream.unsent, stream.send_window, self.send_window, self._largest)
+        stream.send_window -= size
+        self.send_window -= size
+        self._out_room -= size + FRAME_COST
+        stream.unsent -= size
+        last = not stream.unsent
+        flags = END_STREAM if last and stream.trailers == b"" else 0
+        self.out.append(FRAME_HEADER.pack(size << 8, flags, stream.id))
+        self._put_chunks(pending, size)
+        if last:
+            self._emptied(stream)
+            return
+        self._moved(stream, size)
+        if stream.filled and stream.unsent <= self.limits.low_water:
+            stream.filled = False
+            self.rooms.append(stream)
+
+    def _put_chunks(self, pending: deque[Buffer], size: int) -> None:
+        out = self.out
+        while size:
+            chunk = pending.popleft()
+            if len(chunk) > size:
+                view = memoryview(chunk)
+                pending.appendleft(view[size:])
+                chunk = view[:size]
+            out.append(chunk)
+            size -= len(chunk)
+
+    def _moved(self, stream: Stream, size: int) -> None:
+        if size < self.limits.tiny:
+            self._tiny_writes += 1
+        stream.moved += size
+        if stream.moved >= self.limits.stall_progress:
+            stream.moved = stream.stalled_since_ns = 0
+
+    def _emptied(self, stream: Stream) -> None:
+        stream.pending = None
+        del self._waiting[stream.id]
+        if stream.trailers is not None:
+            if stream.trailers:
+                self._put_block(stream.id, stream.trailers, END_STREAM)
+            self._sent_end(stream)
+        elif stream.filled:
+            self.rooms.append(stream)
+
+    def _drop(self, stream: Stream) -> None:
+        """Forget a stream, with all that was to be sent or is half received."""
+        stream.state = CLOSED
+        self.streams.pop(stream.id, None)
+        if stream.pending is not None:
+            self._forget_unsent(stream)
+        if stream.assembler is not None:
+            stream.assembler.discard()
+            stream.assembler = None
+
+    def _forget_unsent(self, stream: Stream) -> None:
+        stream.pending = None
+        stream.trailers = None
+        stream.unsent = 0
+        self._waiting.pop(stream.id, None)
+
+    def _put_block(self, stream_id: int, block: bytes, flags: int) -> None:
+        if self._table_update:
+            block = self._table_update + block
+            self._table_update = b""
+            self._join_limit = self._join_limit_of_peer()
+        data = header_frames(stream_id, block, flags, self.peer.max_frame_size)
+        self.out.append(data)
+        self._out_room -= len(data) + FRAME_COST
+
+    def _put_reset(self, stream_id: int, code: int) -> None:
+        self.history.remember(stream_id, Past.RESET_BY_US)
+        self._put_control(rst_stream(stream_id, code))
+
+    def _put_control(self, data: bytes) -> None:
+        # Only counted here: an application that resets streams must not be raised at. What the
+        # peer provoked is judged once per read.
+        self.out.append(data)
+        self._control_room -= len(data) + FRAME_COST
+
+    def _join_limit_of_peer(self) -> int:
+        return min(JOINED, self.peer.max_frame_size)
