@@ -53,6 +53,7 @@ class LoopInbox:
         self._changed: deque[ResponseStream] = deque()
         self._bells: list[Callable[[], None]] = []
         self._armed = False
+        self._draining = False
 
     def post(self, stream: "ResponseStream") -> None:
         """Queue the stream for the loop's next turn; a loop that is gone needs no news."""
@@ -74,7 +75,7 @@ class LoopInbox:
         if threading.get_ident() != self._thread:
             callback()
             return
-        if not self._bells:
+        if not self._bells and not self._draining:
             self._loop.call_soon(self._ring)
         self._bells.append(callback)
 
@@ -87,11 +88,18 @@ class LoopInbox:
         # Disarmed first: a post that comes after the loop below has looked must arm again.
         self._armed = False
         changed = self._changed
-        while changed:
-            stream = changed.popleft()
-            # Before the consumer looks: what is put after that has to be posted again.
-            stream.posted = False
-            stream.wake()
+        self._draining = True
+        try:
+            while changed:
+                stream = changed.popleft()
+                # Before the consumer looks: what is put after that has to be posted again.
+                stream.posted = False
+                stream.wake()
+        finally:
+            self._draining = False
+        # What the consumers asked for need not wait for another turn.
+        if self._bells:
+            self._ring()
 
 
 class ThreadInbox:

@@ -5,6 +5,7 @@ Responses are encoded in the thread that produced them, which has them at hand a
 free for writing.
 """
 
+from collections.abc import Callable
 from itertools import accumulate
 from typing import Protocol
 
@@ -169,6 +170,15 @@ class StreamRequest(LaneStream):
             if self.posted and not self.cancelled:
                 gate.wait(timeout_s)
             self._gate = None
+
+    def soon(self, callback: Callable[[], None]) -> None:
+        """Call back; at once where requests are not executed together and nothing is gained by
+        waiting for more of them.
+        """
+        if self.decoupled:
+            callback()
+        else:
+            super().soon(callback)
 
     # -- consumer side: the loop -----------------------------------------------------------------
 
