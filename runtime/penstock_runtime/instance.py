@@ -4,7 +4,6 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Sequence
 from contextlib import suppress
 
 from penstock_runtime.backends.base import (
@@ -23,6 +22,7 @@ from penstock_runtime.scheduling.batch_scheduler import (
     HANDFUL_NS,
     SHORT_NS,
     BatchScheduler,
+    Work,
 )
 from penstock_runtime.scheduling.gate import Gate
 from penstock_runtime.stream import hold_news, release_news
@@ -114,25 +114,25 @@ class ModelInstance:
     def _work(self, executable: AnyExecutable) -> None:
         streaming = isinstance(executable, StreamingExecutable)
         several = not streaming
-        while (batches := self._scheduler.next_batches(self._gate, several=several)) is not None:
+        while (work := self._scheduler.next_work(self._gate, several=several)) is not None:
             if streaming:
-                execute_stream(self._desk, executable, batches[0])  # type: ignore[arg-type]
+                execute_stream(self._desk, executable, work)  # type: ignore[arg-type]
             else:
-                self._execute(executable, batches)  # type: ignore[arg-type]
-            # They hold the requests' bytes, and must not outlive their execution while idle.
-            del batches
+                self._execute(executable, work)  # type: ignore[arg-type]
+            # It holds the requests' bytes, and must not outlive its execution while idle.
+            del work
 
-    def _execute(self, executable: Executable, batches: Sequence[Batch]) -> None:
-        """Execute batches; the answers of several short ones wake their consumers together."""
+    def _execute(self, executable: Executable, work: Work) -> None:
+        """Execute; the answers of several short executions wake their consumers together."""
         if self._scheduler.predictor.mean_ns < SHORT_NS:
             hold_news()
         else:
             # Nor does an answer wait for an execution that is not short.
             release_news()
-        if len(batches) > 1:
-            execute_alone(self._desk, executable, [batch.members[0] for batch in batches])
+        if isinstance(work, Batch):
+            execute_batch(self._desk, executable, work)
         else:
-            execute_batch(self._desk, executable, batches[0])
+            execute_alone(self._desk, executable, work)
         release_news(HANDFUL_NS)
 
     def __repr__(self) -> str:

@@ -135,7 +135,8 @@ class QuickInfer:
         if self._watch is not None:
             if self._shop.access.enabled:
                 call.request = request.request
-            self._watch.finished(call, code, request.spent_ns(), request.size, sent)
+            spent_ns = time.monotonic_ns() - request.arrived_ns
+            self._watch.finished(call, code, spent_ns, request.size, sent)
 
     # -- what takes long -------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""What a caller may ask of an answer beside the protocol's own words: typed contents, the timing."""
+"""What a caller may ask of an answer beside the protocol's own words."""
 
 from collections.abc import Mapping
 

@@ -1,6 +1,6 @@
 """Laws of one instance and its thread."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,8 +27,8 @@ class OneBatch:
 
     keeps_order = False
 
-    def next_batches(self, gate: Gate, *, several: bool) -> Sequence[Batch] | None:
-        return [self._batches.pop()] if self._batches else None
+    def next_work(self, gate: Gate, *, several: bool) -> Batch | None:
+        return self._batches.pop() if self._batches else None
 
     def answer(self, member: Pending, answer: Callable[[], None]) -> None:
         answer()

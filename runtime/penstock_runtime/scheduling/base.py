@@ -19,7 +19,8 @@ class Pending:
 
     `batch_size` counts rows (1 without a batch dimension); `deadline_ns` is the caller's deadline
     and `timeout_ns` the queue policy's, both absolute; `signature` is equal for requests that may
-    share a batch; `length` is what length-aware batching goes by.
+    share a batch; `length` is what length-aware batching goes by; `all_outputs` says that the
+    caller asked for no outputs in particular.
     """
 
     # Defaults of the class rather than slots: most requests never change most of them.
@@ -53,20 +54,12 @@ class Pending:
         self.deadline_ns = request.deadline_ns
         self.signature = signature
         self.length = length
+        self.id = request.id
+        self.all_outputs = not request.outputs
 
     def queued_at(self, cancel: "Callable[[Pending], None]") -> None:
         """The request was accepted: `cancel` is to be called if its consumer gives up."""
         self.stream.on_cancel(partial(cancel, self))
-
-    @property
-    def id(self) -> str:
-        """The id that the caller gave, "" for none."""
-        return self.request.id
-
-    @property
-    def all_outputs(self) -> bool:
-        """Whether the caller asked for no outputs in particular."""
-        return not self.request.outputs
 
     def __repr__(self) -> str:
         return f"Pending(#{self.order}, rows={self.batch_size}, level={self.level})"
@@ -103,6 +96,9 @@ class Batcher(Protocol):
 
     def take(self, now: int) -> Sequence[Pending] | None:
         """The next batch if one should be executed now."""
+
+    def take_alone(self, most: int) -> Sequence[Pending]:
+        """Up to so many requests to execute one by one; none unless every one is `alone`."""
 
     def expire(self, now: int) -> list[Dead]:
         """Remove and return what must not be executed any more."""

@@ -22,6 +22,8 @@ from penstock_runtime.scheduling.timer import Timer
 from penstock_runtime.stream import release_news
 
 Clock = Callable[[], int]
+Work = Batch | list[Pending]
+"""A batch, or requests to execute one by one."""
 
 # A transport ends a call at its deadline too, and its clock may be a moment ahead of ours: a
 # cancellation so close to the deadline is an expiry.
@@ -113,11 +115,11 @@ class BatchScheduler:
 
     # -- to the instances ------------------------------------------------------------------------
 
-    def next_batches(self, gate: Gate, *, several: bool = False) -> Sequence[Batch] | None:
+    def next_work(self, gate: Gate, *, several: bool = False) -> Work | None:
         """What the instance that waits at this gate executes next; None when it should end.
 
-        More than one batch only if `several` are welcome, each is a single request and executions
-        are so short that the hand-over would take longest.
+        Requests to execute one by one only if `several` are welcome, the model does not batch and
+        executions are so short that the hand-over would take longest.
         """
         several = several and self._batcher.alone
         while True:
@@ -125,7 +127,7 @@ class BatchScheduler:
             with self._lock:
                 dead = self._batcher.expire(now)
                 members = self._batcher.take(now)
-                more = self._more(now) if several and members is not None else ()
+                more = self._more() if several and members is not None else ()
                 if members is None and not dead:
                     if self._stopped:
                         return None
@@ -134,24 +136,18 @@ class BatchScheduler:
             if dead:
                 self._bury(dead, now)
             if members is not None:
-                return [Batch.of(members), *map(Batch.of, more)] if more else (Batch.of(members),)
+                return Batch.of(members) if not more else [*members, *more]
             if not dead:
                 self._wait(gate, wake_at, now)
 
-    def _more(self, now: int) -> Sequence[Sequence[Pending]]:
+    def _more(self) -> Sequence[Pending]:
         """Single requests to go with one that was taken; under the lock."""
         mean_ns = self.predictor.mean_ns
         if not 0 < mean_ns < SHORT_NS:
             return ()
         share = self._batcher.stats().requests // self._instances
         most = min(share, int(HANDFUL_NS / mean_ns), MOST_IN_HAND)
-        more: list[Sequence[Pending]] = []
-        for _ in range(most):
-            members = self._batcher.take(now)
-            if members is None:
-                break
-            more.append(members)
-        return more
+        return self._batcher.take_alone(most) if most else ()
 
     def _wait(self, gate: Gate, wake_at: int | None, now: int) -> None:
         release_news()

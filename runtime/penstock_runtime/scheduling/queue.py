@@ -122,8 +122,7 @@ class RequestQueue:
                 front = [entry[2] for entry in entries[: count - len(taken)]]
                 del entries[: len(front)]
                 taken.extend(front)
-                for pending in front:
-                    self._forget(pending)
+                self._forget_all(front)
         return taken
 
     def __iter__(self) -> Iterator[Pending]:
@@ -214,6 +213,15 @@ class RequestQueue:
         if at == len(entries) or entries[at][2] is not pending:
             raise AssertionError(f"{pending!r} is marked as queued and stands in no queue")
         return at
+
+    def _forget_all(self, taken: list[Pending]) -> None:
+        by_arrival, rows = self._by_arrival, 0
+        for pending in taken:
+            pending.queued = False
+            del by_arrival[pending.order]
+            rows += pending.batch_size
+        self.size -= len(taken)
+        self.rows -= rows
 
     def _forget(self, pending: Pending) -> None:
         pending.queued = False

@@ -3,6 +3,8 @@
 Pure, like the batchers themselves.
 """
 
+from collections.abc import Sequence
+
 from penstock_runtime.config_scheduling import DynamicBatching
 from penstock_runtime.scheduling.base import Dead, Pending, QueueStats
 from penstock_runtime.scheduling.queue import RequestQueue, expired_deadline
@@ -24,6 +26,10 @@ class QueueBatcher:
         if pending.deadline_ns is not None and pending.deadline_ns <= now:
             raise expired_deadline(pending, now)
         self.queue.push(pending)
+
+    def take_alone(self, most: int) -> Sequence[Pending]:
+        """Up to so many requests to execute one by one; none unless every one is `alone`."""
+        return self.queue.pop_front(most) if self.alone else ()
 
     def expire(self, now: int) -> list[Dead]:
         """Remove and return what must not be executed any more."""
