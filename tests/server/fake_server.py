@@ -28,7 +28,12 @@ class FakeServer:
     of this server says.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        address: str = "127.0.0.1:0",
+        credentials: Any = None,
+        compression: Any = None,
+    ) -> None:
         self.unary: dict[str, Unary] = {"ModelInfer": echo}
         self.streams: dict[str, Streaming] = {
             "ModelStreamInfer": count_up,
@@ -40,10 +45,13 @@ class FakeServer:
         self.time_remaining: float | None = None
         self._stopped = threading.Event()
         options = [("grpc.max_receive_message_length", -1)]
-        self._grpc = grpc.server(ThreadPoolExecutor(8), options=options)
+        self._grpc = grpc.server(ThreadPoolExecutor(8), options=options, compression=compression)
         self._grpc.add_generic_rpc_handlers((_Handlers(self),))
-        self.port: int = self._grpc.add_insecure_port("127.0.0.1:0")
-        self.address = f"127.0.0.1:{self.port}"
+        if credentials is None:
+            self.port: int = self._grpc.add_insecure_port(address)
+        else:
+            self.port = self._grpc.add_secure_port(address, credentials)
+        self.address = address if address.startswith("unix:") else f"127.0.0.1:{self.port}"
         self._grpc.start()
 
     def stop(self) -> None:
@@ -93,9 +101,11 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
 
 
 @contextmanager
-def running() -> Iterator[FakeServer]:
+def running(
+    address: str = "127.0.0.1:0", credentials: Any = None, compression: Any = None
+) -> Iterator[FakeServer]:
     """A server for the time of a block."""
-    server = FakeServer()
+    server = FakeServer(address, credentials, compression)
     try:
         yield server
     finally:

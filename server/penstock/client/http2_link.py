@@ -1,6 +1,7 @@
 """One connection of our HTTP/2 client: the protocol core between an asyncio transport and calls."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from penstock.transport.http2.events import (
     SettingsChanged,
 )
 from penstock.transport.http2.faults import ConnectionFault
+
+logger = logging.getLogger("penstock.client")
 
 _MOST_BLOCKS = 256
 _LEAST_COMPRESSED = 1024
@@ -60,7 +63,8 @@ class LinkSettings:
 
 class Link(asyncio.BufferedProtocol):
     """One connection; `established` is done once the server's settings are here, and fails with
-    ConnectionError if they never come; `gone` is done once the socket is closed.
+    ConnectionError if they never come; `gone` is done once the socket is closed, and `reason` says
+    why.
     """
 
     def __init__(self, owner: LinkOwner, settings: LinkSettings) -> None:
@@ -75,7 +79,7 @@ class Link(asyncio.BufferedProtocol):
         self._blocks: dict[tuple[str, bytes], bytes] = {}
         self._dirty = False
         self._paused = False
-        self._reason = ""
+        self.reason = ""
         self._keepalive: Keepalive | None = None
 
     # -- calls -----------------------------------------------------------------------------------
@@ -158,10 +162,13 @@ class Link(asyncio.BufferedProtocol):
 
     def leave(self) -> None:
         """Take no more calls, and close once those that are open have ended."""
+        self._over()
+        self._loop.call_soon(self._settle)
+
+    def _over(self) -> None:
         if not self.leaving:
             self.leaving = True
             self._owner.link_over(self)
-        self._loop.call_soon(self._settle)
 
     def _settle(self) -> None:
         """Calls may have ended: make use of it."""
@@ -171,10 +178,11 @@ class Link(asyncio.BufferedProtocol):
 
     def close(self, reason: str) -> None:
         """Say goodbye and close the socket; open calls fail as UNAVAILABLE with this reason."""
-        self._reason = self._reason or reason
+        self.reason = self.reason or reason
         for exchange in self.calls():
-            exchange.finish(unavailable(self._reason))
-        self.established.cancel()
+            exchange.finish(unavailable(self.reason))
+        self._never_established()
+        self._over()
         if self._transport is None:
             self._end()
         elif not self._transport.is_closing():
@@ -182,6 +190,12 @@ class Link(asyncio.BufferedProtocol):
             self._paused = False
             self._flush()
             self._transport.close()
+
+    def _never_established(self) -> None:
+        if not self.established.done():
+            self.established.set_exception(ConnectionError(self.reason))
+            # Nobody waits for it any more where connecting itself has failed.
+            self.established.exception()
 
     def abort(self) -> None:
         """Close the socket without waiting for what is still to be written."""
@@ -232,15 +246,12 @@ class Link(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""
-        self._reason = self._reason or f"the connection was lost: {exc or 'closed by the server'}"
+        self.reason = self.reason or f"the connection was lost: {exc or 'closed by the server'}"
         if self._keepalive is not None:
             self._keepalive.end()
-        if not self.established.done():
-            self.established.set_exception(ConnectionError(self._reason))
+        self._never_established()
         events = self.connection.lost()
-        if not self.leaving:
-            self.leaving = True
-            self._owner.link_over(self)
+        self._over()
         for event in events:
             self._take(event)
         self._transport = None
@@ -306,9 +317,9 @@ class Link(asyncio.BufferedProtocol):
 
     def _reset(self, event: Reset) -> None:
         fault = self.connection.error
-        if self._reason or fault is not None:
-            self._reason = self._reason or _broken(fault)
-            error = unavailable(self._reason)
+        if self.reason or fault is not None:
+            self.reason = self.reason or _broken(fault)
+            error = unavailable(self.reason)
         else:
             error = error_of_reset(event.code)
         _call(event).finish(error)
@@ -329,6 +340,8 @@ class Link(asyncio.BufferedProtocol):
         self.leave()
 
     def _lost(self, event: Lost) -> None:
+        if event.error.__cause__ is not None:
+            logger.error("a defect of ours broke a connection", exc_info=event.error.__cause__)
         self.close(_broken(event.error))
 
 

@@ -168,7 +168,7 @@ class Subchannel:
 
     def _ready(self, link: Link) -> None:
         if link.leaving:
-            self._failed("the server closed the connection at once")
+            self._failed(link.reason or "the server closed the connection at once")
             return
         self.state, self._current, self.error = State.READY, link, ""
         self._failures = 0
