@@ -165,7 +165,7 @@ class StreamRequest(LaneStream):
 
     def give_way(self, timeout_s: float) -> None:
         """Let the loop take what waits for it, if it was told and had no chance to look yet."""
-        if self.posted:
+        if self.posted and len(self.messages) > 1:
             gate = self._gate = Gate()
             if self.posted and not self.cancelled:
                 gate.wait(timeout_s)
