@@ -94,18 +94,23 @@ def test_a_corrupt_new_version_leaves_the_old_one_answering(
     assert index[0].reason != ""
 
 
+def threads() -> int:
+    """Threads but those of the pool for repository calls, which grows to its bound as it likes."""
+    return sum(not thread.name.startswith("penstock-admin") for thread in threading.enumerate())
+
+
 def test_threads_and_descriptors_return_after_reloads(running: Running, tmp_path: Path) -> None:
     """Thirty reloads leave as many threads and open files as there were."""
     process = psutil.Process()
     with Client(running.target) as client:
         client.load("adder")
-        before = (threading.active_count(), process.num_fds())
+        before = (threads(), process.num_fds())
         for value in range(30):
             write(tmp_path, value)
             client.load("adder")
         deadline = time.monotonic() + 10
-        while threading.active_count() > before[0] and time.monotonic() < deadline:
+        while threads() > before[0] and time.monotonic() < deadline:
             time.sleep(0.05)
 
-    assert threading.active_count() <= before[0]
+    assert threads() <= before[0]
     assert process.num_fds() <= before[1] + 2
