@@ -26,7 +26,7 @@ from tests.http2.core import (
 
 from penstock.transport.http2.answers import OK_TRAILERS
 from penstock.transport.http2.events import Ended, Lost, Message, Opened, Request, Room
-from penstock.transport.http2.flow import credit_due, credit_for_message
+from penstock.transport.http2.flow import MESSAGE_COST, credit_due, credit_for_message
 from penstock.transport.http2.frames import (
     DATA,
     MAX_WINDOW,
@@ -275,15 +275,14 @@ def test_credit_goes_back_when_the_application_has_consumed() -> None:
         connection.feed(data(1, prefixed(bytes(9_995))), NOW_NS)
 
     before = credit(connection, 1)
-    connection.consumed(stream, 4 * 9_995)
-    half = credit(connection, 1)
-    connection.consumed(stream, 5 * 9_995)
-    connection.consumed(stream, 1_000)
-    rest = credit(connection, 1)
+    given_back = []
+    for _ in range(10):
+        connection.consumed(stream, 9_995)
+        given_back.append(credit(connection, 1))
 
-    assert before == half == 0
-    assert rest == 90_000
-    assert stream.recv_window == 100_000
+    assert before == 0
+    assert [size > 0 for size in given_back] == [False] * 5 + [True] + [False] * 4
+    assert stream.recv_window + stream.held + 3 * (9_995 + MESSAGE_COST) == 100_000
 
 
 def test_a_large_message_gets_its_window_at_once_and_only_once() -> None:
@@ -311,6 +310,26 @@ def test_the_window_of_the_connection_is_kept_open() -> None:
 
     assert 200_000 - connection.recv_window + sum(given_back) == 20 * 15_000
     assert len([size for size in given_back if size]) == 2
+
+
+def test_messages_that_nobody_consumes_close_the_window_of_the_connection() -> None:
+    """What waits is bounded for all streams together; consumed or dropped, it is let go."""
+    connection = connected(connection_held=300_000, connection_window=65_535)
+    first, second = open_stream(connection, 1), open_stream(connection, 3)
+    empty = prefixed(b"") * 1_000
+
+    for _ in range(4):
+        connection.feed(data(1, empty) + data(3, empty), NOW_NS)
+    waiting = credit(connection, 0)
+    connection.reset(first, ErrorCode.CANCEL)
+    still = credit(connection, 0)
+    for _ in range(2_000):
+        connection.consumed(second, 0)
+    given_back = credit(connection, 0)
+
+    assert (waiting, still) == (0, 0)
+    assert given_back == 40_000
+    assert connection.recv_window == 65_535
 
 
 @given(st.integers(1, MAX_WINDOW), st.integers(0, MAX_WINDOW), st.integers(-100, MAX_WINDOW))

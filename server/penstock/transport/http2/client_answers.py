@@ -13,6 +13,7 @@ from penstock.transport.http2.compression import MessageError
 from penstock.transport.http2.connection import Connection
 from penstock.transport.http2.events import Message
 from penstock.transport.http2.faults import ConnectionFault
+from penstock.transport.http2.flow import MESSAGE_COST
 from penstock.transport.http2.frames import (
     END_HEADERS,
     END_STREAM,
@@ -204,7 +205,7 @@ class Answers(Connection):
             if compressed or end > stop or length > most:
                 break
             events.append(Message(stream, data[position + 5 : end]))
-            held += length
+            held += length + MESSAGE_COST
             position = end
         taken = position - start
         if not taken:
@@ -213,6 +214,8 @@ class Answers(Connection):
         stream.recv_window -= taken
         if stream.held_back:
             stream.held += held
+            stream.waiting += held
+            self._held += held
         if stream.recv_window < 0:
             self._stream_fault(stream_id, ErrorCode.FLOW_CONTROL_ERROR, "window_overruns")
         elif position < stop:
@@ -226,10 +229,9 @@ class Answers(Connection):
         del stream, message, ends
         return False
 
-    def _deliver(self, stream: Stream, message: Buffer) -> None:
-        super()._deliver(stream, message)
-        if not stream.held_back:  # type: ignore[attr-defined]
-            stream.held = 0
+    def _hold(self, stream: Stream, size: int) -> None:
+        if stream.held_back:  # type: ignore[attr-defined]
+            super()._hold(stream, size)
 
     def _peer_ended(self, stream: Stream) -> None:
         self._give_up(stream, UNKNOWN, "the response ended without trailers")

@@ -7,7 +7,7 @@ from penstock.transport.http2.compression import MessageError
 from penstock.transport.http2.control import Control
 from penstock.transport.http2.events import Ended, Message, Opened, Request
 from penstock.transport.http2.faults import ConnectionFault
-from penstock.transport.http2.flow import credit_due, credit_for_message
+from penstock.transport.http2.flow import MESSAGE_COST, credit_due, credit_for_message
 from penstock.transport.http2.frames import (
     DATA,
     DEFAULT_WINDOW,
@@ -37,6 +37,7 @@ class Content(Control):
         "_content_ends",
         "_content_left",
         "_content_stream",
+        "_held",
         "_quick_size",
         "_skip_left",
         "recv_window",
@@ -48,6 +49,8 @@ class Content(Control):
         # Of a DATA frame that is one message, which needs no accounts if the stream ends with it.
         longest = min(limits.message_size, LARGE)
         self._quick_size = min(PREFIX.size + longest, limits.stream_window)
+        # What waits for the application, on all streams.
+        self._held = 0
         # The DATA frame that is being taken in: its bytes of messages, then those to pass over.
         self._content_left = 0
         self._content_stream: Stream | None = None
@@ -55,14 +58,17 @@ class Content(Control):
         self._skip_left = 0
 
     def consumed(self, stream: Stream, size: int) -> None:
-        """The application is done with so many bytes of messages: the peer may send as many."""
-        if stream.assembler is None or stream.state & HALF_CLOSED_REMOTE:
+        """The application is done with a message of so many bytes: the peer may send as many."""
+        if stream.assembler is None:
             return
-        stream.held = held = max(0, stream.held - size)
+        stream.held = held = max(0, stream.held - size - MESSAGE_COST)
+        self._let_go(stream, min(size, LARGE) + MESSAGE_COST)
         base = self._stream_window
         # As `credit_due` says, but this runs for every streamed message.
-        if base - held - stream.recv_window >= base >> 1:
+        if base - held - stream.recv_window >= base >> 1 and not stream.state & HALF_CLOSED_REMOTE:
             self._give_credit(stream)
+        if self.recv_window < self.limits.connection_window >> 1:
+            self._top_up()
 
     def _assembler(self, stream: Stream) -> Assembler:
         """What puts together the messages that come on this stream."""
@@ -126,7 +132,7 @@ class Content(Control):
             if stream.recv_window < 0 or not assembler.idle():
                 stream.recv_window += len(message) + PREFIX.size
                 return False
-            stream.held += len(message)
+            self._hold(stream, len(message))
         elif not ends:
             return False
         if not ends:
@@ -230,8 +236,26 @@ class Content(Control):
             self._content(b"", 0, 0)
 
     def _deliver(self, stream: Stream, message: Buffer) -> None:
-        stream.held += len(message)
+        self._hold(stream, len(message))
         self._events.append(Message(stream, message))
+
+    def _hold(self, stream: Stream, size: int) -> None:
+        """A message of this size waits for the application now."""
+        stream.held += size + MESSAGE_COST
+        # A large one was asked for, see `Limits.reserve`.
+        counted = min(size, LARGE) + MESSAGE_COST
+        stream.waiting += counted
+        self._held += counted
+
+    def _let_go(self, stream: Stream, size: int) -> None:
+        size = min(size, stream.waiting)
+        stream.waiting -= size
+        self._held -= size
+
+    def _drop(self, stream: Stream) -> None:
+        if stream.assembler is not None:
+            self._let_go(stream, stream.waiting)
+        super()._drop(stream)
 
     def _end_content(self, stream: Stream) -> None:
         if stream.closed:
@@ -268,6 +292,8 @@ class Content(Control):
                 ErrorCode.FLOW_CONTROL_ERROR,
                 f"{-self.recv_window} bytes beyond the window of the connection",
             )
+        if self._held > self.limits.connection_held:
+            return
         credit = max(self.limits.connection_window, DEFAULT_WINDOW) - self.recv_window
         self.recv_window += credit
         self._put_control(window_update(0, credit))

@@ -7,11 +7,15 @@ the window, so that it costs a frame per half and not per message.
 
 from penstock.transport.http2.frames import MAX_WINDOW
 
+MESSAGE_COST = 128
+"""Bytes that a message which waits for the application counts for beside its own: even an empty
+one takes memory."""
+
 
 def credit_due(base: int, held: int, window: int) -> int:
     """What to give back to the peer of a stream now; 0 while it is not worth a frame.
 
-    `held` bytes lie with the application; `window` is what the peer may still send.
+    `held` bytes wait for the application; `window` is what the peer may still send.
     """
     due = base - held - window
     return due if due > 0 and due >= base >> 1 else 0

@@ -54,6 +54,9 @@ class Limits:
     """Asked before the memory of a large message is taken; False refuses the call."""
     release: Callable[[int], None] = field(default=_ignore)
     """Told when a message that was reserved for will not be delivered."""
+    connection_held: int = 64 * MIB
+    """Bytes of messages of all streams that wait for the application, beyond which the window of
+    the connection is not kept open any more."""
     high_water: int = 256 * KIB
     """Unsent bytes of one stream above which its producer should wait for `Room`."""
     low_water: int = 64 * KIB

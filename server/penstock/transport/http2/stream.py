@@ -125,9 +125,10 @@ class Stream:
     `send_window` is what may be sent on it now, negative after a cut by SETTINGS; `unsent` the
     bytes that wait in `pending`; `trailers` the header block that follows them, empty where the
     last DATA frame ends the stream. `recv_window` is what the peer may send, `held` the bytes of
-    messages that the application has not consumed; `expected` what is left of a content-length;
-    `opened_at` where its `Opened` stands in a read's events. Most streams live for one message each
-    way, so what only the others need is set by `receive_slowly` and `send_slowly`.
+    messages that the application has not consumed (`waiting` is their share of what the connection
+    may hold); `expected` what is left of a content-length; `opened_at` where its `Opened` stands in
+    a read's events. Most streams live for one message each way, so what only the others need is set
+    by `receive_slowly` and `send_slowly`.
     """
 
     __slots__ = (
@@ -149,6 +150,7 @@ class Stream:
         "state",
         "trailers",
         "unsent",
+        "waiting",
     )
 
     def __init__(self, connection: Any, stream_id: int, head: Any, send_window: int) -> None:
@@ -168,7 +170,7 @@ class Stream:
     def receive_slowly(self, recv_window: int, assembler: Assembler) -> Assembler:
         """Prepare for more than one whole message: the window is kept from here on."""
         self.recv_window = recv_window
-        self.held = 0
+        self.held = self.waiting = 0
         self.assembler = assembler
         return assembler
 
