@@ -41,15 +41,17 @@ class Keepalive:
         self._timer.cancel()
 
     def _look(self) -> None:
-        if self._asked_ns is not None and self.heard_ns < self._asked_ns:
+        now = time.monotonic_ns()
+        asked_ns = self._asked_ns
+        if asked_ns is not None and self.heard_ns >= asked_ns:
+            asked_ns = self._asked_ns = None
+        if asked_ns is not None and now - asked_ns >= self._answer_s * _NS:
             self._watched.close(f"the server did not answer a ping within {self._answer_s:g} s")
             return
-        self._asked_ns = None
-        after_s = self._interval_s - (time.monotonic_ns() - self.heard_ns) / _NS
-        if after_s <= 0 and self._watched.busy():
-            self._asked_ns = time.monotonic_ns()
-            self._watched.ping()
-            after_s = self._answer_s
-        elif after_s <= 0:
-            after_s = self._interval_s
+        after_s = self._interval_s - (now - self.heard_ns) / _NS
+        if after_s <= 0:
+            after_s = min(self._interval_s, self._answer_s)
+            if asked_ns is None and self._watched.busy():
+                self._asked_ns = now
+                self._watched.ping()
         self._timer = self._loop.call_later(after_s, self._look)
