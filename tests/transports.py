@@ -1,5 +1,6 @@
 """The transports that a server can be told to use: for tests of what holds on all of them."""
 
+import os
 from dataclasses import fields
 
 from penstock.config import FlagInfo, ServerOptions
@@ -11,6 +12,14 @@ def _choices() -> tuple[str, ...]:
             info: FlagInfo = option.metadata["flag"]
             return info.choices
     raise LookupError("ServerOptions has no option `transport`")
+
+
+VARIABLE = "PENSTOCK_TRANSPORT"
+
+
+def chosen() -> str:
+    """The transport of this run's servers."""
+    return os.environ.get(VARIABLE, ServerOptions().transport)
 
 
 TRANSPORTS: tuple[str, ...] = _choices()

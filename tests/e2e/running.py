@@ -7,6 +7,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.transports import chosen
+
 from penstock.app import serve
 from penstock.config import ServerOptions
 from penstock.drain import StopRequest
@@ -84,6 +86,7 @@ def options(repositories: Sequence[Path], **more: object) -> ServerOptions:
         "model_repository": tuple(str(path) for path in repositories),
         "grpc_address": ("127.0.0.1",),
         "grpc_port": 0,
+        "transport": chosen(),
         "metrics_address": "127.0.0.1",
         "metrics_port": 0,
         "exit_on_error": False,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.transports import chosen
 
 from penstock.cli.main import main
 from penstock.config import ServerOptions
@@ -45,7 +46,11 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         (root / name / "1" / "model.py").write_text(code)
     shutil.copytree(ROOT / "examples" / "models" / "repeat", root / "repeat")
     options = ServerOptions(
-        model_repository=(str(root),), grpc_address=("127.0.0.1",), grpc_port=0, metrics_port=0
+        model_repository=(str(root),),
+        transport=chosen(),
+        grpc_address=("127.0.0.1",),
+        grpc_port=0,
+        metrics_port=0,
     )
     with BackgroundServer(options) as server:
         yield server.grpc_address

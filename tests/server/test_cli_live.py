@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.transports import chosen
 
 from penstock.cli.main import main
 from penstock.cli.serve import with_source
@@ -42,6 +43,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         model_repository=(str(root),),
         model_control_mode="explicit",
         load_model=("*",),
+        transport=chosen(),
         grpc_address=("127.0.0.1",),
         grpc_port=0,
         metrics_port=0,
@@ -239,7 +241,9 @@ def test_a_python_file_is_served_with_the_modules_beside_it(tmp_path: Path) -> N
     code = DOUBLE.replace("* 2", "* FACTOR") + "\ndef other(X: FP32[1]) -> FP32[1]:\n    return X\n"
     file = tmp_path / "tenfold.py"
     file.write_text("from factor import FACTOR\n" + MODEL.format(code=code))
-    plain = ServerOptions(grpc_address=("127.0.0.1",), grpc_port=0, metrics_port=0)
+    plain = ServerOptions(
+        transport=chosen(), grpc_address=("127.0.0.1",), grpc_port=0, metrics_port=0
+    )
 
     answers = []
     for source, shape in ((str(file), (1, 1)), (f"{file}:other", (1,))):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 from tests.server_process import write_model
+from tests.transports import chosen
 
 from penstock.config import ServerOptions
 from penstock.embedded import BackgroundServer
@@ -33,6 +34,7 @@ def options(root: Path, **more: Any) -> ServerOptions:
     """A server on the loopback with free ports."""
     return ServerOptions(
         model_repository=(str(root),),
+        transport=chosen(),
         grpc_address=("127.0.0.1",),
         grpc_port=0,
         metrics_address="127.0.0.1",

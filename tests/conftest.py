@@ -1,0 +1,21 @@
+"""One parameter for the whole suite: the transport of every server that a test starts.
+
+pytest --transport http2
+"""
+
+import os
+
+import pytest
+from tests.transports import TRANSPORTS, VARIABLE
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The parameter; without it the server's own default is tested."""
+    parser.addoption("--transport", choices=TRANSPORTS, help="transport of the servers under test")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Servers in processes of their own inherit the choice; others ask `tests.transports`."""
+    chosen = config.getoption("--transport")
+    if chosen:
+        os.environ[VARIABLE] = chosen
