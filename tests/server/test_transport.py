@@ -1,12 +1,12 @@
-"""The grpcio transport carries bytes, statuses, deadlines and cancellations, and nothing else."""
+"""Every transport carries bytes, statuses, deadlines and cancellations, and nothing else."""
 
 import asyncio
 import socket
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 import grpc.aio
@@ -14,8 +14,10 @@ import pytest
 
 from penstock.status import Answer
 from penstock.transport.addresses import listen_addresses
-from penstock.transport.base import Call, Method, Refusal
+from penstock.transport.base import Call, Method, Refusal, Transport
 from penstock.transport.grpcio import GrpcioOptions, GrpcioTransport
+from penstock.transport.http2.options import Http2Options
+from penstock.transport.http2.server import Http2Transport
 from penstock_runtime.errors import FailedPrecondition, ResourceExhausted, Status
 
 UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
@@ -63,16 +65,35 @@ METHODS = (
 )
 
 
-@asynccontextmanager
-async def serving(
-    *methods: Method, addresses: tuple[str, ...] = ("127.0.0.1:0",), **options: Any
-) -> AsyncIterator[Sequence[str]]:
-    """A transport that serves; its addresses."""
-    transport = GrpcioTransport(methods or METHODS, GrpcioOptions(addresses, **options))
-    try:
-        yield await transport.start()
-    finally:
-        await transport.stop(0)
+class Serve(Protocol):
+    """Serves methods for the time of a block."""
+
+    def __call__(
+        self, *methods: Method, addresses: tuple[str, ...] = ("127.0.0.1:0",), **options: Any
+    ) -> AbstractAsyncContextManager[Sequence[str]]:
+        """The addresses that are served; those of this module without any methods."""
+
+
+@pytest.fixture(params=["grpcio", "http2"])
+def serving(request: pytest.FixtureRequest) -> Serve:
+    """A transport of each kind."""
+
+    @asynccontextmanager
+    async def serve(
+        *methods: Method, addresses: tuple[str, ...] = ("127.0.0.1:0",), **options: Any
+    ) -> AsyncIterator[Sequence[str]]:
+        served = methods or METHODS
+        transport: Transport
+        if request.param == "grpcio":
+            transport = GrpcioTransport(served, GrpcioOptions(addresses, **options))
+        else:
+            transport = Http2Transport(served, Http2Options(addresses, **options))
+        try:
+            yield await transport.start()
+        finally:
+            await transport.stop(0)
+
+    return serve
 
 
 @asynccontextmanager
@@ -90,7 +111,7 @@ async def read_all(call: Any, got: list[bytes]) -> None:
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("size", [0, 1, 100_000, 8 << 20])
-async def test_bytes_come_back_as_they_went(size: int) -> None:
+async def test_bytes_come_back_as_they_went(serving: Serve, size: int) -> None:
     """Empty, small, and far above gRPC's usual limit of 4 MiB."""
     data = bytes(size)
     async with serving() as (address,), channel_to(address) as channel:
@@ -102,7 +123,9 @@ async def test_bytes_come_back_as_they_went(size: int) -> None:
 @pytest.mark.asyncio
 @pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])
 @pytest.mark.parametrize("level", ["none", "high"])
-async def test_compression_is_the_clients_choice(compression: Any, level: str) -> None:
+async def test_compression_is_the_clients_choice(
+    serving: Serve, compression: Any, level: str
+) -> None:
     """gzip and deflate are understood, whether or not replies are compressed."""
     data = b"abc" * 100_000
     async with serving(compression_level=level) as (address,), channel_to(address) as channel:
@@ -113,7 +136,7 @@ async def test_compression_is_the_clients_choice(compression: Any, level: str) -
 
 
 @pytest.mark.asyncio
-async def test_a_call_knows_its_method_peer_metadata_and_deadline() -> None:
+async def test_a_call_knows_its_method_peer_metadata_and_deadline(serving: Serve) -> None:
     """And its trailing metadata reaches the client."""
     async with serving() as (address,), channel_to(address) as channel:
         method = channel.unary_unary("/s/Describe")
@@ -130,7 +153,7 @@ async def test_a_call_knows_its_method_peer_metadata_and_deadline() -> None:
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_refusal_is_a_status_with_text_and_metadata(stream: bool) -> None:
+async def test_a_refusal_is_a_status_with_text_and_metadata(serving: Serve, stream: bool) -> None:
     """Code, text (any language) and trailing metadata arrive; a stream keeps what it said."""
     got: list[bytes] = []
     async with serving() as (address,), channel_to(address) as channel:
@@ -149,7 +172,7 @@ async def test_a_refusal_is_a_status_with_text_and_metadata(stream: bool) -> Non
 
 
 @pytest.mark.asyncio
-async def test_a_method_that_is_not_there_is_unimplemented() -> None:
+async def test_a_method_that_is_not_there_is_unimplemented(serving: Serve) -> None:
     """Whatever the service's name."""
     async with serving() as (address,), channel_to(address) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as error:
@@ -159,7 +182,7 @@ async def test_a_method_that_is_not_there_is_unimplemented() -> None:
 
 
 @pytest.mark.asyncio
-async def test_both_sides_of_a_stream_talk_as_they_like() -> None:
+async def test_both_sides_of_a_stream_talk_as_they_like(serving: Serve) -> None:
     """Messages flow both ways, and half-close ends the stream well."""
     async with serving() as (address,), channel_to(address) as channel:
         call = channel.stream_stream("/s/Double")(timeout=30)
@@ -177,7 +200,7 @@ async def test_both_sides_of_a_stream_talk_as_they_like() -> None:
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_cancelled_call_cancels_its_handler(stream: bool) -> None:
+async def test_a_cancelled_call_cancels_its_handler(serving: Serve, stream: bool) -> None:
     """The handler learns it where it waits, and its cleaning up is done."""
     entered, cleaned = asyncio.Event(), asyncio.Event()
 
@@ -208,7 +231,7 @@ async def test_a_cancelled_call_cancels_its_handler(stream: bool) -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_deadline_that_passes_ends_the_handler() -> None:
+async def test_a_deadline_that_passes_ends_the_handler(serving: Serve) -> None:
     """The client gets DEADLINE_EXCEEDED and the server works no more."""
     cleaned = asyncio.Event()
 
@@ -228,7 +251,9 @@ async def test_a_deadline_that_passes_ends_the_handler() -> None:
 
 
 @pytest.mark.asyncio
-async def test_an_aborted_stream_ends_with_its_error_although_the_reader_stalls() -> None:
+async def test_an_aborted_stream_ends_with_its_error_although_the_reader_stalls(
+    serving: Serve,
+) -> None:
     """A writer that hangs in flow control is interrupted; its handler is closed."""
     cleaned = asyncio.Event()
     written = 0
@@ -263,7 +288,9 @@ async def test_an_aborted_stream_ends_with_its_error_although_the_reader_stalls(
 
 
 @pytest.mark.asyncio
-async def test_unix_sockets_and_several_addresses_serve_the_same(tmp_path: Path) -> None:
+async def test_unix_sockets_and_several_addresses_serve_the_same(
+    serving: Serve, tmp_path: Path
+) -> None:
     """Each address answers; a socket file that a killed server left is taken over."""
     path = tmp_path / "s.sock"
     with socket.socket(socket.AF_UNIX) as stale:
@@ -277,7 +304,7 @@ async def test_unix_sockets_and_several_addresses_serve_the_same(tmp_path: Path)
 
 
 @pytest.mark.asyncio
-async def test_a_port_in_use_is_told_in_plain_words() -> None:
+async def test_a_port_in_use_is_told_in_plain_words(serving: Serve) -> None:
     """The port, and the flag that chooses another; nothing is shared by accident."""
     async with serving() as (address,):
         port = address.rpartition(":")[2]
@@ -297,7 +324,9 @@ async def test_a_port_in_use_is_told_in_plain_words() -> None:
         ("unix:/no/such/directory/s", "directory"),
     ],
 )
-async def test_an_address_that_cannot_be_had_is_explained(address: str, part: str) -> None:
+async def test_an_address_that_cannot_be_had_is_explained(
+    serving: Serve, address: str, part: str
+) -> None:
     """The message says what is wrong with the address."""
     with pytest.raises(FailedPrecondition, match=part):
         async with serving(addresses=(address,)):
@@ -305,7 +334,7 @@ async def test_an_address_that_cannot_be_had_is_explained(address: str, part: st
 
 
 @pytest.mark.asyncio
-async def test_more_calls_than_allowed_are_refused_at_once() -> None:
+async def test_more_calls_than_allowed_are_refused_at_once(serving: Serve) -> None:
     """RESOURCE_EXHAUSTED, while those inside go on."""
     release, entered = asyncio.Event(), asyncio.Event()
 

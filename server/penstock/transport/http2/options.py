@@ -16,7 +16,8 @@ S = 1_000_000_000
 @dataclass(frozen=True, slots=True)
 class Http2Options:
     """`addresses` are `host:port` or `unix:/path`; port 0 takes a free one. A limit of 0 means
-    none, but for `max_connections`, where it means as many as there are descriptors.
+    none, or as many as can be: `max_connections` as there are descriptors to spare,
+    `max_concurrent_streams` the limit of the core.
     """
 
     addresses: tuple[str, ...]

@@ -122,7 +122,7 @@ class ServerProtocol(asyncio.BufferedProtocol):
             if type(event) is not Request:
                 on_event[type(event)](event)
                 continue
-            call = event.stream
+            call = _call(event)
             head = call.head
             submit = quick.get(head.path)
             if submit is None:
