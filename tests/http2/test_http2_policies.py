@@ -6,6 +6,7 @@ import resource
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import pytest
 from tests.http2.frames import ACK, MAX_WINDOW, Code, Frame, Setting, Type, ping, window_update
@@ -58,7 +59,7 @@ def test_who_does_not_speak_in_time_is_closed(said: bytes) -> None:
 @pytest.mark.parametrize("path", ["/s/Hang", "/s/HangStream", "/q/Hang"])
 def test_a_peer_that_is_silent_is_pinged_and_then_given_up(path: str) -> None:
     """Its calls are cancelled with it."""
-    options = {"keepalive_time_ms": 100, "keepalive_timeout_ms": 150}
+    options: dict[str, Any] = {"keepalive_time_ms": 100, "keepalive_timeout_ms": 150}
     with serving(**options) as served, RawClient(served.address) as client:
         client.start()
         client.request(1, b"", path)
@@ -72,7 +73,11 @@ def test_a_peer_that_is_silent_is_pinged_and_then_given_up(path: str) -> None:
 
 def test_a_peer_that_answers_pings_stays() -> None:
     """However long it says nothing else."""
-    options = {"keepalive_time_ms": 40, "keepalive_timeout_ms": 40, "max_pings_without_data": 0}
+    options: dict[str, Any] = {
+        "keepalive_time_ms": 40,
+        "keepalive_timeout_ms": 40,
+        "max_pings_without_data": 0,
+    }
     with serving(**options) as served, RawClient(served.address) as client:
         client.start()
         client.request(1, b"", "/q/Hang")
@@ -99,7 +104,7 @@ def test_too_many_pings_end_the_connection_by_name() -> None:
     ("options", "why"),
     [({"max_connection_age_ms": 100}, "max_age"), ({"max_connection_idle_ms": 100}, "max_idle")],
 )
-def test_a_connection_is_retired_in_two_steps(options: dict[str, int], why: str) -> None:
+def test_a_connection_is_retired_in_two_steps(options: dict[str, Any], why: str) -> None:
     """First that no calls should come, then which ones came, and at last the end."""
     with serving(**options) as served, RawClient(served.address) as client:
         client.start()
@@ -119,7 +124,7 @@ def test_a_connection_is_retired_in_two_steps(options: dict[str, int], why: str)
 
 def test_calls_of_an_old_connection_end_with_its_grace() -> None:
     """UNAVAILABLE, which a client may try elsewhere."""
-    options = {"max_connection_age_ms": 100, "max_connection_age_grace_ms": 100}
+    options: dict[str, Any] = {"max_connection_age_ms": 100, "max_connection_age_grace_ms": 100}
     with serving(**options) as served, RawClient(served.address) as client:
         client.start()
         client.request(1, b"", "/s/Hang")
@@ -167,9 +172,11 @@ def test_a_server_without_descriptors_serves_on_and_recovers() -> None:
     with serving() as served, RawClient(served.address) as client, ExitStack() as stack:
         client.start()
         with few_descriptors(12):
-            with pytest.raises(OSError, match="Too many open files"):
-                while True:
+            while True:
+                try:
                     stack.enter_context(RawClient(served.address))
+                except OSError:
+                    break
             assert client.call(1, b"x").messages == [b"x"]
         stack.close()
         assert client.call(3, b"y").messages == [b"y"]
@@ -182,7 +189,7 @@ def test_a_server_without_descriptors_serves_on_and_recovers() -> None:
 
 def test_a_reader_that_takes_nothing_off_its_socket_is_given_up() -> None:
     """Windows wide open and a socket that is never read: nothing piles up, and then it ends."""
-    options = {"stream_stall_s": 0.3}
+    options: dict[str, Any] = {"stream_stall_s": 0.3}
     with serving(**options) as served, RawClient(served.address, source_buffer=4096) as client:
         client.start((Setting.INITIAL_WINDOW_SIZE, MAX_WINDOW))
         client.send(window_update(0, MAX_WINDOW - 65_535))
@@ -196,7 +203,7 @@ def test_a_reader_that_takes_nothing_off_its_socket_is_given_up() -> None:
 
 def test_a_reader_that_opens_no_window_loses_its_stream_alone() -> None:
     """Other calls of the connection are answered as ever."""
-    options = {"stream_stall_s": 0.3}
+    options: dict[str, Any] = {"stream_stall_s": 0.3}
     with serving(**options) as served, RawClient(served.address) as client:
         client.start()
         client.send(window_update(0, 1 << 20))

@@ -115,9 +115,9 @@ def test_old_versions_of_tls_are_refused(kind: str, certificates: Certificates) 
     old = client_context(certificates)
     old.set_alpn_protocols(["h2"])
     old.set_ciphers("ALL:@SECLEVEL=0")
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="TLSv1"):
         old.minimum_version = ssl.TLSVersion.TLSv1
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="TLSv1"):
         old.maximum_version = ssl.TLSVersion.TLSv1_1
 
     with serving(kind, tls=certificates.files()) as served, pytest.raises((ssl.SSLError, OSError)):

@@ -137,16 +137,16 @@ def test_pings_that_keep_their_distance_are_welcome() -> None:
     )
     permitted.calls = 0
 
-    assert not any([patient.ping(number) for number in range(9)])
-    assert any([alone.ping(number) for number in range(9)])
-    assert not any([permitted.ping(number) for number in range(9)])
+    assert not any(patient.ping(number) for number in range(9))
+    assert any(alone.ping(number) for number in range(9))
+    assert not any(permitted.ping(number) for number in range(9))
 
 
 def test_any_number_of_strikes_may_be_allowed() -> None:
     """0 means that."""
     peer = Peer(max_ping_strikes=0)
 
-    assert not any([peer.ping(0) for _ in range(100)])
+    assert not any(peer.ping(0) for _ in range(100))
 
 
 def test_watches_are_looked_at_often_enough_for_the_shortest_time() -> None:

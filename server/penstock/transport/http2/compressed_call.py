@@ -26,7 +26,7 @@ class CompressingCall(ServerCall):
     def reply(self, message: Message) -> None:
         """End the call with this message and status OK."""
         encoding = self._encoding()
-        whole = b"".join(message) if type(message) is tuple else message
+        whole = b"".join(message) if isinstance(message, tuple) else bytes(message)
         size = len(whole)
         if encoding is None or size < COMPRESS_FROM:
             super().reply(message)

@@ -193,8 +193,8 @@ class ServerProtocol(asyncio.BufferedProtocol):
                 transport.writelines(chunks)
         if link.rooms:
             rooms, link.rooms = link.rooms, []
-            for call in rooms:
-                call.make_room()
+            for stream in rooms:
+                cast(ServerCall, stream).make_room()
         if self._waiters and not link.out:
             self._wake()
         if self._paused_ns is not None and self._reading and len(link.streams) > MANY_CALLS:
@@ -302,10 +302,10 @@ class ServerProtocol(asyncio.BufferedProtocol):
                 hub.counts["stalled_connections"] += 1
                 self.abort()
             return
-        for call in self.link.stalled(now_ns, stall_ns):
+        for stream in self.link.stalled(now_ns, stall_ns):
             hub.counts["stalled_streams"] += 1
-            self.link.reset(call, ErrorCode.CANCEL)
-            call.gone()
+            self.link.reset(stream, ErrorCode.CANCEL)
+            cast(ServerCall, stream).gone()
         if self.link.out:
             self.flush()
 
@@ -319,7 +319,7 @@ class ServerProtocol(asyncio.BufferedProtocol):
 
     def cut(self) -> None:
         """End all calls and the connection."""
-        for call in list(self.link.streams.values()):
+        for call in self._calls():
             call.cut(UNAVAILABLE, CUT_OFF)
         self.close(ErrorCode.NO_ERROR, "")
 
@@ -327,11 +327,14 @@ class ServerProtocol(asyncio.BufferedProtocol):
         """Say why, and nothing more."""
         if self._closed_ns is None and not self.link.closing:
             self._hub.counts["goaways"] += 1
-            calls = list(self.link.streams.values())
+            calls = self._calls()
             self.link.close(code, text)
             for call in calls:
                 call.gone()
         self.flush()
+
+    def _calls(self) -> list[ServerCall]:
+        return [cast(ServerCall, stream) for stream in self.link.streams.values()]
 
     def abort(self) -> None:
         """Let go of the socket at once."""
