@@ -25,9 +25,10 @@ Clock = Callable[[], int]
 Work = Batch | list[Pending]
 """A batch, or requests to execute one by one."""
 
-# A transport ends a call at its deadline too, and its clock may be a moment ahead of ours: a
-# cancellation so close to the deadline is an expiry.
-DEADLINE_SLACK_NS = 10_000_000
+# The caller's clock is ahead of ours by as long as the request travelled, and whoever expires
+# cancels: a cancellation in the last tenth of a caller's time (of so many nanoseconds at least and
+# at most) is an expiry.
+MIN_SLACK_NS, MAX_SLACK_NS = 10_000_000, 250_000_000
 
 # Executions this short are cheaper than what goes on around each of them: an instance takes several
 # at once, up to so many and so long, and wakes the event loop once for all.
@@ -109,8 +110,7 @@ class BatchScheduler:
         if not waiting:
             return
         now = self._clock()
-        late = pending.deadline_ns is not None and now + DEADLINE_SLACK_NS >= pending.deadline_ns
-        error = expired_deadline(pending, now) if late else cancelled_error()
+        error = expired_deadline(pending, now) if _expired(pending, now) else cancelled_error()
         self._bury([Dead(pending, error)], now)
 
     # -- to the instances ------------------------------------------------------------------------
@@ -243,6 +243,15 @@ class BatchScheduler:
 
     def __repr__(self) -> str:
         return f"<BatchScheduler {self._batcher!r}, {self._unanswered} unanswered>"
+
+
+def _expired(pending: Pending, now: int) -> bool:
+    """Whether a request that was cancelled now was cancelled because its time was over."""
+    deadline = pending.deadline_ns
+    if deadline is None:
+        return False
+    tenth = (deadline - pending.arrived_ns) // 10
+    return now + min(max(tenth, MIN_SLACK_NS), MAX_SLACK_NS) >= deadline
 
 
 def _fail(pending: Pending, error: PenstockError) -> None:

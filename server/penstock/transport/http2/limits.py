@@ -70,8 +70,10 @@ class Limits:
     remembered_streams: int = 1_000
     """Streams that ended by RST_STREAM whose late frames are still told from wrong ones."""
 
-    resets: Rate = field(default=Rate(200, 200))
-    """Streams reset before they were answered: by the peer, or by us for the peer's fault."""
+    resets: Rate = field(default=Rate(5_000, 1_000))
+    """Streams reset before they were answered: by the peer, or by us for the peer's fault. An
+    honest client resets every call whose deadline passes, so an overloaded server sees thousands
+    at once; each costs us less than a call that is answered."""
     refused_streams: Rate = field(default=Rate(1_000, 200))
     """Streams beyond `max_concurrent_streams`."""
     settings: Rate = field(default=Rate(100, 20))
@@ -82,8 +84,9 @@ class Limits:
     """DATA frames of ours below `tiny` bytes that a small window cut off."""
     empty_frames: Rate = field(default=Rate(100, 100))
     """DATA or CONTINUATION frames that carry nothing and end nothing."""
-    fragments: Rate = field(default=Rate(2_000, 2_000))
-    """DATA frames below `tiny` bytes that end neither a message nor a stream."""
+    fragments: Rate = field(default=Rate(20_000, 20_000))
+    """DATA frames below `tiny` bytes that end neither a message nor a stream: there are clients
+    that send the five bytes before a message in a frame of their own."""
     ignored_frames: Rate = field(default=Rate(1_000, 1_000))
     """PRIORITY and unknown frames, and frames of streams that are closed."""
     tiny: int = 64
