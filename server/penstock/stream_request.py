@@ -205,12 +205,19 @@ class StreamRequest(LaneStream):
         self._uncount(sizes)
         self.responses += len(chunk)
         self.sent_bytes += total
-        gate = self._gate
-        # Half empty before the producer is woken: one wake-up for many responses, not for each.
-        if gate is not None and len(messages) <= UNSENT_LIMIT // 2:
-            self._gate = None
-            gate.open()
         return chunk
+
+    @property
+    def awaited(self) -> bool:
+        """Whether the producer waits, and there is room for it to go on."""
+        # Half empty before it is woken: one wake-up for many responses, not for each.
+        return self._gate is not None and len(self.messages) <= UNSENT_LIMIT // 2
+
+    def let_go(self) -> None:
+        """Let the producer go on."""
+        gate, self._gate = self._gate, None
+        if gate is not None:
+            gate.open()
 
     def _uncount(self, sizes: list[int]) -> None:
         if sizes and max(sizes) > UNCOUNTED_BYTES:
@@ -234,6 +241,4 @@ class StreamRequest(LaneStream):
         if not self.ended:
             self.cancel()
         self.forget()
-        gate, self._gate = self._gate, None
-        if gate is not None:
-            gate.open()
+        self.let_go()

@@ -33,11 +33,13 @@ class StreamSession:
     """The state of one stream. Lives on the loop; producers reach it through their requests."""
 
     __slots__ = (
+        "_awaited",
         "_call",
         "_deadline_ns",
         "_draining",
         "_failure",
         "_flushing",
+        "_full",
         "_headers",
         "_interrupted",
         "_news",
@@ -64,6 +66,7 @@ class StreamSession:
         self._open: set[StreamRequest] = set()
         self._order: deque[StreamRequest] = deque()
         self._ready: deque[StreamRequest] = deque()
+        self._awaited: list[StreamRequest] = []
         self._pressure = Pressure(shop.limits.max_unsent_bytes)
         stall = StallWatch(call, shop.limits.stall_s, self._pressure)
         self._writer = StreamWriter(call, stall, self._flush, self._stop)
@@ -71,6 +74,7 @@ class StreamSession:
         self._news: asyncio.Future[None] | None = None
         self._failure: BaseException | None = None
         self._flushing = False
+        self._full = False
         self._reading = False
         self._interrupted = False
         self._draining = False
@@ -129,7 +133,9 @@ class StreamSession:
             if admitting is not None:
                 await admitting
             while (len(self._open) >= most or self._pressure.over) and not self._ending:
+                self._full = True
                 await self._changed()
+            self._full = False
 
     @property
     def _ending(self) -> bool:
@@ -144,6 +150,10 @@ class StreamSession:
         news, self._news = self._news, None
         if news is not None and not news.done():
             news.set_result(None)
+
+    def _wake_if_due(self) -> None:
+        if self._full or not self._open:
+            self._wake()
 
     def _interrupt(self) -> None:
         """Let the task see that the stream is to end."""
@@ -224,11 +234,19 @@ class StreamSession:
                 break
             # Told before the last is written, the task ends the call in the same turn of the loop,
             # and the transport need not write twice.
-            self._wake()
+            self._wake_if_due()
             if batch:
                 self._writer.write(batch)
         self._flushing = False
-        self._wake()
+        self._wake_if_due()
+        if self._awaited:
+            # Not before the transport has written: a producer that goes on takes the interpreter.
+            asyncio.get_running_loop().call_soon(self._let_go)
+
+    def _let_go(self) -> None:
+        awaited, self._awaited = self._awaited, []
+        for request in awaited:
+            request.let_go()
 
     def _gather(self) -> list[bytes]:
         """What the requests have to say, in turns, up to a bound."""
@@ -252,6 +270,8 @@ class StreamSession:
         # Looked at first: what is there once it has ended is all there is.
         ended = request.ended
         batch += request.take(_TURN - len(batch), room)
+        if request.awaited:
+            self._awaited.append(request)
         if request.messages:
             self.changed(request)
         elif ended:
