@@ -19,12 +19,16 @@ Check = Callable[[Sequence[Outcome]], None]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A job, what its outcome must be, and whether the server has to compress what it sends."""
+    """A job, what its outcome must be, and whether the server has to compress what it sends.
+
+    `then` is a job that succeeds right after, because nothing of the first one goes on.
+    """
 
     name: str
     job: Job
     check: Check
     compressing: bool = False
+    then: Job | None = None
 
 
 def _only(outcomes: Sequence[Outcome], code: int = OK) -> Outcome:
@@ -161,6 +165,9 @@ def _metadata(outcomes: Sequence[Outcome]) -> None:
 
 _SLOW = request("slow", numbers(5000))
 _ENDLESS = repeat_request("endless", numbers(*range(1000)), 20)
+# Both models have one instance: these are answered in time only if it does nothing else any more.
+_AFTER_SLOW = Job(requests=(request("slow", numbers(1)),), timeout_ms=2500)
+_AFTER_ENDLESS = Job("stream", (repeat_request("after", numbers(1)),), timeout_ms=5000)
 
 CASES: tuple[Case, ...] = (
     Case("unary", Job(requests=(request("echo", numbers(1, -2, 3), "one"),)), _unary),
@@ -188,9 +195,19 @@ CASES: tuple[Case, ...] = (
         Job("stream", (request("busy", numbers(1)), request("echo", numbers(1), "good"))),
         _in_band,
     ),
-    Case("deadline", Job(requests=(_SLOW,), timeout_ms=400), _late),
-    Case("stream deadline", Job("stream", (_ENDLESS,), timeout_ms=600), _late_stream),
-    Case("cancel", Job("stream", (_ENDLESS,), cancel_after=3), _cancelled),
+    Case("deadline", Job(requests=(_SLOW,), timeout_ms=400), _late, then=_AFTER_SLOW),
+    Case(
+        "stream deadline",
+        Job("stream", (_ENDLESS,), timeout_ms=600),
+        _late_stream,
+        then=_AFTER_ENDLESS,
+    ),
+    Case(
+        "cancel",
+        Job("stream", (_ENDLESS,), cancel_after=3),
+        _cancelled,
+        then=_AFTER_ENDLESS,
+    ),
     Case("large", Job(requests=(request("echo", LARGE, "large"),)), _large),
     Case("large stream", Job("stream", (request("echo", LARGE, "large"),)), _large),
     Case(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from google.protobuf import json_format
+from tests.interop.table import Met
 
 from penstock_protos.inference import ModelInferRequest, ModelInferResponse
 
@@ -102,22 +103,8 @@ def trailers_of(metadata: Sequence[tuple[str, str | bytes]] | None) -> dict[str,
     }
 
 
-class Client(Protocol):
+class Client(Met, Protocol):
     """A foreign client. It knows nothing of the checks."""
-
-    @property
-    def name(self) -> str:
-        """What the table calls it."""
-
-    @property
-    def unable(self) -> Mapping[str, str]:
-        """Cases that it cannot do, each with the reason."""
-
-    def missing(self) -> str:
-        """Why it cannot run on this machine; "" if it can."""
-
-    def version(self) -> str:
-        """The version of the library or tool."""
 
     def run(self, place: Place, job: Job, scratch: Path) -> list[Outcome]:
         """Do the job; `scratch` is an empty folder for its files."""

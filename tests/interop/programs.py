@@ -38,13 +38,14 @@ class Program:
 
     def version(self) -> str:
         """What the program says of itself."""
-        return self._run(("--version",), "").strip()
+        return self.output("--version").strip()
 
     def run(self, place: Place, job: Job, scratch: Path) -> list[Outcome]:
         """Start it, give it the job, read what it met."""
-        return read_outcomes(self._run((), job.as_json(place)))
+        return read_outcomes(self.output(text=job.as_json(place)))
 
-    def _run(self, arguments: tuple[str, ...], text: str) -> str:
+    def output(self, *arguments: str, text: str = "") -> str:
+        """What it writes when it is given these arguments, and this text to read."""
         ended = subprocess.run(
             [*self.command, *arguments],
             input=text,
@@ -98,7 +99,7 @@ PROGRAMS: tuple[Program, ...] = (
         "grpclib",
         (sys.executable, str(SOURCES / "python" / "grpclib_client.py")),
         BUILT / "python" / "grpclib",
-        {name: "it has no compression" for name in ("gzip", "gzip stream", "deflate")}
+        dict.fromkeys(("gzip", "gzip stream", "deflate"), "it has no compression")
         | {
             "retry": "it has no retries",
             "error trailers": "it shows no trailers that are gRPC's own",
@@ -115,4 +116,11 @@ PROGRAMS: tuple[Program, ...] = (
             "retry": "it has no retries",
         },
     ),
+)
+
+REFLECTION = Program(
+    "grpcio-reflection",
+    (sys.executable, str(SOURCES / "python" / "reflection_client.py")),
+    BUILT / "python" / "grpc_reflection",
+    environment=PYTHON_ENVIRONMENT,
 )

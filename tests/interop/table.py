@@ -1,10 +1,32 @@
 """The table of who met the server, over what, and how it went."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
+
+import pytest
 
 OK = "ok"
 FAILED = "**failed**"
+
+
+class Met(Protocol):
+    """Whoever can be in the table."""
+
+    @property
+    def name(self) -> str:
+        """What the table calls it."""
+
+    @property
+    def unable(self) -> Mapping[str, str]:
+        """Cases that it cannot do, each with the reason."""
+
+    def missing(self) -> str:
+        """Why it cannot run on this machine; "" if it can."""
+
+    def version(self) -> str:
+        """The version of the library or tool."""
 
 
 @dataclass(slots=True)
@@ -14,9 +36,17 @@ class Table:
     versions: dict[str, str] = field(default_factory=dict)
     verdicts: dict[tuple[str, str, str], str] = field(default_factory=dict)
 
-    def record(self, client: str, transport: str, case: str, verdict: str) -> None:
-        """Note how it went."""
-        self.verdicts[client, transport, case] = verdict
+    @contextmanager
+    def meeting(self, client: Met, transport: str, case: str) -> Iterator[None]:
+        """Note how the block went; it is skipped where the client is not there or not able."""
+        key = (client.name, transport, case)
+        why_not = client.missing() or client.unable.get(case, "")
+        self.verdicts[key] = why_not or FAILED
+        if why_not:
+            pytest.skip(why_not)
+        self.versions.setdefault(client.name, client.version())
+        yield
+        self.verdicts[key] = OK
 
     def markdown(self) -> str:
         """One table per transport: a row for each case, a column for each client; then why cells

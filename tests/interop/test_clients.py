@@ -9,7 +9,7 @@ from tests.interop.grpcio_clients import GrpcioAioClient, GrpcioClient
 from tests.interop.jobs import Client, Place
 from tests.interop.places import Servers
 from tests.interop.programs import PROGRAMS
-from tests.interop.table import FAILED, OK, Table
+from tests.interop.table import Table
 from tests.interop.tools import CurlClient, NghttpClient
 from tests.interop.triton_clients import TritonAioClient, TritonClient
 from tests.interop.wiretap import Wiretap, messages
@@ -34,25 +34,21 @@ def test_a_client_gets_what_the_protocol_promises(
     client: Client, transport: str, case: Case, servers: Servers, table: Table, tmp_path: Path
 ) -> None:
     """The outcome of every case is the one that gRPC and the model say."""
-    why_not = client.missing() or client.unable.get(case.name, "")
-    table.record(client.name, transport, case.name, why_not or FAILED)
-    if why_not:
-        pytest.skip(why_not)
-    table.versions[client.name] = client.version()
-    place = servers.place(transport, "compressing" if case.compressing else "plain")
-
-    if case.compressing or WIRE:
+    with table.meeting(client, transport, case.name):
+        place = servers.place(transport, "compressing" if case.compressing else "plain")
         with Wiretap(place.target) as tap:
-            outcomes = client.run(Place(tap.target), case.job, tmp_path)
-    else:
-        outcomes = client.run(place, case.job, tmp_path)
+            direct = not (case.compressing or WIRE)
+            outcomes = client.run(place if direct else Place(tap.target), case.job, tmp_path)
+            if WIRE:
+                path = Path(WIRE, f"{client.name}-{transport}-{case.name}.txt")
+                path.write_text(tap.dump())
 
-    if WIRE:
-        Path(WIRE, f"{client.name}-{transport}-{case.name}.txt").write_text(tap.dump())
-    case.check(outcomes)
-    if case.compressing:
-        check_compressed(tap)
-    table.record(client.name, transport, case.name, OK)
+        case.check(outcomes)
+        if case.compressing:
+            check_compressed(tap)
+        if case.then is not None:
+            (after,) = GrpcioClient().run(place, case.then, tmp_path)
+            assert after.code == 0, after
 
 
 def check_compressed(tap: Wiretap) -> None:

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import urllib.parse
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -186,27 +186,49 @@ class NghttpClient(_Tool):
 
     def run(self, place: Place, job: Job, scratch: Path) -> list[Outcome]:
         """Call twice: it shows either the header fields or the body."""
+        fields = self.fields(place, job, scratch)
+        assert (":status", "200") in fields, fields
+        return [outcome_of(job, fields, self._call(place, job, scratch))]
+
+    def fields(self, place: Place, job: Job, scratch: Path) -> list[tuple[str, str]]:
+        """The header fields and trailers of all answers."""
+        log = self._call(place, job, scratch, "--verbose", "--null-out").decode()
+        found = (_RECEIVED.search(line) for line in log.splitlines())
+        return [(match[1], match[2]) for match in found if match is not None]
+
+    def _call(self, place: Place, job: Job, scratch: Path, *more: str) -> bytes:
         (body,) = bodies(job)
         (scratch / "request").write_bytes(body)
-        arguments = ["--data", str(scratch / "request"), *self._flags]
+        arguments = ["--data", str(scratch / "request"), *self._flags, *more]
         for name, value in headers(job).items():
             arguments += ["--header", f"{name}: {value}"]
-        log = self._run("--verbose", "--null-out", *arguments, url(place, job)).decode()
-        fields = list(_received_fields(log))
-        assert (":status", "200") in fields, log
-        return [outcome_of(job, fields, self._run(*arguments, url(place, job)))]
-
-    def _run(self, *arguments: str) -> bytes:
-        command = ["nghttp", *arguments]
+        command = ["nghttp", *arguments, url(place, job)]
         ended = subprocess.run(command, capture_output=True, timeout=_TIMEOUT_S, check=True)
         return ended.stdout
 
 
+class H2load(_Tool):
+    """The load generator that comes with nghttp."""
+
+    name = command = "h2load"
+    unable: Mapping[str, str] = {}
+
+    def load(self, place: Place, job: Job, scratch: Path, calls: int) -> str:
+        """Make so many calls on 10 connections, 100 at a time on each; what it says of them."""
+        (body,) = bodies(job)
+        (scratch / "request").write_bytes(body)
+        command = ["h2load", "-n", str(calls), "-c", "10", "-m", "100"]
+        command += ["-d", str(scratch / "request")]
+        for name, value in headers(job).items():
+            command += ["-H", f"{name}: {value}"]
+        ended = subprocess.run(
+            [*command, url(place, job)],
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_S,
+            check=True,
+        )
+        return ended.stdout
+
+
 _RECEIVED = re.compile(r"recv \(stream_id=\d+\) (:?[^:]+): (.*)")
-
-
-def _received_fields(log: str) -> Iterator[tuple[str, str]]:
-    for line in log.splitlines():
-        found = _RECEIVED.search(line)
-        if found is not None:
-            yield found[1], found[2]

@@ -5,6 +5,7 @@ Given host:port, it lists the services, and describes ModelInfer from what it wa
 
 import json
 import sys
+from importlib.metadata import version
 
 import grpc
 from google.protobuf.descriptor_pool import DescriptorPool
@@ -24,4 +25,7 @@ def main(target: str) -> None:
     json.dump(told, sys.stdout)
 
 
-main(sys.argv[1])
+if sys.argv[1] == "--version":
+    print(version("grpcio-reflection"))
+else:
+    main(sys.argv[1])
