@@ -87,6 +87,13 @@ def test_calls_that_failed_or_were_never_sent_are_later_than_any_limit(unsent: i
     assert errors.value == pytest.approx(0.02)
 
 
+def test_nothing_measured_meets_nothing() -> None:
+    """A window in which no call was due is no success."""
+    verdicts = judge(parse_slo("p99<1s,mean<1s,max<1s,gap.p50<1s,errors<1%"), sample_of([]))
+
+    assert not any(verdict.met for verdict in verdicts)
+
+
 @given(st.floats(1, 1e6), st.floats(1, 1e6))
 def test_the_search_finds_the_threshold(threshold: float, guess: float) -> None:
     """Whatever the first guess, the best rate meets the condition and 10 % more do not."""

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 
 from penstock.bench.http2_link import Link, Work
 from penstock.bench.meter import Meter
-from penstock.bench.sockets import Endpoint, connect
+from penstock.bench.sockets import connect
 from penstock.client.channel import TLS
 from penstock.client.errors import InferenceError
+from penstock.client.http2_targets import Endpoint
 from penstock_runtime.errors import Status
 
 _NS = 1_000_000_000
@@ -33,7 +34,7 @@ def dialler(
             turn([link], [link.file], until)
             if not link.open or time.monotonic_ns() >= until:
                 link.close()
-                text = f"failed to connect to {endpoint}: what listens there is no HTTP/2 server"
+                text = f"what listens at {endpoint} is no HTTP/2 server"
                 raise InferenceError(Status.UNAVAILABLE, text)
         return link
 

@@ -13,7 +13,8 @@ from typing import Any
 from penstock.bench.carrier import NOW
 from penstock.bench.meter import Meter
 from penstock.bench.requests import Body
-from penstock.bench.statuses import name_of_code, name_of_reset, name_of_status
+from penstock.client.errors import InferenceError
+from penstock.client.http2_status import error_of_reset, error_of_status, unavailable
 from penstock.transport.http2.client_connection import ClientConnection, ClientStream
 from penstock.transport.http2.client_events import Answered, Trailers, Unprocessed
 from penstock.transport.http2.events import GoAway, Lost, Message, Reset, SettingsChanged
@@ -243,19 +244,24 @@ class Link:
 
     def _handle_rest(self, event: Any) -> None:
         if isinstance(event, Trailers):
-            self._fail(event.stream, name_of_status(event.status), event.text)
+            self._end(event.stream, error_of_status(event.status, event.text, ()))
         elif isinstance(event, Reset):
-            status = name_of_reset(event.code) if self.open else "UNAVAILABLE"
-            text = self._trouble if not self.open else f"the stream was reset: {name_of_code(event.code)}"
-            self._fail(event.stream, status, text)
+            lost = not self.open
+            self._end(
+                event.stream, unavailable(self._trouble) if lost else error_of_reset(event.code)
+            )
         elif isinstance(event, Unprocessed):
-            self._fail(event.stream, "UNAVAILABLE", "the server did not take the call")
+            self._end(event.stream, unavailable("the server did not take the call"))
         elif isinstance(event, SettingsChanged):
             self.ready = True
         elif isinstance(event, GoAway):
             self._unwanted = True
         elif isinstance(event, Lost):
             self._lose(str(event.error))
+
+    def _end(self, stream: Any, error: InferenceError | None) -> None:
+        if error is not None:
+            self._fail(stream, error.status.value, error.message)
 
     def _fail(self, stream: Any, status: str, text: str) -> None:
         self._whole.discard(stream.id)

@@ -66,10 +66,8 @@ class LoadRun:
         self._told = told
         self._next_told = 0
         self._began = clocks.now()
-        start = self._began + int(plan.warmup_s * _NS)
-        end = FOREVER if plan.requests else start + int(plan.duration_s * _NS)
+        self._start = self._began + int(plan.warmup_s * _NS)
         self._meter = carrier.meter
-        self._meter.open(start, end)
         self._schedule: Schedule | None = None
         self._left = plan.requests or FOREVER
         self._in_window = False
@@ -97,13 +95,14 @@ class LoadRun:
             free = min(wanted - carrier.in_flight - holding, carrier.room, self._left)
             if free > 0:
                 carrier.launch([NOW] * free)
-                self._left -= free if now >= meter.start else 0
+                self._left -= free if self._in_window else 0
             carrier.poll(min(self._until(now), held[0][0] if held else FOREVER))
         self._stop()
         return self._finish(unsent=0)
 
     def _open_loop(self, rate: float) -> Sample:
         carrier, clock, meter = self._carrier, self._clocks.now, self._meter
+        self._open_window(self._start)
         source = arrivals(self._level.arrivals, rate, self._plan.seed)
         schedule = self._schedule = Schedule(source, origin=self._began)
         while (now := clock()) < meter.end and self._left:
@@ -138,17 +137,23 @@ class LoadRun:
     def _turn(self, now: int) -> None:
         """What is done once for every turn, whatever the number of calls in it."""
         self._meter.fold()
-        if not self._in_window and now >= self._meter.start:
+        if not self._in_window and now >= self._start:
             self._in_window = True
+            if self._schedule is None:
+                # What was launched before now was written before now, and is not in the window.
+                self._open_window(now)
             self._look()
         if now >= self._next_told:
             self._next_told = now + _TOLD
             self._told((now - self._began) / _NS)
 
+    def _open_window(self, start: int) -> None:
+        plan = self._plan
+        self._meter.open(start, FOREVER if plan.requests else start + int(plan.duration_s * _NS))
+
     def _until(self, now: int) -> int:
         """How long the loop may wait: the window begins and ends in time."""
-        meter = self._meter
-        return min(now + _TICK, meter.end if now >= meter.start else meter.start)
+        return min(now + _TICK, self._meter.end if self._in_window else self._start)
 
     def _look(self) -> None:
         self._cpu.append((self._clocks.client_cpu(), self._clocks.server_cpu()))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from penstock.bench.histogram import Histogram
 from penstock.bench.sample import Sample
 
 _TERM = re.compile(
@@ -76,18 +77,23 @@ def judge(limits: Sequence[Limit], sample: Sample) -> list[Verdict]:
 
 def _value(name: str, sample: Sample) -> float:
     beyond = sample.failures + sample.unsent
+    asked = sample.latencies.count + beyond
     if name == "errors":
-        asked = sample.latencies.count + beyond
         return beyond / asked if asked else 1.0
     if name == "rate":
         return sample.calls_per_s
     if name == "mean":
-        return sample.latencies.mean if not beyond else float("inf")
+        return sample.latencies.mean if asked and not beyond else float("inf")
     if name == "max":
-        return sample.latencies.percentile(1.0, beyond)
+        return _percentile(sample.latencies, 1.0, beyond)
     kind, _, percentile = name.rpartition("p")
     histogram = {"first.": sample.first, "gap.": sample.gaps}.get(kind, sample.latencies)
-    return histogram.percentile(float(percentile) / 100, 0 if kind == "gap." else beyond)
+    return _percentile(histogram, float(percentile) / 100, 0 if kind == "gap." else beyond)
+
+
+def _percentile(histogram: Histogram, share: float, beyond: int) -> float:
+    """Where nothing was measured, nothing is met."""
+    return histogram.percentile(share, beyond) if histogram.count else float("inf")
 
 
 def _show(name: str, value: float) -> str:
@@ -95,4 +101,4 @@ def _show(name: str, value: float) -> str:
         return f"{value:.3%}"
     if name == "rate":
         return f"{value:,.0f}/s"
-    return f"{value / 1e6:.3f} ms" if value != float("inf") else "never, calls failed"
+    return f"{value / 1e6:.3f} ms" if value != float("inf") else "never"

@@ -2,55 +2,20 @@
 
 import socket
 import ssl
-from dataclasses import dataclass
 
 from penstock.client.channel import TLS, addresses_of
 from penstock.client.errors import InferenceError
+from penstock.client.http2_targets import Endpoint, targets_of
+from penstock.client.http2_tls import check_protocol, tls_context
 from penstock_runtime.errors import Status
-
-_DEFAULT_PORT = 8001
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where to connect: a path (Unix; abstract ones begin with NUL), or a host and a port."""
-
-    path: str = ""
-    host: str = ""
-    port: int = 0
-
-    @property
-    def authority(self) -> str:
-        """What calls send as :authority."""
-        if self.path:
-            return "localhost"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
-
-    def __str__(self) -> str:
-        return f"unix:{self.path}" if self.path else self.authority
 
 
 def endpoints_of(url: str) -> tuple[Endpoint, ...]:
-    """The endpoints of `host:port`, `unix:/path` or `dns:///host:port`, several with commas.
+    """Where to connect, for `host:port` or `unix:/path`, several with commas.
 
-    ValueError names an address that is none of these.
+    ValueError names an address that is neither.
     """
-    return tuple(_endpoint(address) for address in addresses_of(url))
-
-
-def _endpoint(address: str) -> Endpoint:
-    if address.startswith("unix-abstract:"):
-        return Endpoint(path="\0" + address.removeprefix("unix-abstract:"))
-    if address.startswith("unix:"):
-        return Endpoint(path=address.removeprefix("unix:").replace("///", "/", 1))
-    rest = address
-    for scheme in ("dns:///", "dns:", "ipv4:", "ipv6:"):
-        rest = rest.removeprefix(scheme)
-    host, separator, port = rest.rpartition(":")
-    if not separator or not port.isdigit() or not host:
-        raise ValueError(f"address {address!r}, expected host:port or unix:/path")
-    return Endpoint(host=host.removeprefix("[").removesuffix("]"), port=int(port))
+    return tuple(target.endpoint for target in targets_of(addresses_of(url)))
 
 
 def connect(endpoint: Endpoint, tls: TLS | None, timeout_s: float) -> socket.socket:
@@ -88,13 +53,12 @@ def _dial(endpoint: Endpoint, timeout_s: float) -> socket.socket:
 
 
 def _secure(plain: socket.socket, endpoint: Endpoint, tls: TLS) -> ssl.SSLSocket:
-    context = ssl.create_default_context(cafile=tls.root_certificates)
-    if tls.certificate_chain is not None:
-        context.load_cert_chain(tls.certificate_chain, tls.private_key)
-    context.set_alpn_protocols(["h2"])
-    name = tls.server_name or endpoint.host or "localhost"
+    context = tls_context(tls)
+    name = tls.server_name or endpoint.server_name
     made = context.wrap_socket(plain, server_hostname=name)
-    if made.selected_alpn_protocol() != "h2":
+    try:
+        check_protocol(made)
+    except ConnectionError:
         made.close()
-        raise OSError(f"{endpoint} does not offer HTTP/2 (ALPN h2)")
+        raise
     return made
