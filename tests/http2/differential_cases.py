@@ -4,7 +4,7 @@ import gzip
 import zlib
 from collections.abc import Iterator
 
-from tests.http2.frames import Fields, block, continuation, data, headers, message, rst_stream
+from tests.http2.frames import Fields, block, continuation, data, headers, message
 from tests.http2.raw import request_fields
 
 HELLO = message(b"hello")
@@ -189,7 +189,6 @@ def endings() -> Iterator[Named]:
     yield "many messages", call(path="/s/Count", body=message(b"500"))
     yield "a large answer", call(path="/s/Big", body=message(b"60000"))
     yield "a unary method called with a stream's path", call(path="/s/Double")
-    yield "a call that was reset", (*call(path="/s/Hang"), rst_stream(1))
 
 
 def cases() -> Iterator[Named]:

@@ -1,4 +1,4 @@
-"""Floods and bombs over a real socket: the right answer, neighbours untouched, nothing left over."""
+"""Floods and bombs over a real socket: the right answer, neighbours untouched, nothing left."""
 
 import gc
 import logging

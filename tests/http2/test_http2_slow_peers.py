@@ -4,6 +4,7 @@ import resource
 import subprocess
 import sys
 import textwrap
+import time
 from contextlib import ExitStack
 from typing import Any
 
@@ -52,17 +53,14 @@ def test_answers_that_nobody_lets_out_are_dropped() -> None:
 
 
 def test_a_reader_that_dribbles_is_given_up() -> None:
-    """A byte of window now and then is not progress."""
+    """A byte of window every now and then is no progress."""
     with attacked(**STALL) as served, RawClient(served.address) as client:
         client.start((Setting.INITIAL_WINDOW_SIZE, 0))
         client.request(1, b"50000", "/s/Big")
-        client.socket.settimeout(0.05)
         while client.so_far(1).reset is None:
             client.send(window_update(1, 1))
-            try:
-                client.read()
-            except AssertionError:
-                continue
+            client.read()
+            time.sleep(0.01)
 
         assert served.defended("stalled_streams") == 1
 
@@ -166,15 +164,15 @@ def test_a_peer_that_does_not_answer_pings_is_dropped() -> None:
 
 def test_a_peer_that_answers_pings_stays() -> None:
     """A call may last as long as its caller is there."""
-    with attacked(keepalive_time_ms=100, keepalive_timeout_ms=200) as served:
-        with RawClient(served.address) as client:
-            client.start()
-            client.request(1, b"x", "/s/Hang")
-            for _ in range(5):
-                found = client.wait(lambda one: one.type == Type.PING)
-                client.send(ping(found.payload, flags=1))
+    keepalive = {"keepalive_time_ms": 100, "keepalive_timeout_ms": 200, "max_pings_without_data": 0}
+    with attacked(**keepalive) as served, RawClient(served.address) as client:
+        client.start()
+        client.request(1, b"x", "/s/Hang")
+        for _ in range(5):
+            found = client.wait(lambda one: one.type == Type.PING)
+            client.send(ping(found.payload, flags=1))
 
-            assert served.service.inside == 1
+        assert served.service.inside == 1
 
 
 def test_too_many_pings_are_answered_with_goaway() -> None:
@@ -206,11 +204,21 @@ FEW = """
     import resource, sys, threading
     sys.path[:0] = {path!r}
     from tests.http2.service import serving
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
     with serving("http2") as served:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
         print(served.address, flush=True)
         sys.stdin.readline()
+        starved = "socket.accept() out of system resource"
+        served.problems = [one for one in served.problems if one["message"] != starved]
 """
+
+
+def serves(address: str) -> bool:
+    """Whether a new connection is taken and served."""
+    with RawClient(address) as client:
+        client.send(PREFACE, settings())
+        client.request(1, b"x")
+        return client.answer(1).messages == [b"x"]
 
 
 def test_a_server_without_descriptors_recovers() -> None:
@@ -229,8 +237,7 @@ def test_a_server_without_descriptors_recovers() -> None:
         for client in crowd:
             client.close()
 
-        with RawClient(address) as client:
-            assert client.start().call(1, b"x").messages == [b"x"]
+        eventually(lambda: serves(address), "the crowd is forgotten")
         assert server.poll() is None
         server.communicate("\n", timeout=30)
         assert server.returncode == 0
