@@ -30,7 +30,12 @@ examples/repository/.built: setup
 
 .PHONY: test
 test: setup ## Run the test suite (minutes)
-	$(BIN)/python -m pytest -m "not soak and not gpu"
+	$(BIN)/python -m pytest -m "not soak and not gpu and not interop"
+
+.PHONY: interop
+interop: setup ## Foreign clients against a server: C++, Go, Java, Node, curl and more (installs packages)
+	tests/interop/setup
+	PENSTOCK_INTEROP_TABLE=docs/interop.md $(BIN)/python -m pytest tests/interop
 
 .PHONY: check
 check: setup ## Format, lint, types, layers, protos up to date

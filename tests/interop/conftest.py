@@ -19,7 +19,7 @@ _TABLE = pytest.StashKey[Table]()
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     """Every server of this run."""
-    with Servers(tmp_path_factory.mktemp("interop") / "repository") as made:
+    with Servers(tmp_path_factory.mktemp("interop")) as made:
         yield made
 
 

@@ -22,6 +22,8 @@ PYTHON_CLIENTS: tuple[Client, ...] = (
     TritonAioClient(),
 )
 OTHER_CLIENTS: tuple[Client, ...] = (*PROGRAMS, CurlClient(), NghttpClient())
+SECURE = ("unary", "many", "stream", "cancel", "large", "error", "health")
+SECURE_CASES = [case for case in CASES if case.name in SECURE]
 WIRE = os.environ.get("PENSTOCK_INTEROP_WIRE", "")
 CLIENTS = [pytest.param(client, id=client.name) for client in PYTHON_CLIENTS]
 CLIENTS += [pytest.param(c, id=c.name, marks=pytest.mark.interop) for c in OTHER_CLIENTS]
@@ -62,3 +64,16 @@ def check_compressed(tap: Wiretap) -> None:
         assert len(message) < len(DULL) // 8
     assert asked
     assert answered
+
+
+@pytest.mark.parametrize("case", SECURE_CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_client_gets_it_through_tls_as_well(
+    client: Client, transport: str, case: Case, servers: Servers, table: Table, tmp_path: Path
+) -> None:
+    """Every client asks for h2 by ALPN, trusts the authority it is told of, and is answered."""
+    with table.meeting(client, f"{transport} with TLS", case.name):
+        outcomes = client.run(servers.place(transport, "secure"), case.job, tmp_path)
+
+        case.check(outcomes)
