@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import socket
 import threading
 from typing import Any
@@ -213,3 +214,29 @@ def test_equal_addresses_are_one_and_a_name_may_be_many() -> None:
         Target(Endpoint("a", 1), many=True),
         Target(Endpoint("b", 2), many=True),
     )
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_process_needs_a_client_of_its_own() -> None:
+    """The loop stayed behind: a call says so instead of waiting for it, and a new client works."""
+    with scripted(serve) as server, calling("threads", server.address) as caller:
+        assert caller.unary() == b"answer"
+        child = os.fork()
+        if child == 0:
+            os._exit(in_the_child(caller.channel, server.address))
+
+        assert os.waitpid(child, 0)[1] == 0
+        assert caller.unary() == b"answer"
+
+
+def in_the_child(inherited: Http2Channel, address: str) -> int:
+    """0 if all is as it should be; nothing may leave the child but a number."""
+    try:
+        inherited.unary("/s/M", b"x", 20, ())
+    except ValueError:
+        inherited.close()
+        own = Http2Channel(ChannelSettings((address,), carrier=Carrier.HTTP2))
+        answer = own.unary("/s/M", b"x", 20, ())
+        own.close()
+        return 0 if answer == b"answer" else 2
+    return 1

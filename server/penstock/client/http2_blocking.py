@@ -70,20 +70,24 @@ class Http2Channel:
     def _check_open(self) -> None:
         if not self._open:
             raise ValueError("the client is closed")
+        if self._thread.forked:
+            raise ValueError(
+                "the client was made before this process forked, expected one of its own"
+            )
 
     def close(self) -> None:
         """End every open call as CANCELLED, close every connection, and end the loop if no other
         client needs it.
         """
-        if self._open:
-            self._open = False
+        if self._open and not self._thread.forked:
             self._thread.run(_close(self._pool))
             self._thread.release()
+        self._open = False
 
     def __del__(self) -> None:
         # Whoever drops a client without closing it must not keep its connections for ever; but
         # nothing may be waited for here, since this may be any thread, the loop's own too.
-        if self._open:
+        if self._open and not self._thread.forked:
             self._open = False
             self._post(self._pool.close)
             self._thread.release(wait=False)

@@ -1,54 +1,25 @@
 """One connection of our HTTP/2 client: the protocol core between an asyncio transport and calls."""
 
 import asyncio
-import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
+from penstock.client.errors import InferenceError
 from penstock.client.http2_exchange import Exchange
 from penstock.client.http2_keepalive import Keepalive
-from penstock.client.http2_status import error_of_reset, error_of_status, unavailable
+from penstock.client.http2_link_events import LinkEvents, LinkOwner
+from penstock.client.http2_status import unavailable
 from penstock.transport.http2.client_answers import ClientStream
-from penstock.transport.http2.client_connection import ClientConnection
-from penstock.transport.http2.client_events import Answered, Responded, Trailers, Unprocessed
 from penstock.transport.http2.client_requests import request_block, timeout_field
 from penstock.transport.http2.compression import LEVELS, compress
-from penstock.transport.http2.events import (
-    Event,
-    GoAway,
-    Lost,
-    Message,
-    Refused,
-    Reset,
-    Room,
-    SettingsChanged,
-)
-from penstock.transport.http2.faults import ConnectionFault
-
-logger = logging.getLogger("penstock.client")
+from penstock_runtime.errors import Status
 
 _MOST_BLOCKS = 256
 _LEAST_COMPRESSED = 1024
 """Bytes of a request below which compressing it gains nothing."""
 _PING = b"penstock"
-
-
-class LinkOwner(Protocol):
-    """Whoever opened the link, and gives it calls."""
-
-    def link_over(self, link: "Link") -> None:
-        """The link takes no more calls; those that are open may still end well."""
-
-    def link_gone(self, link: "Link") -> None:
-        """The socket is closed."""
-
-    def link_read(self) -> None:
-        """Calls may have ended: there may be room for others."""
-
-    def again(self, exchange: Exchange) -> None:
-        """Send a call anew that the server did not look at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,25 +32,17 @@ class LinkSettings:
     keepalive_s: float | None = None
 
 
-class Link(asyncio.BufferedProtocol):
-    """One connection; `established` is done once the server's settings are here, and fails with
-    ConnectionError if they never come; `gone` is done once the socket is closed, and `reason` says
-    why.
-    """
+class Link(LinkEvents, asyncio.BufferedProtocol):
+    """One connection; `gone` is done once its socket is closed."""
 
     def __init__(self, owner: LinkOwner, settings: LinkSettings) -> None:
-        self.connection = ClientConnection()
-        self.leaving = False
-        self._owner = owner
+        super().__init__(owner)
         self._settings = settings
-        self._loop = asyncio.get_running_loop()
-        self.established: asyncio.Future[None] = self._loop.create_future()
         self.gone: asyncio.Future[None] = self._loop.create_future()
         self._transport: Any = None
         self._blocks: dict[tuple[str, bytes], bytes] = {}
         self._dirty = False
         self._paused = False
-        self.reason = ""
         self._keepalive: Keepalive | None = None
 
     # -- calls -----------------------------------------------------------------------------------
@@ -93,7 +56,11 @@ class Link(asyncio.BufferedProtocol):
         """Open a call; there must be room."""
         block = self._blocks.get((exchange.path, exchange.metadata))
         if block is None:
-            block = self._new_block(exchange.path, exchange.metadata)
+            try:
+                block = self._new_block(exchange.path, exchange.metadata)
+            except ValueError as error:
+                exchange.finish(InferenceError(Status.INTERNAL, str(error)))
+                return
         if exchange.deadline_ns is not None:
             block += timeout_field(exchange.deadline_ns - time.monotonic_ns())
         request = exchange.request
@@ -165,11 +132,6 @@ class Link(asyncio.BufferedProtocol):
         self._over()
         self._loop.call_soon(self._settle)
 
-    def _over(self) -> None:
-        if not self.leaving:
-            self.leaving = True
-            self._owner.link_over(self)
-
     def _settle(self) -> None:
         """Calls may have ended: make use of it."""
         if self.leaving and not self.connection.streams:
@@ -190,12 +152,6 @@ class Link(asyncio.BufferedProtocol):
             self._paused = False
             self._flush()
             self._transport.close()
-
-    def _never_established(self) -> None:
-        if not self.established.done():
-            self.established.set_exception(ConnectionError(self.reason))
-            # Nobody waits for it any more where connecting itself has failed.
-            self.established.exception()
 
     def abort(self) -> None:
         """Close the socket without waiting for what is still to be written."""
@@ -289,81 +245,3 @@ class Link(asyncio.BufferedProtocol):
         """Ask the server for a sign of life."""
         self.connection.ping(_PING)
         self._write_soon()
-
-    # -- what the core tells ---------------------------------------------------------------------
-
-    def _take(self, event: Event) -> None:
-        kind = type(event)
-        handler = _HANDLERS.get(kind)
-        if handler is not None:
-            handler(self, event)
-
-    def _answered(self, event: Answered) -> None:
-        _call(event).answered(event.message)
-
-    def _message(self, event: Message) -> None:
-        _call(event).message(event.message)
-
-    def _responded(self, event: Responded) -> None:
-        _call(event).responded(event.head.metadata)
-
-    def _trailers(self, event: Trailers) -> None:
-        exchange = _call(event)
-        exchange.trailing = event.metadata
-        exchange.finish(error_of_status(event.status, event.text, event.metadata))
-
-    def _refused(self, event: Refused) -> None:
-        _call(event).finish(error_of_status(event.status, event.text, ()))
-
-    def _reset(self, event: Reset) -> None:
-        fault = self.connection.error
-        if self.reason or fault is not None:
-            self.reason = self.reason or _broken(fault)
-            error = unavailable(self.reason)
-        else:
-            error = error_of_reset(event.code)
-        _call(event).finish(error)
-
-    def _unprocessed(self, event: Unprocessed) -> None:
-        self._owner.again(_call(event))
-
-    def _room(self, event: Room) -> None:
-        _call(event).room()
-
-    def _settings_changed(self, event: SettingsChanged) -> None:
-        del event
-        if not self.established.done():
-            self.established.set_result(None)
-
-    def _goaway(self, event: GoAway) -> None:
-        del event
-        self.leave()
-
-    def _lost(self, event: Lost) -> None:
-        if event.error.__cause__ is not None:
-            logger.error("a defect of ours broke a connection", exc_info=event.error.__cause__)
-        self.close(_broken(event.error))
-
-
-def _call(event: Any) -> Exchange:
-    exchange: Exchange = event.stream.tag
-    return exchange
-
-
-def _broken(fault: ConnectionFault | None) -> str:
-    return f"the server broke the protocol: {fault}"
-
-
-_HANDLERS: dict[type[Event], Any] = {
-    Answered: Link._answered,
-    Message: Link._message,
-    Responded: Link._responded,
-    Trailers: Link._trailers,
-    Refused: Link._refused,
-    Reset: Link._reset,
-    Unprocessed: Link._unprocessed,
-    Room: Link._room,
-    SettingsChanged: Link._settings_changed,
-    GoAway: Link._goaway,
-    Lost: Link._lost,
-}

@@ -122,10 +122,10 @@ class ConnectionPool:
         waiting = list(self._waiting)
         self._waiting.clear()
         self._waiting.extend(each for each in waiting if each.wait and not each.done)
-        error = unavailable(f"failed to connect to all addresses; last error: {self._last_error}")
+        text = f"failed to connect to all addresses; last error: {self._last_error}"
         for exchange in waiting:
             if not exchange.wait:
-                exchange.finish(error)
+                exchange.finish(unavailable(text))
 
     @property
     def _last_error(self) -> str:
@@ -214,8 +214,7 @@ class ConnectionPool:
 
     async def closed(self) -> None:
         """Wait until every socket is closed."""
-        for subchannel in self._subchannels:
-            await subchannel.closed()
+        await asyncio.gather(*(subchannel.closed() for subchannel in self._subchannels))
 
     def __repr__(self) -> str:
         return f"<ConnectionPool {self._subchannels} {len(self._waiting)} waiting>"

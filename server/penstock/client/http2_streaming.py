@@ -48,6 +48,8 @@ class StreamExchange(Exchange):
         """The call is on a connection: what was sent before goes out."""
         if self.request is None and self._kept is not None and (self._kept or self.half_closed):
             self.link.send(self.stream, self._kept, self.half_closed)
+        if self._kept_size > _KEPT:
+            self._kept = None
 
     def responded(self, metadata: Metadata) -> None:
         """The server's initial metadata came in."""

@@ -1,12 +1,15 @@
 """The loop behind all blocking clients of a process: one thread, for as long as any is open."""
 
 import asyncio
+import logging
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, ClassVar, TypeVar
+
+logger = logging.getLogger("penstock.client")
 
 T = TypeVar("T")
 
@@ -18,6 +21,8 @@ class LoopThread:
     _lock: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self) -> None:
+        self.forked = False
+        """Whether the thread stayed behind in the process that this one was forked from."""
         self._users = 0
         self._posted: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._armed = False
@@ -71,7 +76,11 @@ class LoopThread:
         posted = self._posted
         while posted:
             action, arguments = posted.popleft()
-            action(*arguments)
+            try:
+                action(*arguments)
+            except Exception:
+                # What others have posted must be done all the same.
+                logger.exception("a defect of ours broke an action of a client")
 
     def _run(self) -> None:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -88,6 +97,8 @@ class LoopThread:
     @classmethod
     def forget(cls) -> None:
         """In a child process there is no such thread any more."""
+        if cls._current is not None:
+            cls._current.forked = True
         cls._current = None
         cls._lock = threading.Lock()
 
