@@ -161,6 +161,8 @@ class Connection(Content):
         buffer = self._buffer
         position = 0
         while position < size:
+            if self._within_large() and self._block_ready and not self._rest:
+                position = self._straight_in(buffer, position, size, self._longest_word)
             target = self._current_target()
             if target is not None:
                 step = min(len(target), size - position)

@@ -4,19 +4,19 @@ A frame that comes in parts is remembered here; a large message is read into its
 """
 
 from penstock.transport.http2.compression import MessageError
-from penstock.transport.http2.control import Control
 from penstock.transport.http2.events import Ended, Message, Opened, Request
 from penstock.transport.http2.faults import ConnectionFault
-from penstock.transport.http2.flow import MESSAGE_COST, credit_due, credit_for_message
+from penstock.transport.http2.flow import credit_due, credit_for_message
 from penstock.transport.http2.frames import (
     DATA,
-    DEFAULT_WINDOW,
     END_STREAM,
+    FRAME_HEADER,
     PADDED,
     ErrorCode,
     window_update,
     without_padding,
 )
+from penstock.transport.http2.inflow import LARGE, Inflow
 from penstock.transport.http2.limits import Limits
 from penstock.transport.http2.messages import Assembler
 from penstock.transport.http2.sending import PREFIX
@@ -24,51 +24,31 @@ from penstock.transport.http2.stream import HALF_CLOSED_REMOTE, Buffer, Stream
 
 WAITED_FOR = 16 * 1024
 """A DATA frame up to this size is taken in whole, a larger one as it comes."""
-LARGE = 64 * 1024
-"""A message beyond this gets all the window it needs at once."""
 
 _unpack_prefix = PREFIX.unpack_from
 
 
-class Content(Control):
+class Content(Inflow):
     """Takes in DATA. What a message means, and how it is put together, is for each side to say."""
 
     __slots__ = (
         "_content_ends",
         "_content_left",
         "_content_stream",
-        "_held",
         "_quick_size",
         "_skip_left",
-        "recv_window",
     )
 
     def __init__(self, limits: Limits) -> None:
         super().__init__(limits)
-        self.recv_window = max(limits.connection_window, DEFAULT_WINDOW)
         # Of a DATA frame that is one message, which needs no accounts if the stream ends with it.
         longest = min(limits.message_size, LARGE)
         self._quick_size = min(PREFIX.size + longest, limits.stream_window)
-        # What waits for the application, on all streams.
-        self._held = 0
         # The DATA frame that is being taken in: its bytes of messages, then those to pass over.
         self._content_left = 0
         self._content_stream: Stream | None = None
         self._content_ends = 0
         self._skip_left = 0
-
-    def consumed(self, stream: Stream, size: int) -> None:
-        """The application is done with a message of so many bytes: the peer may send as many."""
-        if stream.assembler is None:
-            return
-        stream.held = held = max(0, stream.held - size - MESSAGE_COST)
-        self._let_go(stream, min(size, LARGE) + MESSAGE_COST)
-        base = self._stream_window
-        # As `credit_due` says, but this runs for every streamed message.
-        if base - held - stream.recv_window >= base >> 1 and not stream.state & HALF_CLOSED_REMOTE:
-            self._give_credit(stream)
-        if self.recv_window < self.limits.connection_window >> 1:
-            self._top_up()
 
     def _assembler(self, stream: Stream) -> Assembler:
         """What puts together the messages that come on this stream."""
@@ -235,27 +215,44 @@ class Content(Control):
         if not self._content_left:
             self._content(b"", 0, 0)
 
+    def _straight_in(self, buffer: memoryview, position: int, size: int, longest_word: int) -> int:
+        """Copy what plain whole frames hold of the large message that is coming in.
+
+        Peers that send frames of 16 KiB send many. The last frame is left to the careful way.
+        """
+        stream = self._content_stream
+        target = self._target_of(stream)
+        if stream is None or target is None or self._content_left or self._skip_left:
+            return position
+        filled = 0
+        while size - position > FRAME_HEADER.size:
+            word, flags, stream_id = FRAME_HEADER.unpack_from(buffer, position)
+            length = word >> 8
+            start = position + FRAME_HEADER.size
+            if (
+                word & 0xFF != DATA
+                or flags
+                or stream_id != stream.id
+                or start + length > size
+                or filled + length >= len(target)
+                or not self.limits.tiny <= length <= stream.recv_window
+                or word > longest_word
+                or stream.expected is not None
+            ):
+                break
+            position = start + length
+            target[filled : filled + length] = buffer[start:position]
+            filled += length
+            stream.recv_window -= length
+        if filled and stream.assembler is not None:
+            self.recv_window -= filled
+            stream.assembler.advance(filled)
+            self._give_credit(stream)
+        return position
+
     def _deliver(self, stream: Stream, message: Buffer) -> None:
         self._hold(stream, len(message))
         self._events.append(Message(stream, message))
-
-    def _hold(self, stream: Stream, size: int) -> None:
-        """A message of this size waits for the application now."""
-        stream.held += size + MESSAGE_COST
-        # A large one was asked for, see `Limits.reserve`.
-        counted = min(size, LARGE) + MESSAGE_COST
-        stream.waiting += counted
-        self._held += counted
-
-    def _let_go(self, stream: Stream, size: int) -> None:
-        size = min(size, stream.waiting)
-        stream.waiting -= size
-        self._held -= size
-
-    def _drop(self, stream: Stream) -> None:
-        if stream.assembler is not None:
-            self._let_go(stream, stream.waiting)
-        super()._drop(stream)
 
     def _end_content(self, stream: Stream) -> None:
         if stream.closed:
@@ -285,39 +282,17 @@ class Content(Control):
             stream.recv_window += credit
             self._put_control(window_update(stream.id, credit))
 
-    def _top_up(self) -> None:
-        if self.recv_window < 0:
-            self.tallies["window_overruns"] += 1
-            raise ConnectionFault(
-                ErrorCode.FLOW_CONTROL_ERROR,
-                f"{-self.recv_window} bytes beyond the window of the connection",
-            )
-        if self._held > self.limits.connection_held:
-            return
-        credit = max(self.limits.connection_window, DEFAULT_WINDOW) - self.recv_window
-        self.recv_window += credit
-        self._put_control(window_update(0, credit))
-
     def _current_target(self) -> memoryview | None:
+        """Where the rest of the open DATA frame goes, if that is a large message."""
         if not self._content_left:
             return None
-        stream = self._content_stream
-        if stream is None or stream.assembler is None:
-            return None
-        target = stream.assembler.target()
+        target = self._target_of(self._content_stream)
         return None if target is None else target[: self._content_left]
 
     def _within_large(self) -> bool:
-        stream = self._content_stream
-        return (
-            stream is not None
-            and stream.assembler is not None
-            and stream.assembler.target() is not None
-        )
+        return self._target_of(self._content_stream) is not None
 
-    def _settings_in_force(self) -> None:
-        cut = self._stream_window - self.limits.stream_window
-        super()._settings_in_force()
-        for stream in self.streams.values():
-            if stream.assembler is not None:
-                stream.recv_window -= cut
+    def _target_of(self, stream: Stream | None) -> memoryview | None:
+        if stream is None or stream.assembler is None:
+            return None
+        return stream.assembler.target()

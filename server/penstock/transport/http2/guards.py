@@ -29,10 +29,6 @@ class Bucket:
             return True
         return self._refill(now_ns) and self.take(now_ns)
 
-    def give(self, tokens: int) -> None:
-        """Add tokens that were earned otherwise than by time."""
-        self.tokens = min(self.burst, self.tokens + tokens)
-
     def _refill(self, now_ns: int) -> bool:
         earned = (now_ns - self.stamp_ns) * self.per_second // SECOND_NS
         if earned <= 0:
