@@ -30,7 +30,7 @@ from tests.http2.raw import request_fields
 START = PREFACE + settings() + SETTINGS_ACK
 HEAD = block([(b":status", b"200"), (b"content-type", b"application/grpc")])
 OK = block([(b"grpc-status", b"0")])
-LONGEST = 20_000
+LONGEST = 12_000
 
 
 class Recorder:

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from penstock.transport.http2.client_connection import ClientConnection
 from penstock.transport.http2.client_events import Answered, Responded, Trailers, Unprocessed
 from penstock.transport.http2.client_requests import request_block
-from penstock.transport.http2.events import Ended, Lost, Message, Opened, Refused, Request, Reset
+from penstock.transport.http2.events import Ended, Lost, Message, Opened, Request, Reset, Room
 from penstock.transport.http2.frames import ErrorCode
 from penstock.transport.http2.limits import Limits
 from penstock.transport.http2.server_connection import ServerConnection
@@ -98,7 +98,8 @@ class Pair(RuleBasedStateMachine):
         call = self._call(number)
         if call is None or call.server is None or call.status is not None:
             return
-        if kind == 0 and not call.answered:
+        kind = kind or int(bool(call.answered))
+        if kind == 0:
             self.server.respond(call.server, body := self._body(size))
             call.answered.append(body)
         elif kind == 1:
@@ -199,10 +200,11 @@ class Pair(RuleBasedStateMachine):
                 self.server.consumed(event.stream, len(event.message))
         if isinstance(event, Request | Ended) or (isinstance(event, Message) and event.end):
             call.heard_all = True
-        if isinstance(event, Reset | Refused):
+        if isinstance(event, Reset):
             assert call.cut or call.final is not None
             call.status = -1 if call.status is None else call.status
-        assert isinstance(event, Opened | Message | Request | Ended | Reset) or call.cut
+        else:
+            assert isinstance(event, Opened | Message | Request | Ended | Room)
 
     def _got(self, event: Any, call: Call) -> None:
         if isinstance(event, Message | Answered):
@@ -219,7 +221,7 @@ class Pair(RuleBasedStateMachine):
         elif isinstance(event, Reset):
             assert call.cut
         else:
-            assert isinstance(event, Responded | Message)
+            assert isinstance(event, Responded | Message | Room)
 
     def _call(self, number: int) -> Call | None:
         known = list(self.calls.values())[-10:]
@@ -236,7 +238,7 @@ class Pair(RuleBasedStateMachine):
 
 TestPair = Pair.TestCase
 TestPair.settings = settings(
-    max_examples=60,
+    max_examples=100,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=list(HealthCheck),
