@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import trustme
 
+from penstock.bench.loops import LoadRun
+from penstock.bench.sample import Sample
 from penstock.cli.main import main
 from penstock.client import calls
 from penstock.config import ServerOptions
@@ -41,8 +43,10 @@ def count(N: INT32[1]) -> Iterator[INT32[1].named("I")]:
 SHORT = ("--warmup", "0.05", "--duration", "0.3")
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BackgroundServer]:
+@pytest.fixture(scope="module", params=["grpcio", "http2"])
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[BackgroundServer]:
     root = tmp_path_factory.mktemp("models")
     for name, code in {"double": MODELS, "count": COUNT}.items():
         (root / name / "1").mkdir(parents=True)
@@ -51,6 +55,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BackgroundServe
         model_repository=(str(root),),
         grpc_address=("127.0.0.1:0", f"unix:{root}/s"),
         metrics_port=0,
+        transport=request.param,
     )
     with BackgroundServer(options) as started:
         yield started
@@ -181,6 +186,25 @@ def test_a_run_is_kept_compared_and_drawn(tmp_path: Path, capsys: Capture) -> No
     assert shown.isascii()
     assert ET.fromstring(drawing.read_text()).tag.endswith("svg")
     assert [row["concurrency"] for row in table] == ["1", "4"]
+
+
+def test_an_interrupted_run_shows_what_it_has(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """The rows that were measured are printed, and the code is that of an interrupt."""
+    real = LoadRun.run
+
+    def run(self: LoadRun) -> Sample:
+        if self._level.concurrency == 2:
+            raise KeyboardInterrupt
+        return real(self)
+
+    monkeypatch.setattr(LoadRun, "run", run)
+
+    code = main(["bench", "double", "--concurrency", "1,2,3", "--json", *SHORT])
+
+    assert code == 130
+    assert len(capsys.readouterr().out.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

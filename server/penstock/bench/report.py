@@ -58,25 +58,27 @@ def _time(ms: float | None) -> str:
 
 def warnings_of(rows: Sequence[Summary]) -> list[str]:
     """What the reader has to know before believing the rows, in plain sentences."""
-    found = []
-    for row in rows:
-        if not row.kept:
-            found.append(_could_not_keep(row))
-        if row.client_bound:
-            found.append(
-                f"{label_of(row)}: this client used {row.client_cpu:.0%} of a core, so it is the"
-                " client that was measured; use less load, or several clients at once"
-            )
-        if row.kept and _is_late(row):
-            found.append(
-                f"{label_of(row)}: calls were sent late (p99 {_time(row.sent_late_p99_ms)}), so"
-                " this machine is too busy to measure such latencies; see what else runs on it"
-            )
-        for status, each in sorted(
-            row.errors_by_status.items(), key=lambda item: -int(str(item[1]["count"]))
-        ):
-            found.append(f"{label_of(row)}: {each['count']} x {status}: {each['first']}")
-    return found
+    found = [_could_not_keep(row) for row in rows if not row.kept]
+    found += [
+        f"{label_of(row)}: this client used {row.client_cpu:.0%} of a core, so it is the client"
+        " that was measured; use less load, or several clients at once"
+        for row in rows
+        if row.client_bound
+    ]
+    if late := [row for row in rows if row.kept and _is_late(row)]:
+        most = max(row.sent_late_p99_ms or 0 for row in late)
+        found.append(
+            f"{', '.join(map(label_of, late))}: calls were sent late (p99 {_time(most)}), so this"
+            " machine is too busy to measure such latencies; see what else runs on it"
+        )
+    return found + [text for row in rows for text in _errors(row)]
+
+
+def _errors(row: Summary) -> list[str]:
+    ordered = sorted(row.errors_by_status.items(), key=lambda item: -int(str(item[1]["count"])))
+    return [
+        f"{label_of(row)}: {each['count']} x {status}: {each['first']}" for status, each in ordered
+    ]
 
 
 def _is_late(row: Summary) -> bool:

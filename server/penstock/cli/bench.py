@@ -58,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
     except InferenceError as error:
         raise CommandError(explain(error, args.url)) from None
     _print(args, bench.rows, old)
+    if bench.interrupted:
+        raise KeyboardInterrupt
     return code
 
 
@@ -72,27 +74,31 @@ class _Bench:
 
     def __init__(self, args: argparse.Namespace, open_carrier: Opener) -> None:
         self.rows: list[Summary] = []
+        self.interrupted = False
         self._args = args
         self._open_carrier = open_carrier
         self._server = find_server(args.url)
 
     def measure(self, levels: Sequence[Level]) -> int:
         """Measure these loads; the exit code."""
-        missed = False
+        met = True
         for level in levels:
-            sample = self._sample(level, self._plan())
-            self.rows.append(self._summary(sample))
-            missed |= not self._meets(sample)
-        return 1 if missed or any(row.errors for row in self.rows) else 0
+            sample = self._try(level)
+            if sample is None:
+                break
+            met &= self._meets(sample) if self._args.slo else not sample.failures
+        return 0 if met else 1
 
     def find_max(self) -> int:
         """Search the highest rate that meets the goals; the exit code."""
         args = self._args
         search = RateSearch(args.rate[0] if args.rate else self._guess())
         while (rate := search.next_rate()) is not None:
-            sample = self._sample(Level(rate=rate, arrivals=args.arrivals), self._plan())
-            self.rows.append(self._summary(sample))
+            sample = self._try(Level(rate=rate, arrivals=args.arrivals))
+            if sample is None:
+                break
             search.tell(rate, self._meets(sample), sample.calls_per_s)
+        self.rows.sort(key=lambda row: row.rate or 0)
         terms = ",".join(limit.text for limit in args.slo)
         if search.best is None:
             print(f"no rate meets {terms}", file=sys.stderr)
@@ -107,8 +113,6 @@ class _Bench:
 
     def _meets(self, sample: Sample) -> bool:
         """Whether a sample meets the goals; says of each how it stands."""
-        if not self._args.slo:
-            return True
         verdicts = judge(self._args.slo, sample)
         paint = Paint(sys.stderr)
         met = sample.kept and all(verdict.met for verdict in verdicts)
@@ -127,6 +131,17 @@ class _Bench:
             args.random or 0,
         )
 
+    def _try(self, level: Level) -> Sample | None:
+        """Measure a load and keep its row; None when the user has had enough."""
+        args = self._args
+        try:
+            sample = self._sample(level, self._plan())
+        except KeyboardInterrupt:
+            self.interrupted = True
+            return None
+        self.rows.append(summarise(sample, args.model, args.client, args.connections))
+        return sample
+
     def _sample(self, level: Level, plan: Plan) -> Sample:
         clocks = Clocks(server_cpu=self._server.cpu_clock()) if self._server else Clocks()
         seconds = plan.warmup_s + (0 if plan.requests else plan.duration_s)
@@ -136,9 +151,6 @@ class _Bench:
             quiet(),
         ):
             return LoadRun(carrier, level, plan, clocks, progress.update).run()
-
-    def _summary(self, sample: Sample) -> Summary:
-        return summarise(sample, self._args.model, self._args.client, self._args.connections)
 
 
 def _read_old(args: argparse.Namespace) -> list[Mapping[str, object]]:

@@ -1,6 +1,8 @@
 """The process behind a local port, and the CPU time it has used (Linux; elsewhere unknown)."""
 
 import os
+import socket
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 _LOCAL = ("localhost", "127.0.0.1", "0.0.0.0", "[::1]", "::1")
 _LISTEN = "0A"
 _PROC = Path("/proc")
+_CREDENTIALS = struct.Struct("iII")
 _TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
 
@@ -37,23 +40,25 @@ class ServerProcess:
 def find_server(url: str) -> ServerProcess | None:
     """The process that listens where `url` points, if that is this machine and may be seen."""
     if url.startswith("unix:"):
-        inodes = set(_listening_at(url.removeprefix("unix:").replace("///", "/", 1)))
-    else:
-        host, _, port = url.rpartition(":")
-        if host not in _LOCAL or not port.isdigit():
-            return None
-        inodes = set(_listening(int(port)))
-    names = {f"socket:[{inode}]" for inode in inodes}
+        return _find_behind(url.removeprefix("unix:").replace("///", "/", 1))
+    host, _, port = url.rpartition(":")
+    if host not in _LOCAL or not port.isdigit():
+        return None
+    names = {f"socket:[{inode}]" for inode in _listening(int(port))}
     return next((ServerProcess(pid) for pid in _pids() if names & _open_files(pid)), None)
 
 
-def _listening_at(path: str) -> Iterator[str]:
-    """Inodes of the sockets at a path."""
-    table = _PROC / "net/unix"
-    for line in table.read_text().splitlines()[1:] if table.exists() else ():
-        fields = line.split()
-        if fields[-1] == path:
-            yield fields[6]
+def _find_behind(path: str) -> ServerProcess | None:
+    """The process that listens at a path, as the kernel tells whoever connects there."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return None
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return None
+        credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return ServerProcess(_CREDENTIALS.unpack(credentials)[0])
 
 
 def _listening(port: int) -> Iterator[str]:
