@@ -4,13 +4,27 @@ retires connections: over real sockets, with times that are short.
 
 import resource
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
-from tests.http2.frames import ACK, MAX_WINDOW, Code, Frame, Setting, Type, ping, window_update
-from tests.http2.raw import RawClient, eventually
+from tests.http2.frames import (
+    ACK,
+    MAX_WINDOW,
+    Code,
+    Frame,
+    Setting,
+    Type,
+    block,
+    data,
+    headers,
+    message,
+    ping,
+    window_update,
+)
+from tests.http2.raw import RawClient, eventually, request_fields
 from tests.http2.service import Serving, serving
 
 from penstock.transport.http2.server import Http2Transport
@@ -35,6 +49,12 @@ def all_closed(served: Serving) -> None:
     """Wait until the server has no connection and no task of a call."""
     eventually(lambda: figures(served)["penstock_http2_connections"] == 0, "connections closed")
     eventually(lambda: served.tasks() == 1, "no task is left")
+
+
+def all_closed_after(client: RawClient, served: Serving) -> None:
+    """Leave, and wait until nothing is left."""
+    client.close()
+    all_closed(served)
 
 
 def goaways(client: RawClient) -> list[Frame]:
@@ -215,6 +235,41 @@ def test_a_reader_that_opens_no_window_loses_its_stream_alone() -> None:
         eventually(lambda: served.service.cancelled == 1, "the handler is told")
         assert served.service.called["Flood"] < 20
         assert client.call(3, b"x").messages == [b"x"]
+
+
+@pytest.mark.parametrize("size", [2_000, 1 << 20])
+def test_a_request_that_does_not_go_on_is_refused(size: int) -> None:
+    """Half a message holds memory; one that comes in small pieces but steadily is served."""
+    options: dict[str, Any] = {"stream_stall_s": 0.4}
+    with serving(**options) as served, RawClient(served.address) as client:
+        client.start()
+        half = message(bytes(size))[: size // 2]
+        client.send(headers(1, block(request_fields())), data(1, half))
+        client.send(headers(3, block(request_fields())))
+        for start in range(0, 40_000, 2_000):
+            client.send(data(3, message(bytes(39_995))[start : start + 2_000]))
+            time.sleep(0.05)
+        client.send(data(3, end=True))
+
+        assert client.answer(3).messages == [bytes(39_995)]
+        assert client.answer(1).status == 8
+        counted(served, "stalled_requests")
+        all_closed_after(client, served)
+
+
+def test_an_old_connection_ends_behind_its_last_answer() -> None:
+    """However slowly that is read."""
+    options: dict[str, Any] = {"max_connection_age_ms": 100}
+    with serving(**options) as served, RawClient(served.address, source_buffer=4096) as client:
+        client.start((Setting.INITIAL_WINDOW_SIZE, MAX_WINDOW))
+        client.send(window_update(0, MAX_WINDOW - 65_535))
+        asked = client.wait(lambda frame: frame.is_(Type.PING) and not frame.flags & ACK)
+        client.request(1, b"3000000", "/s/Big")
+        client.send(ping(asked.payload, ACK))
+        time.sleep(1.5)
+
+        assert client.answer(1).messages == [bytes(3_000_000)]
+        all_closed(served)
 
 
 def test_requests_are_not_read_while_answers_pile_up() -> None:

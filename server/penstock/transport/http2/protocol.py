@@ -8,8 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any, cast
 
-from penstock.status import CODES
-from penstock.transport.http2.call import Link, ServerCall
+from penstock.transport.http2.call import ServerCall
 from penstock.transport.http2.events import (
     Drained,
     Ended,
@@ -29,45 +28,28 @@ from penstock.transport.http2.events import (
 from penstock.transport.http2.faults import ConnectionFault
 from penstock.transport.http2.frames import ErrorCode
 from penstock.transport.http2.hub import Hub
+from penstock.transport.http2.lifetime import PING, Lifetime
 from penstock.transport.http2.sockets import peer_of
-from penstock.transport.http2.watch import Action, ConnectionWatch
-from penstock_runtime.errors import Status
 
 _log = logging.getLogger("penstock.transport")
 
 MANY_CALLS = 128
 """Calls on a connection whose socket takes nothing, beyond which nothing is read from it."""
-LINGER_NS = 1_000_000_000
-"""For how long what the peer still sends is read and dropped: closing at once would send a TCP
-reset, which overtakes our last words."""
-UNAVAILABLE = CODES[Status.UNAVAILABLE]
-CUT_OFF = "Cancelling all calls"
 TOO_MANY_PINGS = "too_many_pings"
-PING = b"penstock"
 
 
-class ServerProtocol(asyncio.BufferedProtocol):
+class ServerProtocol(Lifetime):
     """Between one transport of asyncio's and one `ServerConnection`."""
 
     def __init__(self, hub: Hub) -> None:
-        now_ns = time.monotonic_ns()
+        super().__init__(hub)
         self.peer = ""
         self.high_water = hub.limits.high_water
         self.dirty = False
-        self.sent = False
-        """An answer left since this was last looked at."""
         self.bytes_in = self.bytes_out = 0
-        self.link = Link(hub.limits, hub.call_type, hub.read_buffer)
         self.link.owner = self
-        self._hub = hub
-        self._transport: asyncio.Transport | None = None
-        self._watch = ConnectionWatch(hub.policy, now_ns)
         self._waiters: list[asyncio.Future[None]] = []
-        self._heard_ns = now_ns
-        self._paused_ns: int | None = None
-        self._unwritten = 0
         self._reading = True
-        self._closed_ns: int | None = None
         self._on_event: dict[type[Event], Callable[[Any], None]] = {
             Opened: self._opened,
             Message: self._message,
@@ -215,17 +197,6 @@ class ServerProtocol(asyncio.BufferedProtocol):
             if not waiter.done():
                 waiter.set_result(None)
 
-    def _hang_up(self) -> None:
-        """Say nothing more; the socket is closed by the peer, or soon by us."""
-        transport = self._transport
-        if transport is None or self._closed_ns is not None:
-            return
-        self._closed_ns = time.monotonic_ns()
-        if self.link.error is not None and transport.can_write_eof():
-            transport.write_eof()
-        else:
-            transport.close()
-
     # -- events ----------------------------------------------------------------------------------
 
     def _opened(self, event: Opened) -> None:
@@ -249,8 +220,8 @@ class ServerProtocol(asyncio.BufferedProtocol):
     def _pinged(self) -> None:
         if self.link.closing:
             return
-        sent, self.sent = self.sent, False
-        if self._watch.pinged(self._heard_ns, calls=len(self.link.streams), sent=sent):
+        calls, sent = len(self.link.streams), self._has_sent()
+        if self._watch.pinged(self._heard_ns, calls=calls, sent=sent):
             self._hub.counts["ping_strikes"] += 1
             self.close(ErrorCode.ENHANCE_YOUR_CALM, TOO_MANY_PINGS)
 
@@ -264,82 +235,6 @@ class ServerProtocol(asyncio.BufferedProtocol):
             _log.error("HTTP/2 with %s ended by a defect", self.peer, exc_info=error.__cause__)
         else:
             _log.debug("HTTP/2 with %s ended: %s", self.peer, error.text)
-
-    # -- time ------------------------------------------------------------------------------------
-
-    def look(self, now_ns: int) -> None:
-        """Do what the time demands; asked every now and then."""
-        if self._closed_ns is not None:
-            if now_ns - self._closed_ns >= LINGER_NS:
-                self.abort()
-            return
-        self._look_at_readers(now_ns)
-        link = self.link
-        action = self._watch.look(
-            now_ns,
-            spoke=link.established,
-            heard_ns=self._heard_ns if self._paused_ns is None else now_ns,
-            calls=len(link.streams),
-            mark=link.history.last,
-            sent=self.sent,
-        )
-        if action is Action.PING:
-            link.ping(PING)
-            self.flush()
-        elif action is not Action.NOTHING:
-            self._hub.counts[self._watch.why] += 1
-            {Action.RETIRE: self.retire, Action.CUT: self.cut, Action.DROP: self.abort}[action]()
-
-    def _look_at_readers(self, now_ns: int) -> None:
-        """Give up on a peer that takes nothing although there is something for it."""
-        hub, transport = self._hub, self._transport
-        stall_ns = hub.policy.stall_ns
-        if self._paused_ns is not None and transport is not None:
-            unwritten = transport.get_write_buffer_size()
-            if unwritten != self._unwritten:
-                self._unwritten, self._paused_ns = unwritten, now_ns
-            elif now_ns - self._paused_ns >= stall_ns:
-                hub.counts["stalled_connections"] += 1
-                self.abort()
-            return
-        for stream in self.link.stalled(now_ns, stall_ns):
-            hub.counts["stalled_streams"] += 1
-            self.link.reset(stream, ErrorCode.CANCEL)
-            cast(ServerCall, stream).gone()
-        if self.link.out:
-            self.flush()
-
-    # -- the end ---------------------------------------------------------------------------------
-
-    def retire(self) -> None:
-        """Ask the peer to go elsewhere with new calls; those inside go on."""
-        self._hub.counts["goaways"] += 1
-        self.link.shutdown()
-        self.flush()
-
-    def cut(self) -> None:
-        """End all calls and the connection."""
-        for call in self._calls():
-            call.cut(UNAVAILABLE, CUT_OFF)
-        self.close(ErrorCode.NO_ERROR, "")
-
-    def close(self, code: int, text: str) -> None:
-        """Say why, and nothing more."""
-        if self._closed_ns is None and not self.link.closing:
-            self._hub.counts["goaways"] += 1
-            calls = self._calls()
-            self.link.close(code, text)
-            for call in calls:
-                call.gone()
-        self.flush()
-
-    def _calls(self) -> list[ServerCall]:
-        return [cast(ServerCall, stream) for stream in self.link.streams.values()]
-
-    def abort(self) -> None:
-        """Let go of the socket at once."""
-        if self._transport is not None:
-            self._transport.abort()
 
 
 def _call(event: Any) -> ServerCall:

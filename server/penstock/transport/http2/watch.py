@@ -117,7 +117,8 @@ class ConnectionWatch:
         """What is to be done now; `why` says for which rule.
 
         `spoke`: the handshake is over; `heard_ns`: when bytes last came; `calls`: how many are
-        open; `mark`: changes whenever a call begins; `sent`: an answer left since the last look.
+        open; `mark`: changes whenever a call begins; `sent`: an answer left since this or `pinged`
+        was last asked.
         """
         policy = self._policy
         if not spoke:
@@ -133,10 +134,10 @@ class ConnectionWatch:
         return self._keepalive(now_ns, heard_ns, calls, sent)
 
     def pinged(self, now_ns: int, *, calls: int, sent: bool) -> bool:
-        """The client sent a ping; whether it sends too many. `sent`: an answer left since then."""
+        """The client sent a ping; whether it sends too many. `sent` as for `look`."""
         policy = self._policy
         if sent:
-            self._last_ping_ns, self._strikes = -_NEVER, 0
+            self._forgive()
         alone = calls == 0 and not policy.keepalive_without_calls
         apart = _IDLE_PING_APART_NS if alone else policy.ping_interval_ns
         early = now_ns - self._last_ping_ns < apart
@@ -147,6 +148,11 @@ class ConnectionWatch:
     def acknowledged(self) -> None:
         """The client answered the keepalive ping."""
         self._pinged_ns = None
+
+    def _forgive(self) -> None:
+        """An answer left: pings on both sides are counted anew."""
+        self._pings = self._strikes = 0
+        self._last_ping_ns = -_NEVER
 
     def _because(self, why: str, action: Action) -> Action:
         self.why = why
@@ -164,7 +170,7 @@ class ConnectionWatch:
     def _keepalive(self, now_ns: int, heard_ns: int, calls: int, sent: bool) -> Action:
         policy = self._policy
         if sent:
-            self._pings = 0
+            self._forgive()
         if self._pinged_ns is not None:
             if heard_ns > self._pinged_ns:
                 # Any byte is a sign of life.
