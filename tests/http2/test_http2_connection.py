@@ -589,6 +589,31 @@ def test_a_large_message_is_read_into_its_own_memory() -> None:
     assert isinstance(events[1].message, memoryview)
 
 
+@pytest.mark.parametrize("size", [64, 1_000, 16_384, 100_000])
+def test_a_large_message_may_come_in_frames_of_any_size(size: int) -> None:
+    """Other frames may come between; every byte is counted against both windows."""
+    connection = connected()
+    open_stream(connection, 1)
+    message = bytes(range(256)) * 2_000
+    body = prefixed(message)
+    pieces = [body[at : at + size] for at in range(0, len(body), size)]
+    before = connection.recv_window
+
+    text = b"".join(
+        data(3, piece, end=index == len(pieces) - 1)
+        + (ping(bytes(8)) if index % 100 == 7 else b"")
+        + (data(1, prefixed(b"x")) if index % 100 == 9 else b"")
+        for index, piece in enumerate(pieces)
+    )
+    events = connection.feed(headers(3) + text, NOW_NS)
+
+    own = [entry for entry in story(events) if entry[1:2] == (3,)]
+    between = len([entry for entry in story(events) if entry[:2] == ("message", 1)])
+    assert own == [("opened", 3), ("message", 3, message), ("ended", 3)]
+    assert connection.recv_window == before - len(body) - 6 * between
+    assert connection.streams[3].recv_window == 2**20 - len(body)
+
+
 def test_many_messages_in_one_frame_are_many_events() -> None:
     """Messages and frames have nothing to do with each other."""
     connection = connected()
