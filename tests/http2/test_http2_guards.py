@@ -1,5 +1,6 @@
 """Every defence of the core: what it bounds, that honest clients do not meet it, that it counts."""
 
+from collections.abc import Callable
 from dataclasses import fields
 
 import pytest
@@ -37,11 +38,14 @@ from penstock.transport.http2.frames import (
 )
 from penstock.transport.http2.guards import Bucket
 from penstock.transport.http2.limits import Limits, Rate
+from penstock.transport.http2.outlet import EARNED_BY_PIECE
 from penstock.transport.http2.server_connection import ServerConnection
 from penstock.transport.http2.settings import INITIAL_WINDOW_SIZE, settings_frame
 
 SECOND_NS = 1_000_000_000
 FEW = Rate(20, 10)
+EARNED_AT_FIRST = 2 * EARNED_BY_PIECE
+"""By our SETTINGS and WINDOW_UPDATE, which go out before anything comes in."""
 
 
 def calmed(connection: ServerConnection, name: str) -> bool:
@@ -73,7 +77,7 @@ def flood(connection: ServerConnection, text: bytes, times: int) -> int:
         ("settings", goaway(0, 0)),
         ("ignored_frames", frame(PRIORITY, 0, 9, bytes(5))),
         ("ignored_frames", frame(0x77, 0, 0, b"")),
-        ("ignored_frames", data(3, b"x" * 100)),
+        ("ignored_frames", data(3, b"x" * 10)),
         ("empty_frames", data(1, b"")),
         ("empty_frames", data(1, bytes(11), PADDED)[:9] + b"\x0a" + bytes(10)),
         ("fragments", data(1, b"\0")),
@@ -91,7 +95,7 @@ def test_frames_that_bring_nothing_are_bounded_by_a_rate(name: str, text: bytes)
     taken = flood(connection, text, 100)
 
     assert calmed(connection, name)
-    assert 18 <= taken <= 20
+    assert 18 <= taken <= 20 + EARNED_AT_FIRST
 
 
 def test_what_a_rate_allows_goes_on_for_ever() -> None:
@@ -224,20 +228,47 @@ def test_settings_of_many_entries_are_stopped() -> None:
     assert calmed(connection, "settings_per_frame")
 
 
-def test_window_updates_are_earned_by_what_we_send() -> None:
-    """Credit for our answers meets no limit; credit for nothing does."""
-    honest, idle = connected(window_updates=FEW), connected(window_updates=FEW)
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("window_updates", lambda stream_id: window_update(0, 20) + window_update(stream_id, 20)),
+        ("pings", lambda _: ping(bytes(8))),
+        ("ignored_frames", lambda stream_id: rst_stream(stream_id, ErrorCode.CANCEL)),
+    ],
+    ids=["credit", "pings that measure the way", "resets that come too late"],
+)
+def test_what_honest_clients_send_for_our_answers_is_earned_by_them(
+    name: str, text: Callable[[int], bytes]
+) -> None:
+    """With answers it meets no limit, without them it does."""
+    honest, idle = connected(**{name: FEW}), connected(**{name: FEW})
+    idle.respond(asked(idle), b"answer")
+    written(idle)
 
     for stream_id in range(1, 1_001, 2):
         honest.respond(asked(honest, stream_id), b"answer")
+    written(honest)
+    for stream_id in range(1, 1_001, 2):
+        honest.feed(text(stream_id), NOW_NS)
         written(honest)
-        honest.feed(window_update(0, 20) + window_update(stream_id, 20), NOW_NS)
-    earned = 4 * 3
-    given = flood(idle, window_update(0, 1), 100)
+    flood(idle, text(1), 100)
 
     assert honest.error is None
-    assert given <= 20 + earned
-    assert calmed(idle, "window_updates")
+    assert calmed(idle, name)
+
+
+def test_a_large_upload_that_we_stop_may_run_out() -> None:
+    """What is on its way when a call is refused is no attack, however many calls there are."""
+    connection = connected(ignored_frames=FEW)
+
+    for stream_id in range(1, 201, 2):
+        stream = open_stream(connection, stream_id)
+        connection.refuse(stream, 8, "too much at once")
+    for stream_id in range(1, 201, 2):
+        connection.feed(data(stream_id, bytes(16_384)) * 10, NOW_NS)
+        written(connection)
+
+    assert connection.error is None
 
 
 def test_a_window_that_opens_by_single_bytes_is_stopped() -> None:

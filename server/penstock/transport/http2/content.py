@@ -80,7 +80,7 @@ class Content(Inflow):
             return -1
         self.recv_window -= size
         if stream is None or stream.state & HALF_CLOSED_REMOTE:
-            self._unexpected_data(stream_id, stream)
+            self._unexpected_data(stream_id, stream, size)
             self._skip_left = size
             return self._content(data, start, stop)
         if (
@@ -136,11 +136,11 @@ class Content(Inflow):
             return False
         return stream.assembler is None or stream.assembler.target() is None
 
-    def _unexpected_data(self, stream_id: int, stream: Stream | None) -> None:
+    def _unexpected_data(self, stream_id: int, stream: Stream | None, size: int) -> None:
         if stream is not None:
             self._stream_fault(stream_id, ErrorCode.STREAM_CLOSED)
         elif stream_id:
-            self._judge(DATA, stream_id)
+            self._judge(DATA, stream_id, size)
         else:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "DATA on stream 0")
 

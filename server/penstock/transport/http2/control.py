@@ -150,7 +150,7 @@ class Control(Sender):
         self._stream_fault(stream_id, ErrorCode.FRAME_SIZE_ERROR)
 
     def _window_update(self, stream_id: int, payload: bytes) -> None:
-        self._count_update()
+        self._spend("window_updates")
         increment = unpack_word(payload, 0) & MAX_STREAM_ID
         if stream_id:
             self._stream_window_update(stream_id, increment)
@@ -182,11 +182,12 @@ class Control(Sender):
             if stream.pending is not None:
                 self._wake(stream)
 
-    def _count_update(self) -> None:
-        if self._earned_updates:
-            self._earned_updates -= 1
+    def _spend(self, name: str) -> None:
+        # What honest peers send in answer to what we send costs nothing; beyond that, a token.
+        if self._earned:
+            self._earned -= 1
         else:
-            self.guards.spend("window_updates", self._now_ns)
+            self.guards.spend(name, self._now_ns)
 
     def _reset_by_peer(self, stream_id: int, code: int) -> None:
         stream = self.streams.get(stream_id)
@@ -202,7 +203,7 @@ class Control(Sender):
         if flags & ACK:
             self._ping_acked(data)
             return
-        self.guards.spend("pings", self._now_ns)
+        self._spend("pings")
         self._put_control(ping(data, ack=True))
         self._events.append(Pinged(data))
 
@@ -261,7 +262,7 @@ class Control(Sender):
         self.guards.spend("settings", self._now_ns)
         self._events.append(GoAway(code, last_id, debug))
 
-    def _judge(self, kind: int, stream_id: int) -> bool:
+    def _judge(self, kind: int, stream_id: int, size: int = 0) -> bool:
         """What a frame deserves on a stream that is not open; True if it may open it."""
         past = self._past(stream_id)
         verdict, code = NOT_OPEN[past][kind]
@@ -269,9 +270,9 @@ class Control(Sender):
             return True
         if verdict is Verdict.CLOSE:
             raise ConnectionFault(code, f"frame of type {kind} on {past.value} stream {stream_id}")
-        if kind == WINDOW_UPDATE:
-            return False
-        self.guards.spend("ignored_frames", self._now_ns)
+        # A large upload that we stopped is on its way for a while; only small frames are a game.
+        if kind != WINDOW_UPDATE and size < self.limits.tiny:
+            self._spend("ignored_frames")
         if verdict is Verdict.RESET:
             self._put_reset(stream_id, code)
         return False

@@ -29,7 +29,8 @@ class Limits:
     """What one connection may ask of us. Whoever goes beyond is refused, and counted by name.
 
     The first group is what we advertise, the second bounds what is kept in memory, the third
-    bounds work that brings nothing; the rates lie far above what any honest client does.
+    bounds work that brings nothing; the rates lie far above what any honest client does. Each
+    answer of ours allows a few more pings, window updates and late frames than the rates.
     """
 
     stream_window: int = MIB
@@ -79,7 +80,6 @@ class Limits:
     settings: Rate = field(default=Rate(100, 20))
     pings: Rate = field(default=Rate(1_000, 1_000))
     window_updates: Rate = field(default=Rate(10_000, 2_000))
-    """WINDOW_UPDATE frames beyond four for each chunk that we sent."""
     tiny_writes: Rate = field(default=Rate(1_000, 200))
     """DATA frames of ours below `tiny` bytes that a small window cut off."""
     empty_frames: Rate = field(default=Rate(100, 100))
@@ -88,7 +88,7 @@ class Limits:
     """DATA frames below `tiny` bytes that end neither a message nor a stream: there are clients
     that send the five bytes before a message in a frame of their own."""
     ignored_frames: Rate = field(default=Rate(1_000, 1_000))
-    """PRIORITY and unknown frames, and frames of streams that are closed."""
+    """PRIORITY and unknown frames, and small frames of streams that are closed."""
     tiny: int = 64
     stall_progress: int = KIB
     """A stream that sends less than this in a stall's time is stalled as if it sent nothing."""

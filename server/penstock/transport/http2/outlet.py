@@ -31,17 +31,19 @@ LARGEST_WRITE = 256 * 1024
 FRAME_COST = 100
 """What any frame counts for in `out` beside its bytes."""
 
-UPDATES_PER_PIECE = 4
-MOST_UPDATES = 100_000
-"""WINDOW_UPDATE frames that each piece of our output earns the peer, and how many it may save."""
+EARNED_BY_PIECE = 4
+MOST_EARNED = 100_000
+"""Frames that bring nothing which each piece of our answers earns the peer, and how many it may
+save: honest peers give credit, measure the way with PINGs, and reset what was answered already."""
 
 
 class Outlet:
     """Where everything passes that a connection sends."""
 
     __slots__ = (
+        "_control_pieces",
         "_control_room",
-        "_earned_updates",
+        "_earned",
         "_join_limit",
         "_largest",
         "_out_room",
@@ -78,7 +80,8 @@ class Outlet:
         self._control_room = limits.control_output
         self._table_update = b""
         self._tiny_writes = 0
-        self._earned_updates = 0
+        self._earned = 0
+        self._control_pieces = 0
         # Those whose window is open and that wait for their turn; all those that wait at all.
         self._ready: deque[Stream] = deque()
         self._waiting: dict[int, Stream] = {}
@@ -92,9 +95,9 @@ class Outlet:
         self.out = []
         self._out_room = self.limits.output
         self._control_room = self.limits.control_output
-        self._earned_updates = min(
-            self._earned_updates + UPDATES_PER_PIECE * len(out), MOST_UPDATES
-        )
+        earned = EARNED_BY_PIECE * (len(out) - self._control_pieces)
+        self._earned = min(self._earned + earned, MOST_EARNED)
+        self._control_pieces = 0
         if self._ready:
             self._pump()
         return out
@@ -228,6 +231,7 @@ class Outlet:
         # Only counted here: an application that resets streams must not be raised at. What the
         # peer provoked is judged once per read.
         self.out.append(data)
+        self._control_pieces += 1
         self._control_room -= len(data) + FRAME_COST
 
     def _join_limit_of_peer(self) -> int:
