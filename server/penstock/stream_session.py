@@ -17,6 +17,7 @@ from penstock.interceptors import shutting_down
 from penstock.status import public_error
 from penstock.stream_answers import error_message, final_message_of, log_request
 from penstock.stream_pressure import Pressure, StallWatch
+from penstock.stream_reader import StreamReader
 from penstock.stream_request import StreamRequest
 from penstock.stream_writer import StreamWriter
 from penstock.transport.base import Buffer, Call
@@ -41,15 +42,12 @@ class StreamSession:
         "_flushing",
         "_full",
         "_headers",
-        "_interrupted",
-        "_news",
         "_open",
         "_order",
         "_pressure",
-        "_reading",
+        "_reader",
         "_ready",
         "_shop",
-        "_task",
         "_true_status",
         "_typed",
         "_writer",
@@ -70,16 +68,13 @@ class StreamSession:
         self._pressure = Pressure(shop.limits.max_unsent_bytes)
         stall = StallWatch(call, shop.limits.stall_s, self._pressure)
         self._writer = StreamWriter(call, stall, self._flush, self._stop)
-        self._task = asyncio.current_task()
-        self._news: asyncio.Future[None] | None = None
+        self._reader = StreamReader()
         self._failure: BaseException | None = None
         self._flushing = False
         self._full = False
-        self._reading = False
-        self._interrupted = False
         self._draining = False
 
-    async def run(self, messages: AsyncIterator[bytes]) -> None:
+    async def run(self, messages: AsyncIterator[Buffer]) -> None:
         """Answer every message; ends once the caller is done and all is answered."""
         forget_gate = self._shop.gate.watch(self._on_gate_closed)
         failure: Exception | None = None
@@ -90,7 +85,7 @@ class StreamSession:
                 # What was read before is answered first.
                 failure = error
             while self._writer.blocked or (self._open and self._failure is None):
-                await self._changed()
+                await self._reader.news()
             self._raise(failure)
         finally:
             forget_gate()
@@ -114,64 +109,30 @@ class StreamSession:
 
     # -- reading ---------------------------------------------------------------------------------
 
-    async def _read(self, messages: AsyncIterator[bytes]) -> None:
-        most = self._shop.limits.max_inflight
-        while not self._ending:
-            self._reading = True
-            try:
-                data = await anext(messages)
-            except StopAsyncIteration:
-                return
-            except asyncio.CancelledError:
-                # Ours, not the caller's: swallowing the caller's would leak the call.
-                if not self._interrupted or self._task is None or self._task.uncancel():
-                    raise
-                return
-            finally:
-                self._reading = False
+    async def _read(self, messages: AsyncIterator[Buffer]) -> None:
+        reader, most = self._reader, self._shop.limits.max_inflight
+        while (data := await reader.next(messages)) is not None:
             admitting = self._admit(data)
             if admitting is not None:
                 await admitting
-            while (len(self._open) >= most or self._pressure.over) and not self._ending:
+            while (len(self._open) >= most or self._pressure.over) and not reader.ending:
                 self._full = True
-                await self._changed()
+                await reader.news()
             self._full = False
-
-    @property
-    def _ending(self) -> bool:
-        return self._draining or self._failure is not None
-
-    async def _changed(self) -> None:
-        """Wait until something was written, or the stream is to end."""
-        self._news = asyncio.get_running_loop().create_future()
-        await self._news
-
-    def _wake(self) -> None:
-        news, self._news = self._news, None
-        if news is not None and not news.done():
-            news.set_result(None)
-
-    def _wake_if_due(self) -> None:
-        if self._full or not self._open:
-            self._wake()
-
-    def _interrupt(self) -> None:
-        """Let the task see that the stream is to end."""
-        self._wake()
-        # Interrupted only while it waits for a message: a request half admitted is finished.
-        if self._reading and not self._interrupted and self._task is not None:
-            self._interrupted = True
-            self._task.cancel()
 
     def _on_gate_closed(self) -> None:
         self._draining = True
-        self._interrupt()
+        self._reader.stop()
 
     def _stop(self, error: BaseException) -> None:
         """Nothing more can be written, or is to be."""
         if self._failure is None:
             self._failure = error
-            self._interrupt()
+            self._reader.stop()
+
+    def _wake_if_due(self) -> None:
+        if self._full or not self._open:
+            self._reader.wake()
 
     def _admit(self, data: Buffer) -> Awaitable[None] | None:
         """Take a request in; what is left to do if decoding it would hold up the loop."""
