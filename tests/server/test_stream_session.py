@@ -1,7 +1,9 @@
 """One stream carries requests for many models; each gets its answers, in the order promised."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import pytest
@@ -417,3 +419,99 @@ async def test_every_request_of_a_stream_has_its_line_in_the_log() -> None:
     assert (by_id["a"].status, by_id["a"].responses) == ("OK", 3)
     assert by_id["a"].response_bytes == sum(r.ByteSize() for r in replies if not r.error_message)
     assert by_id["b"].status == "NOT_FOUND"
+
+
+@dataclass
+class Batching(FakeCall):
+    """A call that keeps what was written at once together."""
+
+    batches: list[list[bytes]] = field(default_factory=list)
+
+    async def write_many(self, messages: Sequence[bytes]) -> None:
+        self.batches.append(list(messages))
+        await super().write_many(messages)
+
+
+@pytest.mark.asyncio
+async def test_what_is_there_is_written_at_once() -> None:
+    """One write for the responses of a request, and one for the answers of many."""
+    services = services_for(FakeShelf(count_to(100), echo_model()))
+    many, echo = Conversation(services, Batching()), Conversation(services, Batching())
+    many.send(request_bytes("many"))
+    echo.send(*(request_bytes(request_id=str(n)) for n in range(20)))
+
+    await many.rest()
+    await echo.rest()
+
+    assert isinstance(many.call, Batching)
+    assert isinstance(echo.call, Batching)
+    assert [len(batch) for batch in many.call.batches] == [100]
+    assert [len(batch) for batch in echo.call.batches] == [20]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(("count", "elements", "most"), [(250, 1, 128), (10, 10_000, 2)])
+async def test_nobody_talks_for_long_while_others_wait(
+    count: int, elements: int, most: int
+) -> None:
+    """Requests of one stream take turns, which are bounded by messages and by bytes."""
+    model = FakeModel("many", decoupled=True)
+    stream = Conversation(services_for(FakeShelf(model)))
+    stream.send(request_bytes("many", request_id="a"), request_bytes("many", request_id="b"))
+    asking = asyncio.ensure_future(stream.next())
+    jobs = await jobs_of(model, 2, asking)
+
+    for job in jobs:
+        for number in range(count):
+            job.answer(number, final=number == count - 1, elements=elements)
+    order = ids([await asking, *await stream.rest()])
+
+    turns = [len(list(turn)) for _, turn in groupby(order)]
+    assert len(order) == 2 * count
+    assert max(turns[:-1]) <= most
+    assert turns[0] == turns[1]
+
+
+@pytest.mark.asyncio
+async def test_what_was_said_before_the_error_that_ends_a_stream_is_written() -> None:
+    """The status of the call comes after all responses that there were."""
+
+    def answer(job: Job) -> None:
+        for number in range(3):
+            job.answer(number, final=False)
+        job.stream.fail(Unavailable("gone", scheduled=True))
+
+    call = FakeCall(metadata={"triton_grpc_error": "true"})
+    model = FakeModel("many", decoupled=True, answer=answer)
+    stream = Conversation(services_for(FakeShelf(model)), call)
+    stream.send(request_bytes("many"))
+
+    values = [reply_value(await stream.next()) for _ in range(3)]
+
+    assert values == [0.0, 1.0, 2.0]
+    assert await stream.failed() == (Status.UNAVAILABLE, "[request id: <id_unknown>] gone")
+
+
+@dataclass
+class Gone(FakeCall):
+    """A call whose caller is gone, which its transport notices when it writes."""
+
+    async def write_many(self, messages: Sequence[bytes]) -> None:
+        raise ConnectionResetError("gone")
+
+
+@pytest.mark.asyncio
+async def test_a_stream_that_cannot_be_written_ends() -> None:
+    """Although its caller neither reads nor says that it is done."""
+    model = FakeModel("many", decoupled=True)
+    services = services_for(FakeShelf(model))
+    stream = Conversation(services, Gone())
+    stream.send(request_bytes("many"), request_bytes("many"))
+    ending = asyncio.ensure_future(stream.failed())
+    jobs = await jobs_of(model, 2, ending)
+
+    jobs[0].answer(1, final=False)
+
+    assert (await ending)[0] is Status.INTERNAL
+    assert jobs[1].stream.cancelled
+    assert (services.budget.used, services.gate.inflight) == (0, 0)
