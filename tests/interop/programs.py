@@ -96,6 +96,12 @@ PROGRAMS: tuple[Program, ...] = (
         {"GRPC_GO_RETRY": "on"},
     ),
     Program(
+        "grpc-java",
+        (str(BUILT / "java" / "client"),),
+        BUILT / "java" / "client",
+        {"deflate": "it offers gzip only"},
+    ),
+    Program(
         "grpclib",
         (sys.executable, str(SOURCES / "python" / "grpclib_client.py")),
         BUILT / "python" / "grpclib",
