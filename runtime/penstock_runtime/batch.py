@@ -27,6 +27,8 @@ from penstock_runtime.scheduling.length_batcher import padded_length
 from penstock_runtime.stream import OneOutput
 from penstock_runtime.tensor import Tensor, to_host
 
+_MOST_SHAPES = 64
+
 
 class Batch(NamedTuple):
     """Requests in row order; `rows` is their sum."""
@@ -64,6 +66,8 @@ class BatchPlan:
         self._only = config.output[0] if self._plain and len(config.output) == 1 else None
         self._only_dtype: np.dtype[Any] | None = None
         self.only: OneOutput | None = None
+        # Shapes that were found to fit it.
+        self._fitting: set[tuple[int, ...]] = set()
         if self._only is not None and self._only.data_type is not DataType.BYTES:
             name, datatype = self._only.name, self._only.data_type
             self._only_dtype = datatype.numpy
@@ -136,7 +140,11 @@ class BatchPlan:
         shape = array.shape
         if self._batched and (not shape or shape[0] != rows):
             return False
-        self._check_dims(declared, shape)
+        if shape not in self._fitting:
+            self._check_dims(declared, shape)
+            if len(self._fitting) >= _MOST_SHAPES:
+                self._fitting.clear()
+            self._fitting.add(shape)
         return True
 
     def _scatter(

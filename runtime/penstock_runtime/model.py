@@ -5,7 +5,7 @@ Made by `start_model`, which returns only when every instance is warm; ended by 
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from penstock_runtime.backends.base import Backend, LoadedModel, ModelSource
 from penstock_runtime.batch import BatchPlan
@@ -17,7 +17,7 @@ from penstock_runtime.observability.statistics import ModelStatistics
 from penstock_runtime.placement import placements
 from penstock_runtime.request import InferRequest
 from penstock_runtime.scheduling.base import Batcher, Pending, QueueStats
-from penstock_runtime.scheduling.batch_scheduler import BatchScheduler
+from penstock_runtime.scheduling.batch_scheduler import BatchScheduler, Refused
 from penstock_runtime.scheduling.dynamic_batcher import DynamicBatcher
 from penstock_runtime.scheduling.length_batcher import LengthBatcher
 from penstock_runtime.scheduling.timer import Timer
@@ -71,14 +71,15 @@ class Model:
         """What is known of requests of this likeness, if one was found to fit before."""
         return self._validator.recall(likeness)
 
-    def accept(self, pending: Pending) -> None:
-        """Queue a request that is like one that was found to fit; raises as `submit`."""
-        try:
-            self._scheduler.submit(pending)
-        except PenstockError as error:
+    def accept(self, pendings: Sequence[Pending]) -> Sequence[Refused]:
+        """Queue requests that are like ones that were found to fit; those that were refused, and
+        why.
+        """
+        refused = self._scheduler.submit_all(pendings)
+        for pending, error in refused:
             spent = time.monotonic_ns() - pending.arrived_ns
             self.statistics.record_failure(error.failure, spent)
-            raise
+        return refused
 
     @property
     def healthy(self) -> bool:

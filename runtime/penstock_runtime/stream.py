@@ -11,8 +11,9 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from typing import Any, NamedTuple, Protocol
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from penstock_runtime.datatype import DataType
 from penstock_runtime.errors import Cancelled, Internal, PenstockError
@@ -22,8 +23,11 @@ from penstock_runtime.tensor import Tensor
 UNSENT_LIMIT = 256
 
 
-class OneOutput(NamedTuple):
-    """What the responses of a model with one output have in common; one object per model."""
+@dataclass(frozen=True, slots=True, eq=False)
+class OneOutput:
+    """What the responses of a model with one output have in common; one object per model, which is
+    equal to nothing but itself.
+    """
 
     model_name: str
     model_version: str
@@ -101,6 +105,20 @@ class LoopInbox:
         if self._bells:
             self._ring()
 
+    def post_all(self, streams: "Sequence[ResponseStream]") -> None:
+        """As `post` for each of them."""
+        changed = self._changed
+        for stream in streams:
+            if not stream.posted:
+                stream.posted = True
+                changed.append(stream)
+        if not self._armed and changed:
+            self._armed = True
+            try:
+                self._loop.call_soon_threadsafe(self._drain)
+            except RuntimeError:
+                changed.clear()
+
 
 class ThreadInbox:
     """An inbox for a consumer that is a plain thread: it sets an event."""
@@ -133,6 +151,16 @@ def hold_news() -> None:
         _held.streams, _held.since_ns = [], time.monotonic_ns()
 
 
+def post_all(streams: "Sequence[ResponseStream]") -> None:
+    """Wake the consumers of all these, which mostly have one inbox."""
+    inbox = streams[0].inbox
+    if isinstance(inbox, LoopInbox) and all(stream.inbox is inbox for stream in streams):
+        inbox.post_all(streams)
+        return
+    for stream in streams:
+        stream.post()
+
+
 def release_news(held_for_ns: int = 0) -> None:
     """Wake whoever waits for what this thread has answered since `hold_news`, if that is as long
     ago as this.
@@ -140,8 +168,8 @@ def release_news(held_for_ns: int = 0) -> None:
     if _held.streams is None or time.monotonic_ns() - _held.since_ns < held_for_ns:
         return
     streams, _held.streams = _held.streams, None
-    for stream in streams:
-        stream.post()
+    if streams:
+        post_all(streams)
 
 
 class ResponseStream:
@@ -160,7 +188,7 @@ class ResponseStream:
     """Whether anyone looks at the timing of a response."""
 
     def __init__(self, inbox: Inbox | None = None) -> None:
-        self._inbox: Inbox = inbox if inbox is not None else ThreadInbox()
+        self.inbox: Inbox = inbox if inbox is not None else ThreadInbox()
         # Responses; a subclass may put what it made of them instead.
         self._items: deque[Any] = deque()
         self._lock = threading.Lock()
@@ -176,8 +204,8 @@ class ResponseStream:
 
         `identity` is the request's id.
         """
-        name, version, output, datatype = kind
-        tensors = (Tensor(output, datatype, array.shape, array),)
+        name, version = kind.model_name, kind.model_version
+        tensors = (Tensor(kind.output, kind.datatype, array.shape, array),)
         return self.put(InferResponse(name, version, identity, tensors, EMPTY, True, False, timing))
 
     def _add(self, item: Any, final: bool) -> bool:
@@ -209,7 +237,7 @@ class ResponseStream:
     def _tell(self) -> None:
         held = _held.streams
         if held is None:
-            self._inbox.post(self)
+            self.inbox.post(self)
         else:
             held.append(self)
 
@@ -228,13 +256,13 @@ class ResponseStream:
 
     def post(self) -> None:
         """Wake the consumer."""
-        self._inbox.post(self)
+        self.inbox.post(self)
 
     # -- both sides ------------------------------------------------------------------------------
 
     def soon(self, callback: Callable[[], None]) -> None:
         """Call back once the thread that submits has done what it is at."""
-        self._inbox.soon(callback)
+        self.inbox.soon(callback)
 
     @property
     def ended(self) -> bool:
@@ -259,7 +287,7 @@ class ResponseStream:
             self._room.set()
         if callback is not None:
             callback()
-        self._inbox.post(self)
+        self.inbox.post(self)
 
     # -- consumer side ---------------------------------------------------------------------------
 
@@ -325,16 +353,16 @@ class ResponseStream:
 
     def collect(self, timeout_s: float = 30.0) -> list[InferResponse]:
         """Every response, for a consumer that is a thread (its inbox a ThreadInbox)."""
-        if not isinstance(self._inbox, ThreadInbox):
+        if not isinstance(self.inbox, ThreadInbox):
             raise TypeError("collect() needs a stream whose inbox is a ThreadInbox")
         responses: list[InferResponse] = []
         while True:
-            self._inbox.event.clear()
+            self.inbox.event.clear()
             while (response := self.pop()) is not None:
                 responses.append(response)
             if self.exhausted:
                 return responses
-            if not self._ended and not self._inbox.event.wait(timeout_s):
+            if not self._ended and not self.inbox.event.wait(timeout_s):
                 raise TimeoutError(f"no response within {timeout_s} s")
 
     def __repr__(self) -> str:

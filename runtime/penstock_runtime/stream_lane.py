@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from penstock_runtime.request import InferResponse
-from penstock_runtime.stream import ResponseStream
+from penstock_runtime.stream import Inbox, ResponseStream
 
 Lane = Callable[[Mapping[str, Any]], bool]
 """Takes the outputs of one more response as the model gave them, or refuses them: then nothing has
@@ -15,7 +15,13 @@ happened, and they have to go the careful way.
 class LaneStream(ResponseStream):
     """The answers to one request whose producer need not make an InferResponse of each."""
 
-    __slots__ = ()
+    # Looked at for every response: as slots they are found at once.
+    __slots__ = ("cancelled", "posted")
+
+    def __init__(self, inbox: Inbox | None = None) -> None:
+        super().__init__(inbox)
+        self.cancelled = False
+        self.posted = False
 
     def lane(self, like: InferResponse) -> Lane | None:
         """A way for responses without parameters that are not the last, have the outputs of this

@@ -14,8 +14,8 @@ from penstock.codec.wire import Buffer
 from penstock.unary_request import UnaryRequest
 from penstock_runtime.core import InferenceCore
 from penstock_runtime.errors import Cancelled, InvalidArgument, Unsupported
+from penstock_runtime.model import Model
 from penstock_runtime.request import InferRequest
-from penstock_runtime.scheduling.batch_scheduler import Retired
 from penstock_runtime.stream import ResponseStream
 
 CLASSIFICATION = "classification"
@@ -81,24 +81,18 @@ class Admission:
         self._core.infer(request, stream, model)
         return decoupled
 
-    def admit_like(self, request: UnaryRequest, template: Template, identity: str) -> bool:
-        """Queue a request that differs from one before in id and data only, without decoding it.
+    def recognise(self, request: UnaryRequest, template: Template, identity: str) -> Model | None:
+        """Make a request that differs from one before in id and data only ready for its model.
 
-        False, and nothing has happened, if it has to be admitted the careful way. Raises what
-        refuses it.
+        None if it has to be admitted the careful way. Raises what refuses it.
         """
         kind = template.envelope
         model = self._core.model(kind.model_name, kind.model_version)
         known = model.recall(template)
         if known is None or model.decoupled:
-            return False
+            return None
         request.become(template, identity, known, request.call.deadline_ns)
-        try:
-            model.accept(request)
-        except Retired:
-            # A reload: the careful way looks the name up again.
-            return False
-        return True
+        return model
 
 
 def _compile(pattern: str) -> "re.Pattern[str] | None":

@@ -8,7 +8,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, cast
 
 from penstock.admission import NO_HEADERS
 from penstock.codec.encode import encode_message
@@ -22,7 +22,10 @@ from penstock.transport.base import Buffer, Message, QuickCall
 from penstock.unary_request import UnaryRequest
 from penstock.wishes import TIMING_PARAMETER, TYPED_METADATA, metadata_flag, wants_typed
 from penstock.workshop import Workshop, is_heavy_response
+from penstock_runtime.errors import PenstockError
+from penstock_runtime.model import Model
 from penstock_runtime.request import InferResponse
+from penstock_runtime.scheduling.batch_scheduler import Retired
 
 
 class QuickInfer:
@@ -33,6 +36,7 @@ class QuickInfer:
         self.lock = threading.Lock()
         self._shop = shop
         self._watch = observer.watch(rpc) if observer is not None else None
+        self._due: list[tuple[Model, UnaryRequest]] = []
         self._asides: set[asyncio.Task[None]] = set()
 
     @property
@@ -54,21 +58,48 @@ class QuickInfer:
             shop.budget.take(request.size)
             gate.inflight += 1
             request.entered = True
-            if not self._submit_like(request, data):
+            if not self._recognise(request, data):
                 self._submit_any(request, data)
         except Exception as error:
             self.refuse(request, error)
 
-    def _submit_like(self, request: UnaryRequest, data: Buffer) -> bool:
-        """Queue a request that is like one before; False if there was none."""
+    def _recognise(self, request: UnaryRequest, data: Buffer) -> bool:
+        """Whether the request is like one before; then it is queued at the end of this turn."""
         admission = self._shop.admission
         if type(data) is not bytes or admission.forwards:
             return False
         for template in kinds_of_length(request.size, ()):
             identity = template.identity(data)
             if identity is not None:
-                return admission.admit_like(request, template, identity)
+                model = admission.recognise(request, template, identity)
+                if model is None:
+                    return False
+                if not self._due:
+                    self.inbox.soon(self._hand_over)
+                self._due.append((model, request))
+                return True
         return False
+
+    def _hand_over(self) -> None:
+        """Queue what this turn has brought, model by model."""
+        due, self._due = self._due, []
+        by_model: dict[Model, list[UnaryRequest]] = {}
+        for model, request in due:
+            if not request.closed:
+                by_model.setdefault(model, []).append(request)
+        for model, requests in by_model.items():
+            for refused, error in model.accept(requests):
+                self._refused(cast(UnaryRequest, refused), error)
+
+    def _refused(self, request: UnaryRequest, error: PenstockError) -> None:
+        if not isinstance(error, Retired):
+            self.refuse(request, error)
+            return
+        # A reload: the careful way looks the name up again.
+        try:
+            self._submit_any(request, request.data)
+        except Exception as other:
+            self.refuse(request, other)
 
     def _submit_any(self, request: UnaryRequest, data: Buffer) -> None:
         if request.size > CONTENTS_LIMIT and is_heavy(data):
@@ -99,6 +130,23 @@ class QuickInfer:
                 self.send(request, encode_message(response, typed))
         except Exception as error:
             self.refuse(request, error)
+
+    def send_bytes(self, request: UnaryRequest, message: bytes) -> None:
+        """End the call with this message; it is not closed yet, and all of `_close` happens here,
+        since every ordinary call passes.
+        """
+        request.closed = True
+        call, shop = request.call, self._shop
+        call.on_cancel = None
+        shop.budget.used -= request.size
+        shop.gate.leave()
+        watch = self._watch
+        if watch is not None:
+            if shop.access.enabled:
+                call.request = request.request
+            spent_ns = time.monotonic_ns() - request.arrived_ns
+            watch.finished(call, "OK", spent_ns, request.size, len(message))
+        call.reply(message)
 
     def send(self, request: UnaryRequest, message: Message) -> None:
         """End the call with this message."""

@@ -30,8 +30,8 @@ class Lane(Protocol):
     def timed(self) -> bool:
         """Whether anyone wants to know the timing of every request."""
 
-    def send(self, request: "UnaryRequest", message: bytes) -> None:
-        """End the call with this message."""
+    def send_bytes(self, request: "UnaryRequest", message: bytes) -> None:
+        """End the call with this message; it is not closed yet."""
 
     def respond(self, request: "UnaryRequest", response: InferResponse) -> None:
         """End the call with this response."""
@@ -66,7 +66,7 @@ class UnaryRequest(ResponseStream, Pending):
         # looked at often is set although it equals the class's: that is found faster.
         self.cancelled = self.closed = self.posted = self._ended = False
         self._message = None
-        self._inbox = lane.inbox
+        self.inbox = lane.inbox
         self._lock = lane.lock
         self.lane = lane
         self.call = call
@@ -154,7 +154,7 @@ class UnaryRequest(ResponseStream, Pending):
         if self.closed:
             return
         if self._message is not None:
-            self.lane.send(self, self._message)
+            self.lane.send_bytes(self, self._message)
         elif self._ended or self.cancelled:
             self._answer()
 

@@ -52,7 +52,7 @@ def test_an_answer_that_was_held_back_is_told_when_the_instance_ends() -> None:
 
     made.start()
     ended = made.join(30)
-    inbox = member.stream._inbox
+    inbox = member.stream.inbox
 
     assert ended
     assert isinstance(inbox, ThreadInbox)

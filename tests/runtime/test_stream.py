@@ -165,7 +165,7 @@ def test_many_streams_wake_their_loop_once() -> None:
 def test_held_news_reach_their_consumers_when_released() -> None:
     """Nothing wakes while a thread holds its news; nothing of it is lost."""
     stream = ResponseStream()
-    inbox = stream._inbox
+    inbox = stream.inbox
     assert isinstance(inbox, ThreadInbox)
 
     hold_news()

@@ -94,6 +94,11 @@ class Batcher(Protocol):
     def add(self, pending: Pending, now: int) -> None:
         """Accept the request, or raise the error that refuses it."""
 
+    def add_plain(self, pendings: Sequence[Pending]) -> bool:
+        """Accept them all if none has a deadline and none can be refused; else False, and none is
+        accepted.
+        """
+
     def take(self, now: int) -> Sequence[Pending] | None:
         """The next batch if one should be executed now."""
 

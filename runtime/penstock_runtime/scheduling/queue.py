@@ -6,8 +6,8 @@ after its arrival: without deadlines that is plain first-in-first-out, and with 
 """
 
 from bisect import bisect_left, insort
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 
 from penstock_runtime.config_scheduling import QueuePolicy
@@ -59,8 +59,9 @@ class RequestQueue:
         self._by_deadline = by_deadline
         self._expiry: list[Entry] = []
         self._arrivals = 0
-        # By arrival. Not a plain dict: that walks its tombstones when popped in front.
-        self._by_arrival: OrderedDict[int, Pending] = OrderedDict()
+        self._times_out = bool(default.default_timeout_microseconds)
+        # By arrival; what has left the queue stays until it is in front, or too many have.
+        self._by_arrival: deque[Pending] = deque()
         self.rows = 0
         self.size = 0
 
@@ -92,11 +93,39 @@ class RequestQueue:
             waiting.append(entry)
         else:
             insort(waiting, entry)
-        self._by_arrival[pending.order] = pending
+        self._by_arrival.append(pending)
         self.size += 1
         self.rows += pending.batch_size
         if pending.deadline_ns is not None or pending.timeout_ns is not None:
             self._watch(pending)
+
+    def push_plain(self, pendings: Sequence[Pending]) -> bool:
+        """Accept requests in the order of their arrival, if none needs to be looked at: there is no
+        deadline, one level without limit and time-out, and nothing later waits. Else False.
+        """
+        level = self._only
+        if level is None or level.policy.max_queue_size or self._times_out:
+            return False
+        waiting, order = level.waiting, self._arrivals
+        last = waiting[-1][0] if waiting else 0
+        entries: list[Entry] = []
+        for pending in pendings:
+            due = pending.arrived_ns + HORIZON_NS
+            if pending.deadline_ns is not None or due < last:
+                return False
+            order += 1
+            last = due
+            entries.append((due, order, pending))
+        rows = 0
+        for _, number, pending in entries:
+            pending.order, pending.level, pending.queued = number, 1, True
+            rows += pending.batch_size
+        waiting += entries
+        self._arrivals = order
+        self._by_arrival += pendings
+        self.size += len(entries)
+        self.rows += rows
+        return True
 
     def remove(self, pending: Pending) -> bool:
         """Take a request out, wherever it stands; False when it does not wait here."""
@@ -105,14 +134,14 @@ class RequestQueue:
         entries = self._levels[pending.level].entries(pending.delayed)
         at = self._find(entries, pending)
         del entries[at]
-        self._forget(pending)
+        self._forget((pending,))
         return True
 
     def pop_front(self, count: int) -> list[Pending]:
         """Take the first `count` requests out, in order of execution."""
         if count == 1 and self._only is not None and self._only.waiting:
             pending = self._only.waiting.pop(0)[2]
-            self._forget(pending)
+            self._forget((pending,))
             return [pending]
         taken: list[Pending] = []
         for level in self._levels.values():
@@ -122,7 +151,7 @@ class RequestQueue:
                 front = [entry[2] for entry in entries[: count - len(taken)]]
                 del entries[: len(front)]
                 taken.extend(front)
-                self._forget_all(front)
+                self._forget(front)
         return taken
 
     def __iter__(self) -> Iterator[Pending]:
@@ -176,9 +205,7 @@ class RequestQueue:
 
     def oldest_ns(self) -> int:
         """When the request that waits longest arrived; 0 when none waits."""
-        for pending in self._by_arrival.values():
-            return pending.arrived_ns
-        return 0
+        return self._by_arrival[0].arrived_ns if self._by_arrival else 0
 
     def rows_ahead(self, pending: Pending) -> int:
         """Rows that would be executed before a request that is not queued yet (an estimate)."""
@@ -214,20 +241,18 @@ class RequestQueue:
             raise AssertionError(f"{pending!r} is marked as queued and stands in no queue")
         return at
 
-    def _forget_all(self, taken: list[Pending]) -> None:
-        by_arrival, rows = self._by_arrival, 0
-        for pending in taken:
+    def _forget(self, left: Sequence[Pending]) -> None:
+        """These have left the queue: nothing of them stays behind."""
+        arrivals, rows = self._by_arrival, 0
+        for pending in left:
             pending.queued = False
-            del by_arrival[pending.order]
             rows += pending.batch_size
-        self.size -= len(taken)
+        self.size -= len(left)
         self.rows -= rows
-
-    def _forget(self, pending: Pending) -> None:
-        pending.queued = False
-        del self._by_arrival[pending.order]
-        self.size -= 1
-        self.rows -= pending.batch_size
+        while arrivals and not arrivals[0].queued:
+            arrivals.popleft()
+        if len(arrivals) > 2 * self.size + _STALE_SLACK:
+            self._by_arrival = deque(pending for pending in arrivals if pending.queued)
 
     def _watch(self, pending: Pending) -> None:
         """Remember when this request must be looked at, and sweep out entries of requests long

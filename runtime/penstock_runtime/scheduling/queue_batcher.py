@@ -31,6 +31,12 @@ class QueueBatcher:
         """Up to so many requests to execute one by one; none unless every one is `alone`."""
         return self.queue.pop_front(most) if self.alone else ()
 
+    def add_plain(self, pendings: Sequence[Pending]) -> bool:
+        """Accept them all if none has a deadline and none can be refused; else False, and none is
+        accepted.
+        """
+        return self.queue.push_plain(pendings)
+
     def expire(self, now: int) -> list[Dead]:
         """Remove and return what must not be executed any more."""
         return self.queue.expire(now)

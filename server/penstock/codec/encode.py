@@ -84,9 +84,8 @@ def encode_only(kind: OneOutput, identity: str, array: Any) -> bytes | None:
         known = _ONLY[kind] = {}
     head = known.get(array.shape)
     if head is None:
-        name, version, output, datatype = kind
-        tensors = (Tensor(output, datatype, array.shape, array),)
-        head = _head(InferResponse(name, version, identity, tensors))
+        tensors = (Tensor(kind.output, kind.datatype, array.shape, array),)
+        head = _head(InferResponse(kind.model_name, kind.model_version, identity, tensors))
         if len(known) >= _MOST_SHAPES:
             known.clear()
         known[array.shape] = head
