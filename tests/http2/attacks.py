@@ -34,6 +34,8 @@ ECHO, HANG, QUICK, STREAM, DRAIN, HOLD = (
     for path in ("/s/Echo", "/s/Hang", "/q/Hang", "/s/Double", "/s/Drain", "/s/HangStream")
 )
 MANY = 5_000
+MANY_RESETS = 12_000
+"""More than honest clients whose deadlines pass are allowed at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,20 +62,20 @@ def rapid_reset(raw: bytes) -> Callable[[RawClient], None]:
     """Calls that are reset as soon as they are made (CVE-2023-44487)."""
     return lambda client: client.send(
         *chain.from_iterable(
-            (headers(n, raw), data(n, HELLO, end=True), rst_stream(n)) for n in odd(MANY)
+            (headers(n, raw), data(n, HELLO, end=True), rst_stream(n)) for n in odd(MANY_RESETS)
         )
     )
 
 
 def made_to_reset(client: RawClient) -> None:
     """Calls that the server is made to reset, by an error each (CVE-2025-8671)."""
-    client.send(*chain.from_iterable((headers(n, HANG), window_update(n, 0)) for n in odd(MANY)))
+    client.send(*chain.from_iterable((headers(n, HANG), window_update(n, 0)) for n in odd(MANY_RESETS)))
 
 
 def malformed_heads(client: RawClient) -> None:
     """Requests each of which is malformed."""
     raw = block(request_fields("/s/Echo", (b"X", b"")))
-    client.send(*(headers(n, raw, end=True) for n in odd(MANY)))
+    client.send(*(headers(n, raw, end=True) for n in odd(MANY_RESETS)))
 
 
 def refused_streams(client: RawClient) -> None:
@@ -141,8 +143,8 @@ FLOODS = (
         "DATA of a byte",
         flood(
             data(1, b"x"),
-            times=20_000,
-            before=headers(1, DRAIN) + data(1, b"\0\0\x10\0\0"),
+            times=80_000,
+            before=headers(1, DRAIN) + data(1, b"\0\0\x20\0\0"),
         ),
         CALM,
         "fragments",

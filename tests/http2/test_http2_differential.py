@@ -169,7 +169,7 @@ def test_every_difference_has_its_case() -> None:
 def channels(pair: Pair) -> Iterator[tuple[Any, Any]]:
     """A grpcio client of each."""
     with ExitStack() as stack:
-        yield tuple(  # type: ignore[misc]
+        yield tuple(
             stack.enter_context(grpc.insecure_channel(served.address, options=UNLIMITED))
             for served in pair
         )
@@ -224,8 +224,8 @@ def test_answers_may_be_compressed(level: str) -> None:
             for kind in ("grpcio", "http2")
         )
         for one in (raw, b"", b"x"):
-            assert same(both, "/q/Echo", one).status == 0  # type: ignore[arg-type]
-            assert same(both, "/s/Double", [one] * 3).status == 0  # type: ignore[arg-type]
+            assert same(both, "/q/Echo", one).status == 0
+            assert same(both, "/s/Double", [one] * 3).status == 0
 
 
 @pytest.mark.parametrize("path", ["/s/Refuse", "/q/Refuse", "/s/Break", "/s/Nothing", "/x/Y"])

@@ -25,7 +25,7 @@ Channels = tuple[Any, Any]
 def channels() -> Iterator[Channels]:
     """A grpcio client of a server on each transport."""
     with ExitStack() as stack:
-        yield tuple(  # type: ignore[misc]
+        yield tuple(
             stack.enter_context(
                 grpc.insecure_channel(
                     stack.enter_context(

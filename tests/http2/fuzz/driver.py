@@ -35,6 +35,8 @@ from penstock.transport.http2.stream import CLOSED, Stream
 CLIENT = 0x01
 """The bytes are those of a server, and the core is a client's."""
 BYTEWISE, PIECES = 0x02, 0x04
+MOST_BYTES = 1_000
+"""How many are read one by one before larger pieces follow."""
 SLOW = 0x08
 """The socket takes nothing but now and then."""
 TIGHT = 0x10
@@ -152,9 +154,9 @@ class Play:
         data, at = self.data, 0
         while at < len(data):
             size = len(data)
-            if self.how & BYTEWISE:
+            if self.how & BYTEWISE and at < MOST_BYTES:
                 size = 1
-            elif self.how & PIECES:
+            elif self.how & (BYTEWISE | PIECES):
                 size = self.random.choice((1, 2, 5, 9, 10, 60, 1_000, 20_000))
             yield data[at : at + size]
             at += size

@@ -73,7 +73,7 @@ def from_tables() -> Iterator[bytes]:
         for case in part.cases():
             recorder = Recorder()
             with contextlib.suppress(NeedsAnswer):
-                case.act(recorder)  # type: ignore[arg-type]
+                case.act(recorder)
             yield (START if case.started else b"") + bytes(recorder.sent)
     for _, frames in differential_cases.cases():
         yield START + b"".join(frames)
