@@ -9,11 +9,9 @@ from enum import Enum
 from typing import Any
 
 from penstock.transport.http2.frames import (
-    CONTINUATION,
     DATA,
     HEADERS,
     PRIORITY,
-    PUSH_PROMISE,
     RST_STREAM,
     WINDOW_UPDATE,
     ErrorCode,
@@ -115,8 +113,6 @@ OPEN_STATES: dict[int, dict[int, tuple[Verdict, ErrorCode]]] = {
     },
 }
 """What a peer's frame means on a stream that is open in one direction at least."""
-
-assert {CONTINUATION, PUSH_PROMISE}.isdisjoint(_FRAMES)
 
 
 class Stream:
