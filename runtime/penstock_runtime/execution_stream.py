@@ -11,14 +11,13 @@ from typing import Any
 from penstock_runtime.backends.base import StreamingExecutable
 from penstock_runtime.batch import Batch
 from penstock_runtime.context import RequestContext
-from penstock_runtime.errors import ResourceExhausted
+from penstock_runtime.errors import DeadlineExceeded, ResourceExhausted
 from penstock_runtime.execution import Desk, as_penstock_error, late
 from penstock_runtime.observability.response_tally import ResponseTally
 from penstock_runtime.observability.statistics import RequestTiming
 from penstock_runtime.request import Timing
 from penstock_runtime.scheduling.base import Pending
 from penstock_runtime.scheduling.dynamic_batcher import cancelled_error
-from penstock_runtime.scheduling.queue import expired_deadline
 from penstock_runtime.stream import ResponseStream
 from penstock_runtime.stream_lane import Lane, LaneStream
 
@@ -78,7 +77,7 @@ def _forward(
             if stream.cancelled:
                 raise cancelled_error()
             if ready >= deadline:
-                raise expired_deadline(pending, ready)
+                raise _deadline_reached(pending, ready)
             if lane is None or context.spoken or not lane(outputs):
                 if not stream.wait_for_room(0.0):
                     _wait_for_room(stream)
@@ -148,3 +147,13 @@ def _end_stream(desk: Desk, pending: Pending, start: int, merged: int, output_ns
     last = desk.plan.last(pending, timing)
     desk.scheduler.answer(pending, partial(pending.stream.put, last))
     desk.scheduler.answered(1)
+
+
+def _deadline_reached(pending: Pending, now: int) -> DeadlineExceeded:
+    """The error of a request whose deadline passed while it was executed."""
+    spent_ms = (now - pending.arrived_ns) / 1e6
+    return DeadlineExceeded(
+        f"deadline exceeded after {spent_ms:.1f} ms, while the request was executed",
+        reason="DEADLINE_EXPIRED",
+        scheduled=True,
+    )

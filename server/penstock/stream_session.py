@@ -23,7 +23,7 @@ from penstock.stream_writer import StreamWriter
 from penstock.transport.base import Buffer, Call
 from penstock.wishes import TYPED_METADATA, metadata_flag
 from penstock.workshop import Workshop
-from penstock_runtime.errors import Internal, PenstockError
+from penstock_runtime.errors import DeadlineExceeded, Internal, PenstockError
 
 TRUE_STATUS_METADATA = "triton_grpc_error"
 # What one request may say before the next one has its turn, and what is written at once.
@@ -98,6 +98,10 @@ class StreamSession:
             raise shutting_down()
         if failure is not None:
             raise failure
+        # The engine may have noticed before the transport does: the caller gets the one status that
+        # says so, not an OK.
+        if self._deadline_ns is not None and time.monotonic_ns() >= self._deadline_ns:
+            raise DeadlineExceeded("Deadline Exceeded", reason="DEADLINE_EXPIRED")
 
     def _close(self) -> None:
         """Give everything back, whatever ended the stream: what is in flight is cancelled."""

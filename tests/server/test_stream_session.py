@@ -1,6 +1,7 @@
 """One stream carries requests for many models; each gets its answers, in the order promised."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -515,3 +516,17 @@ async def test_a_stream_that_cannot_be_written_ends() -> None:
     assert (await ending)[0] is Status.INTERNAL
     assert jobs[1].stream.cancelled
     assert (services.budget.used, services.gate.inflight) == (0, 0)
+
+
+@pytest.mark.asyncio
+async def test_a_stream_whose_deadline_has_passed_does_not_end_with_ok() -> None:
+    """Whoever notices first, the caller learns DEADLINE_EXCEEDED."""
+    model = FakeModel("many", decoupled=True, answer=lambda job: job.end())
+    call = FakeCall(deadline_ns=time.monotonic_ns() + 30_000_000)
+    stream = Conversation(services_for(FakeShelf(model)), call=call)
+    stream.send(request_bytes("many"))
+    await asyncio.sleep(0.04)
+
+    stream.messages.close()
+
+    assert (await stream.failed())[0] is Status.DEADLINE_EXCEEDED
