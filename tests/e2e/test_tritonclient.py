@@ -15,6 +15,7 @@ import pytest
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
 from tests.e2e.running import MODELS, Running, ServerThread, options
+from tests.transports import TRANSPORTS
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
@@ -22,10 +23,11 @@ NUMBERS = np.arange(16, dtype=np.int32).reshape(1, 16)
 ONES = np.ones((1, 16), dtype=np.int32)
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[Running]:
-    """A server with the models that the example programs name."""
-    with ServerThread(options([MODELS], server_name="triton")) as made:
+@pytest.fixture(scope="module", params=TRANSPORTS)
+def running(request: pytest.FixtureRequest) -> Iterator[Running]:
+    """A server with the models that the example programs name, on each transport."""
+    settings = options([MODELS], server_name="triton", transport=request.param)
+    with ServerThread(settings) as made:
         yield made
 
 
@@ -344,18 +346,10 @@ def test_a_unary_call_of_a_decoupled_model_is_unimplemented(client: Any) -> None
     assert text in refused.value.message()
 
 
-def test_a_client_deadline_ends_the_call(client: Any) -> None:
-    """client_timeout is the gRPC deadline, and the client is told."""
-    with pytest.raises(InferenceServerException) as late:
-        client.infer("simple", inputs(), client_timeout=0.000001)
-
-    assert late.value.status() == "StatusCode.DEADLINE_EXCEEDED"
-
-
-@pytest.fixture
-def explicit_server(tmp_path: Path) -> Iterator[Running]:
+@pytest.fixture(params=TRANSPORTS)
+def explicit_server(request: pytest.FixtureRequest) -> Iterator[Running]:
     """A server that loads nothing by itself."""
-    settings = options([MODELS], model_control_mode="explicit")
+    settings = options([MODELS], model_control_mode="explicit", transport=request.param)
     with ServerThread(settings) as made:
         yield made
 
@@ -431,10 +425,11 @@ def test_a_broken_override_is_refused_and_nothing_changes(
     assert text in refused.value.message()
 
 
-def test_a_unix_socket_serves_as_a_port_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_unix_socket_serves_as_a_port_does(transport: str, tmp_path: Path) -> None:
     """The same service on unix:path."""
     path = f"unix:{tmp_path}/penstock.sock"
-    settings = options([MODELS], grpc_address=(path,))
+    settings = options([MODELS], grpc_address=(path,), transport=transport)
 
     with ServerThread(settings), triton.InferenceServerClient(path) as client:
         check_sums(client.infer("simple", inputs()))
