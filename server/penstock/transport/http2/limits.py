@@ -37,7 +37,7 @@ class Limits:
     """Bytes that a peer may send on one stream before the application took any."""
     connection_window: int = 16 * MIB
     max_frame_size: int = MIB
-    max_concurrent_streams: int = 10_000
+    max_concurrent_streams: int = 4_096
     """Streams open at once; those beyond get REFUSED_STREAM."""
     header_table_size: int = 4 * KIB
 
