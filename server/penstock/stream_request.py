@@ -7,9 +7,9 @@ free for writing.
 
 from collections.abc import Callable
 from itertools import accumulate
-from typing import Protocol
+from typing import Any, Protocol
 
-from penstock.codec.encode import encode_stream_response
+from penstock.codec.encode import encode_only, encode_stream_response, in_stream
 from penstock.codec.parameters import EMPTY_FINAL_RESPONSE
 from penstock.status import public_error
 from penstock.stream_lane import make_lane
@@ -17,9 +17,9 @@ from penstock.stream_pressure import UNCOUNTED_BYTES, Pressure
 from penstock.timing import with_timing
 from penstock.wishes import TIMING_PARAMETER, wants_typed
 from penstock_runtime.errors import Cancelled, PenstockError
-from penstock_runtime.request import InferRequest, InferResponse
+from penstock_runtime.request import InferRequest, InferResponse, Timing
 from penstock_runtime.scheduling.gate import Gate
-from penstock_runtime.stream import UNSENT_LIMIT, Inbox
+from penstock_runtime.stream import UNSENT_LIMIT, Inbox, OneOutput
 from penstock_runtime.stream_lane import Lane, LaneStream
 
 
@@ -36,8 +36,9 @@ class StreamRequest(LaneStream):
     `messages` wait to be written; the producer only appends, the consumer only takes from the
     front, so neither needs a lock. `admitted`: the session knows whether its model is decoupled.
     `listed`: it waits for its turn to write. `answered`: the one response of an ordinary model has
-    been taken. `final_said`: the last message says that it is the last. `response` is the last
-    response. `typed` is what the whole stream asked for.
+    been taken. `final_said`: the last message says that it is the last. `response` is the last one,
+    unless it took a short way. `typed` is what the whole stream asked for; `timed`: someone wants
+    the timing of every request.
     """
 
     __slots__ = (
@@ -59,7 +60,9 @@ class StreamRequest(LaneStream):
         "responses",
         "sent_bytes",
         "size",
+        "timed",
         "typed",
+        "wants_timing",
     )
 
     def __init__(
@@ -70,6 +73,7 @@ class StreamRequest(LaneStream):
         size: int,
         received_ns: int,
         typed: bool,
+        timed: bool = True,
     ) -> None:
         super().__init__(inbox)
         self._session = session
@@ -91,10 +95,15 @@ class StreamRequest(LaneStream):
         self.final_said = False
         self.listed = False
         self.typed = typed
+        self.timed = self.wants_timing = timed
 
     def note_decoupled(self, decoupled: bool) -> None:
         """The model is known, and with it how its answers are told."""
         self.decoupled = decoupled
+        # Without parameters nobody asks for the timing.
+        self.wants_timing = self.timed or (
+            self.request is not None and bool(self.request.parameters)
+        )
 
     # -- producer side: any thread ---------------------------------------------------------------
 
@@ -104,10 +113,18 @@ class StreamRequest(LaneStream):
             data = self._encode(response)
         except Exception as error:
             return self.fail(public_error(error)) and False
-        return self._append(data, response)
+        return self._append(data, response, response.final)
 
-    def _append(self, data: bytes | None, response: InferResponse) -> bool:
-        final = response.final
+    def put_only(self, kind: OneOutput, identity: str, array: Any, timing: Timing | None) -> bool:
+        """Encode the answer of an ordinary model in place; the unusual goes through `put`."""
+        # Without timing, nothing else was asked for either.
+        if timing is None and not self.typed and not self.decoupled:
+            data = encode_only(kind, identity, array)
+            if data is not None:
+                return self._append(in_stream(data), None, final=True)
+        return super().put_only(kind, identity, array, timing)
+
+    def _append(self, data: bytes | None, response: InferResponse | None, final: bool) -> bool:
         with self._lock:
             if self._ended or self.cancelled:
                 self._ended = self._ended or final

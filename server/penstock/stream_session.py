@@ -142,7 +142,13 @@ class StreamSession:
         """Take a request in; what is left to do if decoding it would hold up the loop."""
         shop = self._shop
         request = StreamRequest(
-            shop.inbox, self, self._pressure, len(data), time.monotonic_ns(), self._typed
+            shop.inbox,
+            self,
+            self._pressure,
+            len(data),
+            time.monotonic_ns(),
+            self._typed,
+            shop.access.enabled,
         )
         self._open.add(request)
         try:

@@ -127,6 +127,11 @@ def encode_stream_response(
     return b"".join((_INFER_RESPONSE, length, *parts))
 
 
+def in_stream(response: bytes) -> bytes:
+    """A ModelStreamInferResponse that carries this ModelInferResponse."""
+    return sized(_INFER_RESPONSE, response)
+
+
 def encode_stream_error(
     error_text: str,
     model_name: str = "",
