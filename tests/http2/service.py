@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from tests.http2.loops import FACTORIES
+
 from penstock.status import Answer
 from penstock.transport.base import Buffer, Call, Method, QuickCall, Refusal, Transport
 from penstock.transport.grpcio import GrpcioOptions, GrpcioTransport
@@ -168,9 +170,10 @@ class Service:
 class Serving:
     """A transport in a thread of its own."""
 
-    def __init__(self, transport: Transport, service: Service) -> None:
+    def __init__(self, transport: Transport, service: Service, loop_name: str) -> None:
         self.transport = transport
         self.service = service
+        self._factory = FACTORIES[loop_name]
         self.address = ""
         self.loop: asyncio.AbstractEventLoop | None = None
         self.problems: list[dict[str, Any]] = []
@@ -221,7 +224,8 @@ class Serving:
 
     def _run(self) -> None:
         try:
-            asyncio.run(self._serve())
+            with asyncio.Runner(loop_factory=self._factory) as runner:
+                runner.run(self._serve())
         except BaseException as error:
             self._failure = error
         finally:
@@ -248,10 +252,12 @@ def make(kind: str, service: Service, **options: Any) -> Transport:
 
 
 @contextmanager
-def serving(kind: str = "http2", **options: Any) -> Iterator[Serving]:
+def serving(
+    kind: str = "http2", *, loop_name: str = "asyncio", **options: Any
+) -> Iterator[Serving]:
     """A served service for the time of a block."""
     service = Service()
-    served = Serving(make(kind, service, **options), service)
+    served = Serving(make(kind, service, **options), service, loop_name)
     served.start()
     try:
         yield served

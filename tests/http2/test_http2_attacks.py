@@ -7,6 +7,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Self
 
 import pytest
@@ -19,6 +20,7 @@ from tests.http2.attacks import (
     HOLD,
     Attack,
     odd,
+    rapid_reset,
     table_bomb,
     zip_bomb,
 )
@@ -35,12 +37,31 @@ from tests.http2.frames import (
     settings,
     window_update,
 )
+from tests.http2.loops import FACTORIES
 from tests.http2.raw import RawClient, eventually, name_of, request_fields
 from tests.http2.service import Serving, serving
+
+from penstock.transport.http2.limits import Limits, Rate
 
 OURS = "penstock.transport.http2"
 CROWD = 60
 """Streams that a connection may have in these tests."""
+STRICT = replace(
+    Limits(),
+    max_concurrent_streams=CROWD,
+    resets=Rate(200, 200),
+    fragments=Rate(2_000, 2_000),
+)
+"""As the defaults, but for those that honest clients in a hurry need as large as they are."""
+
+
+@pytest.fixture(autouse=True, params=FACTORIES)
+def loop_name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything happens on asyncio's loop and on uvloop's."""
+    monkeypatch.setitem(LOOP, "loop_name", request.param)
+
+
+LOOP = {"loop_name": "asyncio"}
 
 
 class Neighbour:
@@ -89,7 +110,7 @@ class Neighbour:
 def attacked(**options: Any) -> Iterator[Serving]:
     """A server under attack: a neighbour's calls go on, and afterwards nothing is left over."""
     options.setdefault("max_concurrent_streams", CROWD)
-    with serving("http2", **options) as served:
+    with serving("http2", **LOOP, **options) as served:
         with Neighbour(served.address):
             yield served
         nothing_is_left(served)
@@ -118,7 +139,19 @@ def leftovers() -> list[str]:
 @pytest.mark.parametrize("attack", FLOODS, ids=lambda attack: attack.name)
 def test_a_flood_ends_its_connection_alone(attack: Attack) -> None:
     """GOAWAY with the code that fits, and the defence is counted."""
-    with attacked() as served, RawClient(served.address) as client:
+    with attacked(limits=STRICT) as served:
+        suffer(served, attack)
+
+
+def test_the_usual_limits_end_a_rapid_reset() -> None:
+    """Those that a server has without being told."""
+    with attacked() as served:
+        suffer(served, Attack("", rapid_reset(HANG, 12_000), Code.ENHANCE_YOUR_CALM, "resets"))
+
+
+def suffer(served: Serving, attack: Attack) -> None:
+    """The attack on a connection of its own, and what must come of it."""
+    with RawClient(served.address) as client:
         client.start()
         # The peer may be told while it still sends.
         sending = threading.Thread(target=attack.act, args=(client,))
@@ -135,7 +168,7 @@ def test_a_flood_ends_its_connection_alone(attack: Attack) -> None:
 
 @pytest.mark.parametrize("times", [20, 3_000])
 def test_a_table_bomb_is_refused(times: int) -> None:
-    """A block of some bytes that stands for megabytes of metadata (TRUST 9)."""
+    """A block of some bytes that stands for megabytes of metadata."""
     with attacked() as served, RawClient(served.address) as client:
         client.start()
         client.send(headers(1, table_bomb(times)), data(1, HELLO, end=True))
@@ -159,7 +192,7 @@ def test_metadata_above_its_limit_is_refused() -> None:
 
 
 def test_an_oversized_message_is_refused_before_it_comes() -> None:
-    """The length alone is enough; the connection's window comes back (TRUST 6)."""
+    """The length alone is enough; the connection's window comes back."""
     with attacked(max_message_bytes=100_000) as served, RawClient(served.address) as client:
         client.start()
         client.send(headers(1, ECHO), data(1, b"\0\xff\xff\xff\xff"))
@@ -201,7 +234,7 @@ def test_what_comes_on_dead_streams_costs_the_connection_no_window() -> None:
 
 @pytest.mark.parametrize("path", ["/s/Echo", "/s/Double"])
 def test_a_decompression_bomb_is_refused(path: str) -> None:
-    """Inflated no further than a message may be large (TRUST 7)."""
+    """Inflated no further than a message may be large."""
     with attacked(max_message_bytes=1 << 20) as served, RawClient(served.address) as client:
         client.start()
         raw = block(request_fields(path, (b"grpc-encoding", b"gzip")))
@@ -213,7 +246,7 @@ def test_a_decompression_bomb_is_refused(path: str) -> None:
 
 @pytest.mark.parametrize("raw", GARBAGE.values(), ids=GARBAGE)
 def test_what_is_not_http2_is_closed(raw: bytes, caplog: pytest.LogCaptureFixture) -> None:
-    """Without an answer that means anything, and without a line in the log (TRUST 17)."""
+    """Without an answer that means anything, and without a line in the log."""
     with attacked() as served:
         for _ in range(20):
             with RawClient(served.address) as client:
@@ -238,7 +271,7 @@ def test_garbage_at_any_byte_ends_no_more_than_its_connection() -> None:
 
 
 def test_a_conversation_may_be_cut_at_any_byte() -> None:
-    """Whoever leaves in the middle of anything leaves nothing behind (TRUST F7)."""
+    """Whoever leaves in the middle of anything leaves nothing behind."""
     raw = PREFACE + settings() + headers(1, HANG, flags=0)[:-3]
     raw = PREFACE + settings() + headers(1, HANG) + data(1, HELLO, end=True) + headers(3, HOLD)
     with attacked() as served:
@@ -262,7 +295,7 @@ def _hard(opened: socket.socket) -> None:
 
 @pytest.mark.parametrize("leave", LEAVING.values(), ids=LEAVING)
 def test_a_caller_that_leaves_frees_its_calls(leave: Callable[[RawClient], None]) -> None:
-    """Unary, quick, streamed, and a writer that waits for room (TRUST F7)."""
+    """Unary, quick, streamed, and a writer that waits for room."""
     with attacked() as served, RawClient(served.address) as client:
         client.start()
         for stream, path in zip(
@@ -278,8 +311,11 @@ def test_a_caller_that_leaves_frees_its_calls(leave: Callable[[RawClient], None]
 
 
 def test_more_calls_than_allowed_are_refused_and_forgotten() -> None:
-    """Places that reset calls held are free again (TRUST 19 and 20)."""
-    with serving("http2", max_concurrent_rpcs=10) as served, RawClient(served.address) as client:
+    """Places that reset calls held are free again."""
+    with (
+        serving("http2", **LOOP, max_concurrent_rpcs=10) as served,
+        RawClient(served.address) as client,
+    ):
         client.start()
         for stream in odd(10):
             client.request(stream, b"x", "/s/Hang" if stream % 4 == 1 else "/q/Hang")
@@ -293,7 +329,7 @@ def test_more_calls_than_allowed_are_refused_and_forgotten() -> None:
 
 
 def test_idle_streams_beyond_the_limit_are_refused() -> None:
-    """As many as are allowed stay open, the others get REFUSED_STREAM (TRUST 20 and 85)."""
+    """As many as are allowed stay open, the others get REFUSED_STREAM."""
     with attacked() as served, RawClient(served.address) as client:
         client.start()
         client.send(*(headers(n, HOLD) for n in odd(CROWD + 100)))

@@ -23,12 +23,13 @@ from tests.http2.frames import (
 )
 from tests.http2.raw import RawClient, eventually
 from tests.http2.test_http2_attacks import CROWD, Neighbour, attacked
+from tests.http2.test_http2_attacks import loop_name as loop_name
 
 STALL: dict[str, Any] = {"stream_stall_s": 0.4}
 
 
 def test_a_reader_that_opens_no_window_is_given_up() -> None:
-    """Its stream is reset, the others of its connection go on (TRUST F9)."""
+    """Its stream is reset, the others of its connection go on."""
     with attacked(**STALL) as served, RawClient(served.address) as client:
         client.start()
         client.request(1, b"x", "/s/Flood")
@@ -109,7 +110,7 @@ def test_pings_whose_answers_nobody_reads_end_the_connection() -> None:
 
 @pytest.mark.parametrize("sent", [b"", PREFACE[:7], PREFACE, PREFACE + settings()[:5]])
 def test_whoever_says_nothing_is_closed_after_the_handshakes_time(sent: bytes) -> None:
-    """Silent sockets, half prefaces, prefaces without SETTINGS; calls go on (TRUST F10)."""
+    """Silent sockets, half prefaces, prefaces without SETTINGS; calls go on."""
     with attacked(handshake_timeout_ms=300) as served, ExitStack() as stack:
         clients = [stack.enter_context(RawClient(served.address)) for _ in range(100)]
         for client in clients:
@@ -150,7 +151,7 @@ def test_connections_beyond_the_cap_are_closed_at_once() -> None:
 
 
 def test_a_peer_that_does_not_answer_pings_is_dropped() -> None:
-    """A half-open connection frees its calls after keepalive's time (TRUST F8)."""
+    """A half-open connection frees its calls after keepalive's time."""
     keepalive = {"keepalive_time_ms": 200, "keepalive_timeout_ms": 200}
     with attacked(**keepalive) as served, RawClient(served.address) as client:
         client.start()
@@ -189,7 +190,7 @@ def test_too_many_pings_are_answered_with_goaway() -> None:
 
 
 def test_half_a_message_holds_no_more_than_came() -> None:
-    """A length of 2 GiB is only a number: memory comes with the bytes (TRUST 6)."""
+    """A length of 2 GiB is only a number: memory comes with the bytes."""
     with attacked() as served, RawClient(served.address) as client:
         client.start()
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -223,7 +224,7 @@ def serves(address: str) -> bool:
 
 
 def test_a_server_without_descriptors_recovers() -> None:
-    """200 connections to a process that may have 64: those inside are served (TRUST F11)."""
+    """200 connections to a process that may have 64: those inside are served."""
     program = textwrap.dedent(FEW.format(path=sys.path))
     server = subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

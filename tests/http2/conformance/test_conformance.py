@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 from tests.http2.conformance import definitions, exchanges, generic, streams, windows
 from tests.http2.conformance.case import Case
+from tests.http2.loops import FACTORIES
 from tests.http2.raw import RawClient
 from tests.http2.service import Serving, serving
 
@@ -13,9 +14,9 @@ CASES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def served() -> Iterator[Serving]:
-    with serving("http2", max_concurrent_streams=50) as one:
+@pytest.fixture(scope="module", params=FACTORIES)
+def served(request: pytest.FixtureRequest) -> Iterator[Serving]:
+    with serving("http2", loop_name=request.param, max_concurrent_streams=50) as one:
         yield one
 
 
