@@ -224,6 +224,16 @@ class StreamRequest(LaneStream):
         self.sent_bytes += total
         return chunk
 
+    def take_answer(self) -> bytes:
+        """The first message, which is there, and is all that is told of an ordinary request."""
+        message = self.messages.pop(0)
+        size = len(message)
+        self._pressure.sub(size)
+        self.answered = True
+        self.responses = 1
+        self.sent_bytes = size
+        return message
+
     @property
     def awaited(self) -> bool:
         """Whether the producer waits, and there is room for it to go on."""
@@ -255,7 +265,8 @@ class StreamRequest(LaneStream):
 
     def drop(self) -> None:
         """Forget what has not been sent; nothing comes after it. `done` has been set."""
-        if not self.ended:
+        if not self._ended:
             self.cancel()
-        self.forget()
+        if self.messages:
+            self.forget()
         self.let_go()

@@ -252,8 +252,7 @@ class StreamSession:
         """The turn of an ordinary request: its answer is the first response, whatever follows."""
         ended = request.ended
         if not request.answered and request.messages:
-            batch += request.take(1, _TURN_BYTES)
-            request.answered = True
+            batch.append(request.take_answer())
             self._release_order(request)
         if ended:
             self._end(request, batch)
