@@ -30,7 +30,6 @@ class Owner(Protocol):
 
     peer: str
     dirty: bool
-    sent: bool
     high_water: int
 
     def schedule(self) -> None:
@@ -153,7 +152,6 @@ class ServerCall(Stream):
         connection = self.connection
         connection.respond(self, message, self.trailing)
         owner = connection.owner
-        owner.sent = True
         if not owner.dirty:
             owner.schedule()
 
@@ -185,7 +183,6 @@ class ServerCall(Stream):
             # The handler was cancelled, and goes on nevertheless.
             raise asyncio.CancelledError
         owner = connection.owner
-        owner.sent = True
         if not owner.dirty:
             owner.schedule()
         if self.unsent <= owner.high_water and len(connection.out) <= CHUNKS_A_TURN:
@@ -273,6 +270,5 @@ class ServerCall(Stream):
 
     def _write(self) -> None:
         owner = self.connection.owner
-        owner.sent = True
         if not owner.dirty:
             owner.schedule()

@@ -81,9 +81,8 @@ class CompressingCall(ServerCall):
             await self._has_room()
 
     def _encoding(self) -> str | None:
-        if self.state == CLOSED or "gzip" not in self.head.accepts:
-            return None
-        return "gzip"
+        accepts = self.head.accepts
+        return accepts[0] if accepts and self.state != CLOSED else None
 
 
 def compressing(level: int) -> type[ServerCall]:

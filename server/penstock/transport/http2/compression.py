@@ -8,8 +8,8 @@ IDENTITY = "identity"
 ENCODINGS = ("gzip", "deflate")
 """What messages may be compressed with, what we would rather send first."""
 
-ACCEPT_ENCODING = b"identity, deflate, gzip"
-"""What we say of ourselves, in grpc's own words."""
+ACCEPT_ENCODING = b"identity,deflate,gzip"
+"""What we say of ourselves; without spaces, which grpc-js takes for parts of the names."""
 
 LEVELS: Mapping[str, int] = MappingProxyType({"none": 0, "low": 1, "medium": 6, "high": 9})
 """zlib's levels for the names that grpc and Triton give them."""

@@ -28,8 +28,6 @@ class Lifetime(asyncio.BufferedProtocol):
 
     def __init__(self, hub: Hub) -> None:
         now_ns = time.monotonic_ns()
-        self.sent = False
-        """An answer left since this was last looked at."""
         self.link = Link(hub.limits, hub.call_type, hub.read_buffer)
         self._hub = hub
         self._transport: asyncio.Transport | None = None
@@ -37,6 +35,9 @@ class Lifetime(asyncio.BufferedProtocol):
         self._heard_ns = now_ns
         self._paused_ns: int | None = None
         """Since when the socket takes nothing."""
+        self._pieces_at_look = 0
+        self._pieces_at_ping = 0
+        """What had been sent of answers when the time was looked at, and when the peer pinged."""
         self._unwritten = 0
         self._half_read: dict[int, tuple[int, int]] = {}
         """Streams within a message: bytes that were missing, and when."""
@@ -65,8 +66,9 @@ class Lifetime(asyncio.BufferedProtocol):
             heard_ns=self._heard_ns if self._paused_ns is None else now_ns,
             calls=len(link.streams),
             mark=link.history.last,
-            sent=self._has_sent(),
+            sent=link.pieces != self._pieces_at_look,
         )
+        self._pieces_at_look = link.pieces
         if action is Action.PING:
             link.ping(PING)
         elif action is not Action.NOTHING:
@@ -74,10 +76,6 @@ class Lifetime(asyncio.BufferedProtocol):
             {Action.RETIRE: self.retire, Action.CUT: self.cut, Action.DROP: self.abort}[action]()
         if link.out:
             self.flush()
-
-    def _has_sent(self) -> bool:
-        sent, self.sent = self.sent, False
-        return sent
 
     def _look_at_socket(self, now_ns: int, since_ns: int) -> None:
         """Give up on a peer that takes nothing at all although there is something for it."""

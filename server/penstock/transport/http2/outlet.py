@@ -57,6 +57,7 @@ class Outlet:
         "limits",
         "out",
         "peer",
+        "pieces",
         "rooms",
         "send_window",
         "streams",
@@ -74,6 +75,8 @@ class Outlet:
         self.rooms: list[Any] = []
         self.send_window = DEFAULT_WINDOW
         self.closing = False
+        self.pieces = 0
+        """Of answers, handed out so far; frames that answer no call are not among them."""
         self._largest = MIN_FRAME_SIZE
         self._join_limit = MIN_FRAME_SIZE
         self._out_room = limits.output
@@ -95,8 +98,9 @@ class Outlet:
         self.out = []
         self._out_room = self.limits.output
         self._control_room = self.limits.control_output
-        earned = EARNED_BY_PIECE * (len(out) - self._control_pieces)
-        self._earned = min(self._earned + earned, MOST_EARNED)
+        pieces = len(out) - self._control_pieces
+        self.pieces += pieces
+        self._earned = min(self._earned + EARNED_BY_PIECE * pieces, MOST_EARNED)
         self._control_pieces = 0
         if self._ready:
             self._pump()

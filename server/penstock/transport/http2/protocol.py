@@ -218,10 +218,12 @@ class ServerProtocol(Lifetime):
         _call(event).make_room()
 
     def _pinged(self) -> None:
-        if self.link.closing:
+        link = self.link
+        if link.closing:
             return
-        calls, sent = len(self.link.streams), self._has_sent()
-        if self._watch.pinged(self._heard_ns, calls=calls, sent=sent):
+        # All that left counts, whenever it was asked for: clients measure the way of a long answer.
+        sent, self._pieces_at_ping = link.pieces != self._pieces_at_ping, link.pieces
+        if self._watch.pinged(self._heard_ns, calls=len(link.streams), sent=sent):
             self._hub.counts["ping_strikes"] += 1
             self.close(ErrorCode.ENHANCE_YOUR_CALM, TOO_MANY_PINGS)
 
