@@ -191,8 +191,12 @@ class Assembler:
         elif size > LARGE:
             if not self._reserve(size):
                 raise no_memory(size)
-            # Memory that nobody has written to costs nothing until the peer really sends.
-            self._large = np.empty(size, np.uint8).data
+            try:
+                # Memory that nobody has written to costs nothing until the peer really sends.
+                self._large = np.empty(size, np.uint8).data
+            except MemoryError:
+                self._release(size)
+                raise no_memory(size) from None
         else:
             self._buffer = bytearray()
         self.missing = size
