@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from penstock_runtime.backends.base import StreamingExecutable
-from penstock_runtime.batch import Batch
+from penstock_runtime.batch import Batch, BatchPlan
 from penstock_runtime.context import RequestContext
 from penstock_runtime.errors import DeadlineExceeded, ResourceExhausted
 from penstock_runtime.execution import Desk, as_penstock_error, late
@@ -96,13 +98,29 @@ def _forward(
 def _send(
     desk: Desk, pending: Pending, context: RequestContext, outputs: Mapping[str, Any]
 ) -> Lane | None:
-    """Send one response the careful way; a shorter one for those that are like it."""
+    """Send one response, the careful way if need be; a shorter one for those that are like it."""
     stream, parameters = pending.stream, context.said
     if parameters:
         context.response_parameters = {}
+    elif isinstance(stream, LaneStream):
+        lane = _open_lane(desk.plan, pending, stream, outputs)
+        if lane is not None and lane(outputs):
+            return lane
     response = desk.plan.single(pending, outputs, parameters)
     stream.put(response)
     return stream.lane(response) if isinstance(stream, LaneStream) else None
+
+
+def _open_lane(
+    plan: BatchPlan, pending: Pending, stream: LaneStream, outputs: Mapping[str, Any]
+) -> Lane | None:
+    """The lane of a model with one output, for a request that asks for nothing in particular."""
+    if plan.only is None or not pending.all_outputs:
+        return None
+    array = outputs.get(plan.only.output)
+    if type(array) is not np.ndarray or not array.shape or not plan.fits(array, array.shape[0]):
+        return None
+    return stream.open_lane(plan.only, array.shape)
 
 
 def _wait_for_room(stream: ResponseStream) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from penstock_runtime.request import InferResponse
-from penstock_runtime.stream import Inbox, ResponseStream
+from penstock_runtime.stream import Inbox, OneOutput, ResponseStream
 
 Lane = Callable[[Mapping[str, Any]], bool]
 """Takes the outputs of one more response as the model gave them, or refuses them: then nothing has
@@ -28,6 +28,12 @@ class LaneStream(ResponseStream):
         one, which has just been put, and are the same in everything but their data.
 
         None where there is none. To be used by the thread that puts, until it puts something else.
+        """
+        raise NotImplementedError
+
+    def open_lane(self, kind: OneOutput, shape: tuple[int, ...]) -> Lane | None:
+        """As `lane`, before there is a response: its only output, of this kind, will have this
+        shape. The request asks for no outputs in particular.
         """
         raise NotImplementedError
 

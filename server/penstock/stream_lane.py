@@ -5,15 +5,17 @@ A lane writes the very bytes that the careful way would, or refuses.
 """
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from penstock.codec.encode import stream_opening
 from penstock.codec.wire import varint
 from penstock.stream_pressure import UNCOUNTED_BYTES, Pressure
 from penstock_runtime.datatype import DataType
 from penstock_runtime.request import InferResponse
-from penstock_runtime.stream import UNSENT_LIMIT
+from penstock_runtime.stream import UNSENT_LIMIT, OneOutput
 from penstock_runtime.stream_lane import Lane
 from penstock_runtime.tensor import Tensor
 
@@ -62,6 +64,16 @@ def places(data: bytes, outputs: Sequence[Tensor]) -> tuple[Place, ...] | None:
 
 def _parts(tensor: Tensor) -> tuple[str, DataType, tuple[int, ...], Any]:
     return tensor.name, tensor.datatype, tensor.shape, tensor.array
+
+
+def open_lane(
+    sender: Sender, kind: OneOutput, identity: str, shape: tuple[int, ...]
+) -> Lane | None:
+    """The lane of small responses of a model with one output of this shape, before there is one."""
+    before = stream_opening(kind, identity, shape)
+    if len(before) + prod(shape) * kind.datatype.size > UNCOUNTED_BYTES:
+        return None
+    return _single(sender, Place(before, kind.output, kind.datatype.numpy, shape))
 
 
 def make_lane(sender: Sender, pressure: Pressure, like: InferResponse, data: bytes) -> Lane | None:

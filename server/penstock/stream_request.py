@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from penstock.codec.encode import encode_only, encode_stream_response, in_stream
 from penstock.codec.parameters import EMPTY_FINAL_RESPONSE
 from penstock.status import public_error
-from penstock.stream_lane import make_lane
+from penstock.stream_lane import make_lane, open_lane
 from penstock.stream_pressure import UNCOUNTED_BYTES, Pressure
 from penstock.timing import with_timing
 from penstock.wishes import TIMING_PARAMETER, wants_typed
@@ -163,12 +163,22 @@ class StreamRequest(LaneStream):
     def lane(self, like: InferResponse) -> Lane | None:
         """A way for responses that differ from this one, which has just been put, in their data."""
         example, self._example = self._example, None
-        request = self.request
-        if example is None or request is None or not self.decoupled or like.parameters:
-            return None
-        if wants_typed(request, self.typed) or request.parameters.get(TIMING_PARAMETER):
+        if example is None or like.parameters or not self._is_plain():
             return None
         return make_lane(self, self._pressure, like, example)
+
+    def open_lane(self, kind: OneOutput, shape: tuple[int, ...]) -> Lane | None:
+        """A way for responses that have one output of this shape."""
+        if self.request is None or not self._is_plain():
+            return None
+        return open_lane(self, kind, self.request.id, shape)
+
+    def _is_plain(self) -> bool:
+        """Whether responses differ in nothing but their outputs, and those are raw."""
+        request = self.request
+        if request is None or not self.decoupled:
+            return False
+        return not (wants_typed(request, self.typed) or request.parameters.get(TIMING_PARAMETER))
 
     def wait_for_room(self, timeout_s: float) -> bool:
         """Block the producing thread while too much is unsent, here or in the whole stream."""

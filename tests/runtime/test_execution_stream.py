@@ -21,6 +21,7 @@ from penstock_runtime.scheduling.base import Pending
 from penstock_runtime.scheduling.batch_scheduler import BatchScheduler
 from penstock_runtime.scheduling.dynamic_batcher import DynamicBatcher
 from penstock_runtime.scheduling.timer import Timer
+from penstock_runtime.stream import OneOutput
 from penstock_runtime.stream_lane import Lane, LaneStream
 
 US = 1000
@@ -38,6 +39,9 @@ class Laned(LaneStream):
 
     def lane(self, like: InferResponse) -> Lane | None:
         return self._take_one
+
+    def open_lane(self, kind: OneOutput, shape: tuple[int, ...]) -> Lane | None:
+        return None
 
     def _take_one(self, outputs: Mapping[str, Any]) -> bool:
         self.taken += 1

@@ -50,6 +50,7 @@ class _Head(NamedTuple):
 
 
 _HEADS: dict[tuple[object, ...], _Head] = {}
+_OPENINGS: dict[tuple[OneOutput, tuple[int, ...]], tuple[_Head, bytes]] = {}
 _ONLY: dict[OneOutput, dict[tuple[int, ...], _Head]] = {}
 
 
@@ -130,6 +131,29 @@ def encode_stream_response(
 def in_stream(response: bytes) -> bytes:
     """A ModelStreamInferResponse that carries this ModelInferResponse."""
     return sized(_INFER_RESPONSE, response)
+
+
+def stream_opening(kind: OneOutput, identity: str, shape: tuple[int, ...]) -> bytes:
+    """What a message of the response stream says before the data of its only output, if it is not
+    the last of its request and has no parameters.
+    """
+    head, opening = _OPENINGS.get((kind, shape)) or _remember_opening(kind, shape)
+    return _opening(head, text(_ID, identity)) if identity else opening
+
+
+def _remember_opening(kind: OneOutput, shape: tuple[int, ...]) -> tuple[_Head, bytes]:
+    tensors = (Tensor(kind.output, kind.datatype, shape, None),)
+    head = _head(InferResponse(kind.model_name, kind.model_version, "", tensors))
+    if len(_OPENINGS) >= _MOST_REMEMBERED:
+        _OPENINGS.clear()
+    known = _OPENINGS[kind, shape] = (head, _opening(head, b""))
+    return known
+
+
+def _opening(head: _Head, identity: bytes) -> bytes:
+    final, before = _FINAL[False], head.slots[0].before
+    size = varint(head.size + len(identity) + len(final))
+    return b"".join((_INFER_RESPONSE, size, head.model, identity, final, head.outputs, before))
 
 
 def encode_stream_error(
