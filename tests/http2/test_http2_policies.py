@@ -120,6 +120,29 @@ def test_too_many_pings_end_the_connection_by_name() -> None:
         counted(served, "ping_strikes")
 
 
+def test_pings_that_measure_a_long_answer_are_not_too_many() -> None:
+    """Clients send one when data arrives and the one before was answered."""
+    body = bytes(500_000)
+    with serving(max_ping_strikes=1) as served, RawClient(served.address) as client:
+        client.start()
+        client.request(1, body)
+        got, measuring = 0, False
+        while got < len(message(body)):
+            frame = client.read()
+            assert frame is not None
+            assert not frame.is_(Type.GOAWAY)
+            if frame.is_(Type.PING):
+                measuring = False
+            elif frame.is_(Type.DATA):
+                size = len(frame.payload)
+                got += size
+                client.send(b"" if measuring else ping())
+                client.send(window_update(1, size), window_update(0, size))
+                measuring = True
+
+        assert client.call(3, b"x").messages == [b"x"]
+
+
 @pytest.mark.parametrize(
     ("options", "why"),
     [({"max_connection_age_ms": 100}, "max_age"), ({"max_connection_idle_ms": 100}, "max_idle")],
