@@ -1,6 +1,6 @@
 """What a small ModelInfer costs above the transport, in microseconds of CPU, everything included.
 
-    python -m benchmarks.unary_path [--model echo] [--inflight 32] [--fresh-id]
+    python -m benchmarks.unary_path [--inflight 32] [--fresh-id] [--deadline 1]
 
 A whole server without a port: quick calls are submitted in turns of the event loop, pass through
 decoding, validation, queue, instance thread and encoding, and come back as bytes. Pinned to one
@@ -38,11 +38,12 @@ NOTHING: Mapping[str, str] = {}
 class _Call:
     """A quick call that no transport carries; it makes the next one when it is answered."""
 
-    __slots__ = ("load", "on_cancel", "request", "response")
-    method, peer, deadline_ns, metadata = INFER, "ipv4:127.0.0.1:1", None, NOTHING
+    __slots__ = ("deadline_ns", "load", "on_cancel", "request", "response")
+    method, peer, metadata = INFER, "ipv4:127.0.0.1:1", NOTHING
 
-    def __init__(self, load: "_Load") -> None:
+    def __init__(self, load: "_Load", deadline_ns: int | None) -> None:
         self.load = load
+        self.deadline_ns = deadline_ns
         self.request: InferRequest | None = None
         self.response: InferResponse | None = None
         self.on_cancel: Callable[[], None] | None = None
@@ -71,8 +72,11 @@ class _Call:
 class _Load:
     """So many calls in flight, submitted again at the end of the turn that answered them."""
 
-    def __init__(self, submit: QuickHandler, data: bytes, fresh_id: bool) -> None:
+    def __init__(
+        self, submit: QuickHandler, data: bytes, fresh_id: bool, deadline_s: float
+    ) -> None:
         self._submit = submit
+        self._deadline_ns = int(deadline_s * 1e9)
         self._data = data
         self._fresh = fresh_id
         self._due = 0
@@ -96,7 +100,8 @@ class _Load:
     def _turn(self) -> None:
         due, self._due = self._due, 0
         for _ in range(due if self.running else 0):
-            self._submit(self._body(), _Call(self))
+            end = time.monotonic_ns() + self._deadline_ns if self._deadline_ns else None
+            self._submit(self._body(), _Call(self, end))
 
     def _body(self) -> Buffer:
         if not self._fresh:
@@ -106,7 +111,7 @@ class _Load:
 
 
 async def _measure(submit: QuickHandler, data: bytes, options: argparse.Namespace) -> list[float]:
-    load = _Load(submit, data, options.fresh_id)
+    load = _Load(submit, data, options.fresh_id, options.deadline)
     load.start(options.inflight)
     found = []
     for _ in range(ROUNDS):
@@ -149,6 +154,7 @@ def main() -> int:
     parser.add_argument("--width", type=int, default=16, help="elements of the input")
     parser.add_argument("--inflight", type=int, default=32)
     parser.add_argument("--fresh-id", action="store_true", help="another id in every request")
+    parser.add_argument("--deadline", type=float, default=0.0, help="seconds (0: none)")
     options = parser.parse_args()
     if not Path(REPOSITORY).is_dir():
         build()

@@ -95,8 +95,8 @@ class Batcher(Protocol):
         """Accept the request, or raise the error that refuses it."""
 
     def add_plain(self, pendings: Sequence[Pending]) -> bool:
-        """Accept them all if none has a deadline and none can be refused; else False, and none is
-        accepted.
+        """Accept them all, in the order of their arrival; False, and none is accepted, where the
+        queue might refuse one. Deadlines have been looked at.
         """
 
     def take(self, now: int) -> Sequence[Pending] | None:

@@ -100,20 +100,40 @@ class BatchScheduler:
 
         Instances that were idle are woken at once: call it when all have come that will.
         """
+        deadlines = [p.deadline_ns for p in pendings if p.deadline_ns is not None]
+        woken = alarm = None
         with self._lock:
-            # A deadline has to be looked at, an order to be kept: those go one by one.
-            if self._accepting and self._order is None and self._batcher.add_plain(pendings):
-                self._unanswered += len(pendings)
-                woken, self._idle = self._idle[: len(pendings)], self._idle[len(pendings) :]
-            else:
-                woken = None
+            # Whatever might be refused goes one by one; so does what has to keep an order.
+            if (
+                self._accepting
+                and self._order is None
+                and self._in_time(pendings, deadlines)
+                and self._batcher.add_plain(pendings)
+            ):
+                number = len(pendings)
+                self._unanswered += number
+                woken, self._idle = self._idle[:number], self._idle[number:]
+                alarm = self._next_alarm() if deadlines else None
         if woken is None:
             return self._submit_each(pendings)
         for gate in woken:
             gate.open()
+        if alarm is not None:
+            self._timer.call_at(alarm, self._ring)
         for pending in pendings:
             pending.queued_at(self._cancel)
         return ()
+
+    def _in_time(self, pendings: Sequence[Pending], deadlines: Sequence[int]) -> bool:
+        """Whether even the last of these would be executed before the first of their deadlines."""
+        if not deadlines:
+            return True
+        first, now = min(deadlines), self._clock()
+        if self._idle:
+            return first > now
+        ahead = self._batcher.rows_ahead(pendings[-1]) + sum(p.batch_size for p in pendings)
+        wait = self.predictor.wait_ns(ahead, self._batcher.rows_per_batch(), self._instances)
+        return first > now and self.predictor.refusal(now, first, wait) is None
 
     def _submit_each(self, pendings: Sequence[Pending]) -> Sequence[Refused]:
         refused: list[Refused] = []

@@ -100,31 +100,32 @@ class RequestQueue:
             self._watch(pending)
 
     def push_plain(self, pendings: Sequence[Pending]) -> bool:
-        """Accept requests in the order of their arrival, if none needs to be looked at: there is no
-        deadline, one level without limit and time-out, and nothing later waits. Else False.
+        """Accept requests in the order of their arrival; False, and none is accepted, where one
+        might be refused: unless there is one level, without limit and time-out.
         """
         level = self._only
         if level is None or level.policy.max_queue_size or self._times_out:
             return False
         waiting, order = level.waiting, self._arrivals
-        last = waiting[-1][0] if waiting else 0
-        entries: list[Entry] = []
+        timed = rows = 0
         for pending in pendings:
-            due = pending.arrived_ns + HORIZON_NS
-            if pending.deadline_ns is not None or due < last:
-                return False
             order += 1
-            last = due
-            entries.append((due, order, pending))
-        rows = 0
-        for _, number, pending in entries:
-            pending.order, pending.level, pending.queued = number, 1, True
+            entry = (self._key(pending), order, pending)
+            if not waiting or waiting[-1] < entry:
+                waiting.append(entry)
+            else:
+                insort(waiting, entry)
+            if pending.deadline_ns is not None:
+                heappush(self._expiry, (pending.deadline_ns, order, pending))
+                timed += 1
+            pending.order, pending.level, pending.queued = order, 1, True
             rows += pending.batch_size
-        waiting += entries
         self._arrivals = order
         self._by_arrival += pendings
-        self.size += len(entries)
+        self.size += len(pendings)
         self.rows += rows
+        if timed:
+            self._sweep()
         return True
 
     def remove(self, pending: Pending) -> bool:
@@ -209,14 +210,16 @@ class RequestQueue:
 
     def rows_ahead(self, pending: Pending) -> int:
         """Rows that would be executed before a request that is not queued yet (an estimate)."""
-        level_number = self._level_of(pending.request.priority)
-        ahead = 0
-        for number, level in self._levels.items():
-            if number < level_number:
+        if not self.size:
+            return 0
+        ahead, levels = 0, self._levels
+        own = 1 if self._only is not None else self._level_of(pending.request.priority)
+        for number, level in levels.items():
+            if number < own:
                 ahead += len(level)
-            elif number == level_number:
+            elif number == own:
                 ahead += bisect_left(level.waiting, self._key(pending), key=_due)
-        return ahead * self.rows // self.size if self.size else 0
+        return ahead * self.rows // self.size
 
     def stats(self) -> QueueStats:
         """What waits."""
@@ -255,9 +258,7 @@ class RequestQueue:
             self._by_arrival = deque(pending for pending in arrivals if pending.queued)
 
     def _watch(self, pending: Pending) -> None:
-        """Remember when this request must be looked at, and sweep out entries of requests long
-        gone.
-        """
+        """Remember when this request must be looked at; sweep out entries of requests long gone."""
         deadline, timeout = pending.deadline_ns, pending.timeout_ns
         if deadline is None or timeout is None:
             moment = deadline if timeout is None else timeout
@@ -266,6 +267,9 @@ class RequestQueue:
         if moment is None:
             return
         heappush(self._expiry, (moment, pending.order, pending))
+        self._sweep()
+
+    def _sweep(self) -> None:
         if len(self._expiry) > 2 * self.size + _STALE_SLACK:
             self._expiry = [entry for entry in self._expiry if entry[2].queued]
             heapify(self._expiry)

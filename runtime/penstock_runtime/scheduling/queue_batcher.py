@@ -32,8 +32,8 @@ class QueueBatcher:
         return self.queue.pop_front(most) if self.alone else ()
 
     def add_plain(self, pendings: Sequence[Pending]) -> bool:
-        """Accept them all if none has a deadline and none can be refused; else False, and none is
-        accepted.
+        """Accept them all, in the order of their arrival; False, and none is accepted, where the
+        queue might refuse one. Deadlines have been looked at.
         """
         return self.queue.push_plain(pendings)
 
