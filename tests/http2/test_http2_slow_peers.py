@@ -15,13 +15,14 @@ from tests.http2.frames import (
     PREFACE,
     Setting,
     Type,
+    block,
     data,
     headers,
     ping,
     settings,
     window_update,
 )
-from tests.http2.raw import RawClient, eventually
+from tests.http2.raw import RawClient, eventually, request_fields
 from tests.http2.test_http2_attacks import CROWD, Neighbour, attacked
 from tests.http2.test_http2_attacks import loop_name as loop_name
 
@@ -187,6 +188,21 @@ def test_too_many_pings_are_answered_with_goaway() -> None:
         assert said is not None
         assert (said.code, said.payload[8:]) == (11, b"too_many_pings")
         assert served.defended("ping_strikes") == 1
+
+
+@pytest.mark.parametrize("path", ["/s/Hang", "/q/Hang", "/s/HangStream", "/s/Nothing"])
+def test_calls_around_the_ping_that_ends_a_connection_end_as_well(path: str) -> None:
+    """Those that came in the same bytes, before it and behind it."""
+    with attacked(max_ping_strikes=2) as served, RawClient(served.address) as client:
+        client.start()
+        raw = block(request_fields(path))
+        call = b"".join(headers(n, raw) + data(n, HELLO, end=True) for n in (1, 3))
+        late = b"".join(headers(n, raw) + data(n, HELLO, end=True) for n in (5, 7))
+        client.send(call + ping() * 9 + late + headers(9, raw))
+        said = client.goaway()
+
+        assert said is not None
+        assert said.payload[8:] == b"too_many_pings"
 
 
 def test_half_a_message_holds_no_more_than_came() -> None:
