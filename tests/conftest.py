@@ -6,7 +6,12 @@ pytest --transport http2
 import os
 
 import pytest
+from hypothesis import settings
 from tests.transports import TRANSPORTS, VARIABLE
+
+# No test is about time, and this machine may be busy.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
