@@ -148,7 +148,8 @@ def _stream(client: Any, job: Job) -> Outcome:
     for _ in job.requests[:1] if job.ping_pong else job.requests:
         send()
     unanswered = len(job.requests)
-    while unanswered and not outcome.code:
+    # The server may tell of a deadline in-band before the call ends for the same reason.
+    while (unanswered or job.timeout_ms) and not outcome.code:
         ended = _add(outcome, *answers.get(timeout=30))
         unanswered -= ended
         if ended and waiting:
