@@ -66,6 +66,15 @@ class Drawing:
             f'<circle class="{style}" cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="4">{title}</circle>'
         )
 
+    def bar(self, corner: Point, size: Point, colour: int, label: str = "") -> None:
+        """A filled box from its top left corner; `label` is shown when the mouse rests on it."""
+        (x, y), (width, height) = corner, size
+        title = f"<title>{escape(label)}</title>" if label else ""
+        self._shapes.append(
+            f'<rect class="f{colour % COLOURS}" x="{x:.1f}" y="{y:.1f}" '
+            f'width="{width:.1f}" height="{height:.1f}">{title}</rect>'
+        )
+
     def text(
         self, at: Point, text: str, *, anchor: str = "start", style: str = "", turn: bool = False
     ) -> None:
