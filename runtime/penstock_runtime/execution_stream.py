@@ -13,7 +13,12 @@ import numpy as np
 from penstock_runtime.backends.base import StreamingExecutable
 from penstock_runtime.batch import Batch, BatchPlan
 from penstock_runtime.context import RequestContext
-from penstock_runtime.errors import DeadlineExceeded, ResourceExhausted
+from penstock_runtime.errors import (
+    DeadlineExceeded,
+    FailureReason,
+    Internal,
+    ResourceExhausted,
+)
 from penstock_runtime.execution import Desk, as_penstock_error, late
 from penstock_runtime.observability.response_tally import ResponseTally
 from penstock_runtime.observability.statistics import RequestTiming
@@ -107,7 +112,14 @@ def _send(
         if lane is not None and lane(outputs):
             return lane
     response = desk.plan.single(pending, outputs, parameters)
-    stream.put(response)
+    if not stream.put(response) and not stream.cancelled:
+        # The stream has ended with an error of its own: nothing that follows would be told.
+        raise Internal(
+            "a response could not be encoded",
+            reason="MODEL_FAILED",
+            failure=FailureReason.BACKEND,
+            scheduled=True,
+        )
     return stream.lane(response) if isinstance(stream, LaneStream) else None
 
 

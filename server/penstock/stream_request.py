@@ -186,7 +186,10 @@ class StreamRequest(LaneStream):
         if len(messages) >= UNSENT_LIMIT and not self.cancelled:
             gate = self._gate = Gate()
             # Looked at again, or a reader that was faster would never be noticed.
-            if len(messages) >= UNSENT_LIMIT and not self.cancelled and not gate.wait(timeout_s):
+            full = len(messages) >= UNSENT_LIMIT and not self.cancelled
+            let = not full or gate.wait(timeout_s)
+            self._gate = None
+            if not let:
                 return False
         return self._pressure.wait(timeout_s)
 
@@ -252,7 +255,8 @@ class StreamRequest(LaneStream):
 
     def let_go(self) -> None:
         """Let the producer go on."""
-        gate, self._gate = self._gate, None
+        # Only the producer sets it: taken off here, the next one could be lost.
+        gate = self._gate
         if gate is not None:
             gate.open()
 

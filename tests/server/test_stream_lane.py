@@ -240,6 +240,23 @@ def test_what_repeats_itself_takes_the_short_way() -> None:
     assert [response.final for response in put] == [True]
 
 
+def test_a_response_that_cannot_be_encoded_is_the_end_of_its_request() -> None:
+    """Nothing follows the error, and the request is no success."""
+    declared = (ModelOutput("Y0", DataType.BYTES, (-1,)),)
+    good, bad = (np.array([item], object) for item in (b"a", "\ud800"))
+    steps = [Step({"Y0": array}, {}) for array in (good, bad, good)]
+    desk = desk_for(declared)
+    stream = StreamRequest(Deaf(), Deaf(), Pressure(1 << 20), 0, 0, typed=False)
+    stream.decoupled, stream.request = True, InferRequest("m", ())
+
+    execute_stream(desk, Said(steps), Batch.of([Pending(stream.request, stream)]))
+    snapshot = desk.statistics.snapshot()
+
+    assert len(stream.messages) == 1
+    assert stream.error is not None
+    assert (snapshot.success.count, snapshot.fail.count) == (0, 1)
+
+
 def test_a_lane_takes_no_more_than_may_wait() -> None:
     """Neither by number nor by bytes: the careful way is where a producer waits."""
     stream = StreamRequest(Deaf(), Deaf(), Pressure(100_000), 0, 0, typed=False)
