@@ -76,8 +76,15 @@ def started(launch: Launch, folder: Path, core: int) -> Iterator[Running]:
 
 def _stop(running: Running) -> None:
     running.process.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        running.process.wait(_STOP_S)
+    try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            running.process.wait(_STOP_S)
+    finally:
+        # Also when whoever waits here is interrupted a second time.
+        _kill(running)
+
+
+def _kill(running: Running) -> None:
     until = time.monotonic() + _STOP_S
     while (pids := running.pids()) and time.monotonic() < until:
         for pid in pids:

@@ -93,7 +93,7 @@ CASES = (
     ),
     Case(
         "fresh",
-        "the same, each call with an id, grpc-timeout and traceparent of its own",
+        "echo FP32[1,16], 32 in flight, fresh id, grpc-timeout and traceparent in each call",
         Load("echo", _SMALL, 8, 4, fresh=True),
         PER_CPU_S,
         _ALONE,

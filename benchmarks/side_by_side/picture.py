@@ -12,9 +12,10 @@ from benchmarks.side_by_side.tables import Result, times
 from penstock.bench.scales import LogScale, amount, around, duration, short
 from penstock.bench.svg import Drawing
 
-_LEFT, _PLOT, _RIGHT = 150.0, 560.0, 190.0
+_LEFT, _PLOT, _RIGHT = 150.0, 580.0, 130.0
 _TOP, _BOTTOM = 96.0, 44.0
 _BAR, _ROW, _HEAD, _GAP = 12.0, 18.0, 20.0, 12.0
+_FLOOR = 5
 _COLOURS = {peer: number for number, peer in enumerate(PEERS)}
 
 
@@ -56,7 +57,7 @@ def groups_of(results: Sequence[Result]) -> list[Group]:
             ]
             if bars:
                 theirs = _value(figure, medians[TRITON])
-                found.append(Group(f"{_title(case, figure)} (Triton: {theirs})", bars))
+                found.append(Group(f"{_title(case, figure)} (Triton {theirs})", bars))
     return found
 
 
@@ -67,7 +68,7 @@ def _title(case: Case, figure: Figure) -> str:
 
 def _value(figure: Figure, median: Reading) -> str:
     value = median.of(figure)
-    return duration(value) if figure.less else f"{amount(value)} {figure.label}"
+    return duration(value) if figure.less else amount(value)
 
 
 def _floor(case: Case, figure: Figure, peer: str) -> float | None:
@@ -83,9 +84,7 @@ def picture(results: Sequence[Result], machine: str) -> str:
     title = "penstock beside Triton: how many times as much"
     drawing = Drawing(_LEFT + _PLOT + _RIGHT, height, title)
     drawing.text((20, 32), title, style="title")
-    rule = (
-        "Bars begin at what Triton does, on a logarithmic scale. A line across a bar is its floor."
-    )
+    rule = "Bars begin at what Triton does, on a logarithmic scale. A red line is a floor."
     drawing.text((20, 52), f"{rule} {machine}", style="soft")
     ratios = [each.ratio for group in groups for each in group.bars]
     floors = [each.floor for group in groups for each in group.bars if each.floor]
@@ -99,17 +98,18 @@ def picture(results: Sequence[Result], machine: str) -> str:
 
 
 def _axis(drawing: Drawing, x: LogScale, height: float) -> None:
-    """A line for each round ratio, named above and below."""
+    """The round ratios, above and below."""
     for tick in x.ticks():
         at = _LEFT + x(tick) * _PLOT
-        style = "axis" if tick == 1 else "grid"
-        drawing.line((at, _TOP - 8), (at, height - _BOTTOM), style)
         for y in (_TOP - 14, height - _BOTTOM + 18):
             drawing.text((at, y), f"{short(tick)}x", anchor="middle", style="soft")
 
 
 def _draw(drawing: Drawing, group: Group, x: LogScale, top: float) -> None:
     drawing.text((20, top + 14), group.title, style="head")
+    for tick in x.ticks():
+        at, style = _LEFT + x(tick) * _PLOT, "axis" if tick == 1 else "grid"
+        drawing.line((at, top + _HEAD), (at, top + group.height - _GAP), style)
     for number, bar in enumerate(group.bars):
         y = top + _HEAD + number * _ROW
         start, end = sorted((_LEFT + x(1.0) * _PLOT, _LEFT + x(bar.ratio) * _PLOT))
@@ -117,7 +117,8 @@ def _draw(drawing: Drawing, group: Group, x: LogScale, top: float) -> None:
         size = max(end - start, 1.0), _BAR
         drawing.bar((start, y + 3), size, _COLOURS[bar.peer], label)
         drawing.text((_LEFT - 10, y + 13), bar.peer, anchor="end")
-        drawing.text((_LEFT + _PLOT + 14, y + 13), f"{times(bar.ratio)}  {bar.value}")
+        drawing.text((_LEFT + _PLOT + 66, y + 13), times(bar.ratio), anchor="end")
+        drawing.text((_LEFT + _PLOT + 78, y + 13), bar.value, style="soft")
         if bar.floor:
             at = _LEFT + x(bar.floor) * _PLOT
-            drawing.line((at, y), (at, y + _ROW), "axis")
+            drawing.curve([(at, y), (at, y + _ROW)], _FLOOR)
