@@ -64,7 +64,8 @@ def machine() -> str:
 
 def command() -> str:
     """What was typed."""
-    module = f"benchmarks.{Path(sys.argv[0]).stem}"
+    script = Path(sys.argv[0])
+    module = f"benchmarks.{script.parent.name if script.stem == '__main__' else script.stem}"
     typed = [word for word in sys.argv[1:] if word != "--record"]
     return f"`{' '.join(['python -m', module, *typed])}`"
 

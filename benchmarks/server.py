@@ -33,12 +33,14 @@ class Measured:
 
 @contextlib.contextmanager
 def running(repository: Path, *flags: str) -> Iterator[Measured]:
-    """`penstock serve` on a free loopback port, quiet, until the end of the block."""
-    port = _free_port()
-    command = [sys.executable, "-m", "penstock", "serve", str(repository), *flags]
+    """`penstock serve` on a free loopback port, quiet and without metrics unless the flags say
+    otherwise, until the end of the block.
+    """
+    port = free_port()
+    command = [sys.executable, "-m", "penstock", "serve", str(repository)]
     command += ["--grpc-address=127.0.0.1", f"--grpc-port={port}", "--log-info=false"]
     began = time.monotonic()
-    process = subprocess.Popen([*command, "--allow-metrics=false"])
+    process = subprocess.Popen([*command, "--allow-metrics=false", *flags])
     try:
         url = f"127.0.0.1:{port}"
         _wait(process, port, url, began + START_TIMEOUT_S)
@@ -68,7 +70,8 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of loopback that nothing listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

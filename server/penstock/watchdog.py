@@ -28,13 +28,15 @@ class LoopWatch:
         self._stalls = 0
         self._told = 0.0
         self._ended = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Begin, on the loop that is to be watched."""
         self._beat = time.monotonic()
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        self._loop = asyncio.get_running_loop()
+        self._task = self._loop.create_task(self._run())
         if self._stall_dump_s > 0:
             self._thread = threading.Thread(
                 target=self._watch, args=(threading.get_ident(),), daemon=True
@@ -82,8 +84,9 @@ class LoopWatch:
         return True
 
     def families(self) -> list[Family]:
-        """Lag now, the worst since the last scrape, standstills."""
+        """Lag now, the worst since the last scrape, standstills, tasks; from any thread."""
         worst, self._worst_s = self._worst_s, self._lag_s
+        tasks = 0 if self._loop is None else len(asyncio.all_tasks(self._loop))
         return [
             Family(
                 "penstock_event_loop_lag_seconds",
@@ -102,6 +105,12 @@ class LoopWatch:
                 "counter",
                 "Standstills of the event loop that were written to the log",
                 (Sample(self._stalls),),
+            ),
+            Family(
+                "penstock_event_loop_tasks",
+                "gauge",
+                "Tasks of the event loop",
+                (Sample(tasks),),
             ),
         ]
 

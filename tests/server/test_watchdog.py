@@ -43,9 +43,10 @@ async def test_the_loop_beats_and_tells_whoever_wants_to_know() -> None:
     watch.start()
 
     await asyncio.wait_for(beaten.wait(), 10)
+    told = values(watch)
     watch.stop()
 
-    told = values(watch)
+    assert told["penstock_event_loop_tasks"] >= 2
     assert told["penstock_event_loop_lag_max_seconds"] >= told["penstock_event_loop_lag_seconds"]
     assert watch.alive
 
