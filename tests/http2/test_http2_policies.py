@@ -226,8 +226,7 @@ def test_a_server_without_descriptors_serves_on_and_recovers() -> None:
         with RawClient(served.address) as fresh:
             fresh.start()
             assert fresh.call(1, b"z").messages == [b"z"]
-        # asyncio tells of it, once for each time that it tries.
-        served.problems.clear()
+        counted(served, "accept_errors")
 
 
 def test_a_reader_that_takes_nothing_off_its_socket_is_given_up() -> None:

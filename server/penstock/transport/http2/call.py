@@ -179,8 +179,9 @@ class ServerCall(Stream):
     def write_many(self, messages: Sequence[bytes]) -> Awaitable[None]:
         """Send several messages in this order; returns once there is room for more."""
         connection = self.connection
-        if not self._send(messages):
-            # The handler was cancelled, and goes on nevertheless.
+        if not connection.send_messages(self, messages):
+            # The caller is gone or far too slow, and the handler goes on nevertheless.
+            self.gone()
             raise asyncio.CancelledError
         owner = connection.owner
         if not owner.dirty:
@@ -194,9 +195,6 @@ class ServerCall(Stream):
         self._leave()
         self.connection.send_trailers(self, OK_TRAILERS + self.trailing)
         self._write()
-
-    def _send(self, messages: Sequence[bytes]) -> bool:
-        return self.connection.send_messages(self, messages)
 
     async def _has_room(self) -> None:
         connection = self.connection
@@ -228,15 +226,15 @@ class ServerCall(Stream):
     def cut(self, code: int, text: str, trailing: Metadata = ()) -> None:
         """End the call with this status, and tell its handler."""
         if self.state != CLOSED:
-            on_cancel = self.on_cancel
+            on_cancel, inbox = self.on_cancel, self.inbox
             self.end(code, text, trailing)
-            self._tell(on_cancel)
+            self._tell(on_cancel, inbox)
 
     def gone(self) -> None:
         """The caller is gone: tell the handler."""
-        on_cancel = self.on_cancel
+        on_cancel, inbox = self.on_cancel, self.inbox
         self._leave()
-        self._tell(on_cancel)
+        self._tell(on_cancel, inbox)
 
     def make_room(self) -> None:
         """What waited to be sent has shrunk."""
@@ -244,14 +242,14 @@ class ServerCall(Stream):
             self.room.set()
             self.room = None
 
-    def _tell(self, on_cancel: Callable[[], None] | None) -> None:
+    def _tell(self, on_cancel: Callable[[], None] | None, inbox: Inbox | None) -> None:
         if on_cancel is not None:
             try:
                 on_cancel()
             except Exception:
                 _log.exception("a handler of %s failed when it was cancelled", self.method)
-        if self.inbox is not None:
-            self.inbox.cancel()
+        if inbox is not None:
+            inbox.cancel()
         if self.task is not None:
             self.task.cancel()
         self.make_room()
@@ -259,7 +257,8 @@ class ServerCall(Stream):
     def _leave(self) -> None:
         """The call is answered, or nobody waits for an answer: nothing is to happen to it."""
         self.on_cancel = None
-        self.begin = self.message = None
+        # The inbox knows the call as well: together they would wait for the garbage collector.
+        self.begin = self.message = self.inbox = None
         bucket = self.bucket
         if bucket is not None:
             bucket.discard(self)

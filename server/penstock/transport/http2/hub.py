@@ -17,7 +17,6 @@ from penstock.transport.http2.deadlines import DeadlineWheel
 from penstock.transport.http2.dispatch import DEADLINE_EXCEEDED, LATE, Dispatch
 from penstock.transport.http2.limits import Limits
 from penstock.transport.http2.options import Http2Options
-from penstock.transport.http2.sockets import has_h2
 from penstock.transport.http2.watch import Policy
 
 
@@ -71,6 +70,7 @@ class Hub:
         self.connections: set[Connection] = set()
         self.empty = asyncio.Event()
         self.tasks: set[asyncio.Task[None]] = set()
+        self._arriving: set[asyncio.Task[None]] = set()
         self.counts: Counter[str] = Counter()
         """Connections, GOAWAYs, and defences by name."""
         self.tallies: Counter[str] = Counter()
@@ -109,13 +109,16 @@ class Hub:
         for call in self.deadlines.fire(time.monotonic_ns()):
             call.cut(DEADLINE_EXCEEDED, LATE)
 
-    def why_refused(self, transport: asyncio.BaseTransport) -> str:
-        """The name of the reason for which a new connection is closed at once; "": it is not."""
-        if self.stopping:
-            return "stopping"
-        if not has_h2(transport):
-            return "without_h2"
-        return "too_many_connections" if len(self.connections) >= self.cap else ""
+    @property
+    def is_full(self) -> bool:
+        """Whether no more connections can be had."""
+        return len(self.connections) + len(self._arriving) >= self.cap
+
+    def arrive(self, taking: Coroutine[Any, Any, None]) -> None:
+        """Take a connection in, which may need a handshake first."""
+        task = self.loop.create_task(taking)
+        self._arriving.add(task)
+        task.add_done_callback(self._arriving.discard)
 
     def watch(self, connection: Connection) -> None:
         """Look at this connection from now on."""
@@ -157,6 +160,14 @@ class Hub:
             self.loop.call_exception_handler(
                 {"message": "a call's task failed", "exception": task.exception(), "task": task}
             )
+
+    async def turn_away(self) -> None:
+        """Let nobody in any more, nor who is on the way."""
+        self.stopping = True
+        for task in self._arriving:
+            task.cancel()
+        if self._arriving:
+            await asyncio.wait(tuple(self._arriving))
 
     async def quiet(self, timeout_s: float) -> None:
         """Return once no connection is left, or time ran out."""

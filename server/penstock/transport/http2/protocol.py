@@ -29,7 +29,7 @@ from penstock.transport.http2.faults import ConnectionFault
 from penstock.transport.http2.frames import ErrorCode
 from penstock.transport.http2.hub import Hub
 from penstock.transport.http2.lifetime import PING, Lifetime
-from penstock.transport.http2.sockets import peer_of
+from penstock.transport.http2.sockets import has_h2, peer_of
 
 _log = logging.getLogger("penstock.transport")
 
@@ -50,6 +50,7 @@ class ServerProtocol(Lifetime):
         self.link.owner = self
         self._waiters: list[asyncio.Future[None]] = []
         self._reading = True
+        self._calmed = False
         self._on_event: dict[type[Event], Callable[[Any], None]] = {
             Opened: self._opened,
             Message: self._message,
@@ -68,14 +69,12 @@ class ServerProtocol(Lifetime):
     # -- the socket ------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the connection, unless there are too many."""
+        """Take the connection, unless it is not for HTTP/2."""
         # Not an isinstance: uvloop's transports are no asyncio.Transport.
         self._transport = transport = cast(asyncio.Transport, transport)
         hub = self._hub
-        hub.counts["connections"] += 1
-        refused = hub.why_refused(transport)
-        if refused:
-            hub.counts[refused] += 1
+        if hub.stopping or not has_h2(transport):
+            hub.counts["without_h2"] += not hub.stopping
             transport.abort()
             return
         self.peer = peer_of(transport)
@@ -104,7 +103,7 @@ class ServerProtocol(Lifetime):
             if type(event) is not Request:
                 on_event[type(event)](event)
                 continue
-            call = _call(event)
+            call: ServerCall = event.stream
             head = call.head
             submit = quick.get(head.path)
             if submit is None:
@@ -219,13 +218,15 @@ class ServerProtocol(Lifetime):
 
     def _pinged(self) -> None:
         link = self.link
-        if link.closing:
+        if self._calmed or link.closing:
             return
         # All that left counts, whenever it was asked for: clients measure the way of a long answer.
         sent, self._pieces_at_ping = link.pieces != self._pieces_at_ping, link.pieces
         if self._watch.pinged(self._heard_ns, calls=len(link.streams), sent=sent):
             self._hub.counts["ping_strikes"] += 1
-            self.close(ErrorCode.ENHANCE_YOUR_CALM, TOO_MANY_PINGS)
+            # Not now: the events behind this one may be of calls that nobody has prepared yet.
+            self._calmed = True
+            self._hub.loop.call_soon(self.close, ErrorCode.ENHANCE_YOUR_CALM, TOO_MANY_PINGS)
 
     def _acknowledged(self, event: PingAcked) -> None:
         if event.data == PING:

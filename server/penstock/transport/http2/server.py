@@ -1,8 +1,5 @@
 """The transport on HTTP/2 of our own: listens, and takes all of it down again in order."""
 
-import asyncio
-import socket
-import ssl
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,8 +8,8 @@ from penstock.transport.base import Method
 from penstock.transport.http2.figures import transport_families
 from penstock.transport.http2.hub import Hub
 from penstock.transport.http2.limits import Limits
+from penstock.transport.http2.listener import Listener
 from penstock.transport.http2.options import Http2Options
-from penstock.transport.http2.protocol import ServerProtocol
 from penstock.transport.http2.sockets import listen, remove_socket_files, spare_descriptors
 from penstock_runtime.observability.metrics import Family
 
@@ -30,7 +27,7 @@ class Http2Transport:
         self._options = options
         self._limits = limits if limits is not None else _limits(options)
         self._hub: Hub | None = None
-        self._servers: list[asyncio.Server] = []
+        self._listeners: list[Listener] = []
         self._addresses: list[str] = []
 
     async def start(self) -> Sequence[str]:
@@ -43,37 +40,24 @@ class Http2Transport:
             for address in options.addresses:
                 sockets, name = listen(address, reuse_port=options.reuse_port)
                 self._addresses.append(name)
-                for one in sockets:
-                    self._servers.append(await self._accept(hub, one, context))
+                self._listeners += [
+                    Listener(hub, one, context, options.handshake_timeout_ms / 1000)
+                    for one in sockets
+                ]
         except BaseException:
             await self.stop(0)
             raise
         return tuple(self._addresses)
 
-    async def _accept(
-        self, hub: Hub, listening: socket.socket, context: ssl.SSLContext | None
-    ) -> asyncio.Server:
-        loop = hub.loop
-        timeout_s = self._options.handshake_timeout_ms / 1000 if context is not None else None
-        create = loop.create_server
-        if listening.family == socket.AF_UNIX:
-            create = loop.create_unix_server  # type: ignore[assignment]
-        return await create(
-            lambda: ServerProtocol(hub),
-            sock=listening,
-            ssl=context,
-            ssl_handshake_timeout=timeout_s,
-        )
-
     async def stop(self, grace_s: float) -> None:
         """Accept nothing more, let what is inside go on for `grace_s`, then cut it off."""
-        hub, servers = self._hub, self._servers
-        self._servers = []
+        hub, listeners = self._hub, self._listeners
+        self._listeners = []
         if hub is None or hub.stopping:
             return
-        hub.stopping = True
-        for server in servers:
-            server.close()
+        for listener in listeners:
+            listener.close()
+        await hub.turn_away()
         remove_socket_files([name for name in self._addresses if name.startswith(UNIX)])
         if grace_s > 0:
             for connection in tuple(hub.connections):
