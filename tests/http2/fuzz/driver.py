@@ -11,11 +11,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import hpack
-from tests.http2.frames import END_STREAM, HEADER_SIZE, MAX_WINDOW, PREFACE, Type, split
+from tests.http2.frames import (
+    END_HEADERS,
+    END_STREAM,
+    HEADER_SIZE,
+    MAX_WINDOW,
+    PREFACE,
+    Type,
+    split,
+)
+from tests.http2.fuzz.application import answer, call, look_at, shrink
 
 from penstock.transport.http2.client_connection import ClientConnection
 from penstock.transport.http2.client_events import Answered, Responded, Trailers, Unprocessed
-from penstock.transport.http2.client_requests import request_block
 from penstock.transport.http2.client_rules import CLIENT_LIMITS
 from penstock.transport.http2.events import (
     Ended,
@@ -47,12 +55,19 @@ LEAVING = 0x40
 """A server that shuts down in the middle."""
 SILENT = 0x80
 """The application answers nothing before the end, so that all depends on the peer alone."""
+
+SHRUNK = 0x02
+"""Of the second byte: what is large is small."""
+USED_UP = 0x04
+"""Of the second byte: the peer has used up most of the connection's window."""
+USED_WINDOW = 2_000
 SECOND_NS = 1_000_000_000
+STALL_NS = SECOND_NS // 10
 MOST_OUTPUT = 64 << 20
-MESSAGES = (b"", b"x" * 20, b"y" * 3_000, b"z" * 70_000, b"w" * 100_000)
 TIGHT_LIMITS = Limits(
     stream_window=200,
     connection_window=100_000,
+    connection_held=1_000,
     max_frame_size=16_384,
     max_concurrent_streams=4,
     message_size=100_000,
@@ -102,7 +117,8 @@ class Play:
         self.how, seed = (*raw[:2], 0, 0)[:2]
         self.data = raw[2:]
         self.random = random.Random(seed)
-        self.reserved = 0
+        self.reserved = self.made = 0
+        shrink(bool(seed & SHRUNK))
         tight = bool(self.how & TIGHT)
         base = TIGHT_LIMITS if tight else (CLIENT_LIMITS if self.is_client else Limits())
         self.limits = _with_account(base, self)
@@ -113,10 +129,13 @@ class Play:
         self.decoder = hpack.Decoder()
         self.decoder.max_header_list_size = 1 << 20
         self.sent = bytearray()
+        self.block, self.in_block = bytearray(), False
         self.opening = PREFACE if self.is_client else b""
         self.connection: Any = (
             ClientConnection(self.limits) if self.is_client else ServerConnection(self.limits)
         )
+        if seed & USED_UP:
+            self.connection.recv_window = USED_WINDOW
         if self.is_client:
             self._call()
 
@@ -128,12 +147,15 @@ class Play:
     def run(self) -> "Play":
         """All of it; raises `Broken` or whatever the core raised."""
         now_ns = SECOND_NS
+        if self.how & LEAVING and not self.is_client:
+            self.connection.shutdown()
         for number, piece in enumerate(self._pieces()):
             self._read(piece, now_ns)
             if self.how & LAZY and number % 3 == 2:
                 self._answer_waiting()
-            if self.how & LEAVING and number == 2 and not self.is_client:
-                self.connection.shutdown()
+            if self.how & SLOW:
+                for stream in self.connection.stalled(now_ns, STALL_NS):
+                    self.connection.reset(stream, ErrorCode.CANCEL)
             if not self.how & SLOW or number % 8 == 7:
                 self._write()
             now_ns += self.random.choice((0, 1000, SECOND_NS // 100))
@@ -193,6 +215,8 @@ class Play:
         story = self.stories.setdefault(stream.id, Story())
         check(not story.over, "{} of a stream that is over", event)
         self._note(story, event)
+        if isinstance(event, Request | Opened):
+            look_at(stream.head)
         if isinstance(event, Message) and not stream.closed:
             self.connection.consumed(stream, len(event.message))
             if not self.is_client and stream.id % 3 == 1 and not self.how & SILENT:
@@ -249,40 +273,16 @@ class Play:
             self._answer(stream)
 
     def _answer(self, stream: Stream) -> None:
-        connection = self.connection
-        message = MESSAGES[stream.id // 2 % len(MESSAGES)]
-        kind = stream.id // 2 % 7
-        if kind == 1:
-            connection.refuse(stream, 5, "not found ä%\n", (("x-bin", b"\0"),))
-        elif kind == 2:
-            connection.send_head(stream)
-            connection.send_messages(stream, [message, b"", message])
-            connection.send_trailers(stream)
-        elif kind == 3:
-            connection.send_messages(stream, [message])
-            connection.reset(stream, ErrorCode.CANCEL)
-        elif kind == 4:
-            connection.send_messages(stream, [message])
-            connection.refuse(stream, 13, "broken")
-        elif stream.id % 3 == 1:
-            connection.send_trailers(stream)
-        else:
-            connection.respond(stream, message)
-        check(stream.state != CLOSED or stream.id not in connection.streams, "closed, and kept")
+        answer(self.connection, stream)
+        kept = stream.id in self.connection.streams
+        check(stream.state != CLOSED or not kept, "closed, and kept")
 
     def _call(self) -> None:
-        connection = self.connection
-        block = request_block("/s/M", "a")
-        while connection.room > 0 and len(connection.streams) < 5:
-            number = len(self.stories) + len(connection.streams)
-            if number % 3 == 2:
-                stream = connection.open(block)
-                connection.send_messages(stream, [b"one", b"two"], end=number % 2 == 0)
-            else:
-                stream = connection.call(block, MESSAGES[number % len(MESSAGES)])
-            self.stories.setdefault(stream.id, Story())
-            if number >= 30:
-                return
+        for stream in call(self.connection, self.made):
+            self.made += 1
+            story = self.stories.setdefault(stream.id, Story())
+            if stream.state == CLOSED:
+                story.over = True
 
     # -- promises --------------------------------------------------------------------------------
 
@@ -329,19 +329,22 @@ class Play:
 
     def _take(self, found: Any) -> None:
         kind, payload = found.type, found.payload
+        check((kind == Type.CONTINUATION) == self.in_block, "{} in a block, or out of one", found)
         if kind in (Type.HEADERS, Type.CONTINUATION, Type.DATA, Type.RST_STREAM):
             check(found.stream, "{} on stream 0", found)
             story = self.stories.setdefault(found.stream, Story())
-            check(
-                not story.sent_end or kind == Type.RST_STREAM, "{} behind the stream's end", found
-            )
+            last = not story.sent_end or kind in (Type.RST_STREAM, Type.CONTINUATION)
+            check(last, "{} behind the stream's end", found)
             check(len(payload) <= self.connection.peer.max_frame_size, "too large a frame")
         if kind == Type.HEADERS:
-            # In these plays no block needs a CONTINUATION.
-            check(found.flags & 0x4, "a block in pieces")
-            self.decoder.decode(payload)
             check(not story.sent_head or found.flags & END_STREAM, "two heads")
             story.sent_head = True
+            self.block = bytearray()
+        if kind in (Type.HEADERS, Type.CONTINUATION):
+            self.block += payload
+            self.in_block = not found.flags & END_HEADERS
+            if not self.in_block:
+                self.decoder.decode(bytes(self.block))
         elif kind == Type.DATA:
             check(story.sent_head, "DATA before the head")
             story.sent += len(payload)
@@ -380,7 +383,10 @@ def _with_account(limits: Limits, play: Play) -> Limits:
 
 def play(raw: bytes) -> Play:
     """Play an input in its own way."""
-    return Play(raw).run()
+    try:
+        return Play(raw).run()
+    finally:
+        shrink(False)
 
 
 def play_all_ways(raw: bytes) -> None:
@@ -389,7 +395,8 @@ def play_all_ways(raw: bytes) -> None:
     The second is tried for half of all inputs: those whose second byte is odd.
     """
     play(raw)
-    if len(raw) < 2 or raw[0] & TIGHT or not raw[1] & 1:
+    if len(raw) < 2 or raw[0] & TIGHT or raw[1] & USED_UP or not raw[1] & 1:
+        # Where windows run out it matters when they are opened, which is once a read.
         return
     how = raw[0] & CLIENT | SILENT
     plays = [play(bytes((how | cut,)) + raw[1:]) for cut in (0, PIECES)]

@@ -1,6 +1,7 @@
 """Conversations to begin with: right ones, and those of the conformance and attack tables."""
 
 import contextlib
+import gzip
 from collections.abc import Iterator
 
 import hpack
@@ -122,6 +123,25 @@ def of_clients() -> Iterator[bytes]:
     )
 
 
+def of_large_messages() -> Iterator[bytes]:
+    """Those that are large where everything is shrunk, in frames of many sizes."""
+    raw = message(bytes(range(256)) * 9)
+    zipped = message(gzip.compress(bytes(range(256)) * 9), 1)
+    bomb = message(gzip.compress(bytes(400_000), 9), 1)
+    head = headers(1, block(request_fields("/s/Echo")))
+    said = headers(1, block(request_fields("/s/Echo", (b"grpc-encoding", b"gzip"))))
+    for size in (70, 100, 500, 1_100):
+        cut = [raw[at : at + size] for at in range(0, len(raw), size)]
+        yield START + head + b"".join(data(1, one) for one in cut) + data(1, end=True)
+        yield START + head + b"".join(data(1, one) for one in cut) + data(1, raw + raw, end=True)
+    yield START + said + data(1, zipped[:90]) + data(1, zipped[90:], end=True)
+    yield START + said + data(1, bomb) + data(1, zipped, end=True)
+    yield START + said + data(1, zipped[:-20], end=True)
+    shutdown = ping(b"shutdown", ACK)
+    yield START + head + data(1, raw, end=True) + shutdown + headers(3, block(request_fields()))
+    yield START + shutdown + head
+
+
 def of_servers() -> Iterator[bytes]:
     """What servers answer to calls 1, 3, 5 and so on."""
     hello = settings((Setting.MAX_CONCURRENT_STREAMS, 100)) + frame(4, ACK)
@@ -182,10 +202,12 @@ def of_servers() -> Iterator[bytes]:
 
 def seeds() -> Iterator[bytes]:
     """All of them as inputs of `driver.play`, each in a way or two."""
-    for number, raw in enumerate((*from_tables(), *of_clients())):
+    for number, raw in enumerate((*from_tables(), *of_clients(), *of_large_messages())):
         if len(raw) <= LONGEST:
             yield bytes((0, number % 256)) + raw
+            yield bytes((0x40 * (number % 2), 0x03 | number % 3 << 2)) + raw
             yield bytes(((0x08, 0x10, 0x20, 0x40, 0x34)[number % 5], number % 256)) + raw
     for number, raw in enumerate(of_servers()):
         for how in (0x01, 0x09, 0x11, 0x05):
             yield bytes((how, number)) + raw
+            yield bytes((how, 0x03)) + raw
