@@ -57,7 +57,11 @@ def _stream_one(desk: Desk, executable: StreamingExecutable, pending: Pending) -
     context = RequestContext(pending.request, pending.stream)
     inputs = desk.plan.merge(alone)
     merged = time.monotonic_ns()
-    responses = executable.stream(inputs, context)
+    stream = executable.stream
+    if desk.plan.only is not None:
+        # With one output, its arrays need not be named.
+        stream = getattr(executable, "arrays", stream)
+    responses = stream(inputs, context)
     try:
         output_ns = _forward(desk, pending, context, responses, merged)
     finally:
@@ -100,11 +104,11 @@ def _forward(
     return tally.output_ns
 
 
-def _send(
-    desk: Desk, pending: Pending, context: RequestContext, outputs: Mapping[str, Any]
-) -> Lane | None:
+def _send(desk: Desk, pending: Pending, context: RequestContext, outputs: Any) -> Lane | None:
     """Send one response, the careful way if need be; a shorter one for those that are like it."""
     stream, parameters = pending.stream, context.said
+    if desk.plan.only is not None and type(outputs) is np.ndarray:
+        outputs = {desk.plan.only.output: outputs}
     if parameters:
         context.response_parameters = {}
     elif isinstance(stream, LaneStream):

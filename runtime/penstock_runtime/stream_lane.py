@@ -1,14 +1,14 @@
 """Streams with a short way for responses that differ from the one before in their data only."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from penstock_runtime.request import InferResponse
 from penstock_runtime.stream import Inbox, OneOutput, ResponseStream
 
-Lane = Callable[[Mapping[str, Any]], bool]
-"""Takes the outputs of one more response as the model gave them, or refuses them: then nothing has
-happened, and they have to go the careful way.
+Lane = Callable[[Any], bool]
+"""Takes the outputs of one more response as the model gave them, by name or as the array that is
+all of them, or refuses them: then nothing has happened, and they have to go the careful way.
 """
 
 

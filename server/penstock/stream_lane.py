@@ -91,16 +91,12 @@ def _single(sender: Sender, place: Place) -> Lane:
     before, name, dtype, shape = place
     messages, append, ndarray = sender.messages, sender.messages.append, np.ndarray
 
-    def lane(outputs: Mapping[str, Any]) -> bool:
-        try:
-            array = outputs[name]
-        except KeyError:
-            return False
+    def lane(outputs: Any) -> bool:
+        array = outputs if type(outputs) is ndarray else _only_of(outputs, name)
         if (
-            type(array) is not ndarray
+            array is None
             or array.dtype is not dtype
             or array.shape != shape
-            or len(outputs) != 1
             or len(messages) >= UNSENT_LIMIT
         ):
             return False
@@ -114,10 +110,16 @@ def _single(sender: Sender, place: Place) -> Lane:
     return lane
 
 
+def _only_of(outputs: Mapping[str, Any], name: str) -> Any:
+    """The array of this name if there is one, and nothing else."""
+    array = outputs.get(name)
+    return array if type(array) is np.ndarray and len(outputs) == 1 else None
+
+
 def _several(sender: Sender, found: Sequence[Place]) -> Lane:
     messages = sender.messages
 
-    def lane(outputs: Mapping[str, Any]) -> bool:
+    def lane(outputs: Any) -> bool:
         parts = _filled(outputs, found)
         if parts is None or len(messages) >= UNSENT_LIMIT:
             return False
@@ -132,7 +134,7 @@ def _several(sender: Sender, found: Sequence[Place]) -> Lane:
 def _heavy(sender: Sender, pressure: Pressure, found: Sequence[Place], size: int) -> Lane:
     messages = sender.messages
 
-    def lane(outputs: Mapping[str, Any]) -> bool:
+    def lane(outputs: Any) -> bool:
         parts = _filled(outputs, found)
         if parts is None or len(messages) >= UNSENT_LIMIT or pressure.over:
             return False
@@ -148,8 +150,10 @@ def _heavy(sender: Sender, pressure: Pressure, found: Sequence[Place], size: int
     return lane
 
 
-def _filled(outputs: Mapping[str, Any], found: Sequence[Place]) -> list[Any] | None:
+def _filled(outputs: Any, found: Sequence[Place]) -> list[Any] | None:
     """The message in pieces; None if an output is not what it was."""
+    if type(outputs) is np.ndarray:
+        outputs = {found[0].name: outputs}
     if len(outputs) != len(found):
         return None
     parts: list[Any] = []

@@ -82,9 +82,10 @@ def odd_layout(array: Any, kind: int) -> Any:
 
 
 @st.composite
-def talks(draw: st.DrawFn) -> Talk:
+def talks(draw: st.DrawFn, only: tuple[DataType, ...] = ()) -> Talk:
     """Mostly the same again and again, as models talk; sometimes not."""
-    kinds = draw(st.lists(st.sampled_from(tuple(DataType)), min_size=1, max_size=3))
+    any_kinds = st.lists(st.sampled_from(tuple(DataType)), min_size=1, max_size=3)
+    kinds = only or tuple(draw(any_kinds))
     declared = tuple(ModelOutput(f"Y{i}", kind, (-1, -1)) for i, kind in enumerate(kinds))
     shapes = draw(st.lists(st.tuples(*[st.integers(0, 3)] * 2), min_size=1, max_size=2))
     rarely = st.sampled_from([0] * 6 + [1, 2, 3])
@@ -126,6 +127,16 @@ class Said:
         """Nothing is held."""
 
 
+class Nameless(Said):
+    """The same model, which does not name an output that is the only one."""
+
+    def arrays(self, inputs: Any, context: RequestContext) -> Iterator[Any]:
+        for outputs in self.stream(inputs, context):
+            (first, *others) = outputs.values() if outputs else (None,)
+            plain = type(first) is np.ndarray and first.dtype == np.float32 and first.ndim
+            yield first if plain and not others else outputs
+
+
 class Deaf:
     """An inbox that nobody empties; and a session that writes nothing."""
 
@@ -159,12 +170,14 @@ def desk_for(declared: tuple[ModelOutput, ...]) -> Desk:
     return Desk("m_0_0", BatchPlan(config, 1), scheduler, statistics)
 
 
-def spoken(talk: Talk, kind: type[StreamRequest]) -> tuple[list[bytes], str, int]:
+def spoken(
+    talk: Talk, kind: type[StreamRequest], model: type[Said] = Said
+) -> tuple[list[bytes], str, int]:
     """The messages of a talk, how it ended, and how many responses were counted."""
     desk = desk_for(talk.declared)
     stream = kind(Deaf(), Deaf(), Pressure(1 << 20), 0, 0, talk.typed)
     stream.decoupled, stream.request = True, talk.request
-    execute_stream(desk, Said(talk.steps), Batch.of([Pending(talk.request, stream)]))
+    execute_stream(desk, model(talk.steps), Batch.of([Pending(talk.request, stream)]))
     counted = desk.statistics.snapshot().response_stats.values()
     return stream.messages, repr(stream.error), sum(r.success.count for r in counted)
 
@@ -173,6 +186,15 @@ def spoken(talk: Talk, kind: type[StreamRequest]) -> tuple[list[bytes], str, int
 def test_the_short_way_gives_the_bytes_of_the_careful_one(talk: Talk) -> None:
     """Whatever a model says, in whatever order, and whatever was asked for."""
     assert spoken(talk, StreamRequest) == spoken(talk, Careful)
+
+
+@given(talks((DataType.FP32,)))
+def test_an_array_without_a_name_is_the_only_output(talk: Talk) -> None:
+    """For a model that has but one it is the same, whichever way the array takes."""
+    named = spoken(talk, Careful)
+
+    assert spoken(talk, StreamRequest, Nameless) == named
+    assert spoken(talk, Careful, Nameless) == named
 
 
 def base(elements: int) -> Any:
@@ -208,6 +230,7 @@ def test_what_is_unlike_the_response_before_goes_out_as_ever(
     talk = Talk(declared, InferRequest("m", ()), [Step(first, {}), Step(second, {})] * 2, False)
 
     assert spoken(talk, StreamRequest) == spoken(talk, Careful)
+    assert spoken(talk, StreamRequest, Nameless) == spoken(talk, Careful)
 
 
 @pytest.mark.parametrize("elements", [3, 700])

@@ -1,7 +1,7 @@
 """One instance of a Python model: named arrays in, a call of its code, named arrays out."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -113,14 +113,21 @@ class PythonStreamingExecutable(_Instance):
 
     def stream(self, inputs: Arrays, context: RequestContext) -> Iterator[Arrays]:
         """The responses of one request; the model's generator is closed with this one."""
+        name, _ = self._plan.only
+        with contextlib.closing(self.arrays(inputs, context)) as responses:
+            for response in responses:
+                yield {name: response} if type(response) is np.ndarray else response
+
+    def arrays(self, inputs: Arrays, context: RequestContext) -> Generator[Any, None, None]:
+        """As `stream`, but an array that is the one output there is comes as it is."""
         plan, contexts = self._plan, [context]
-        (name, dtype), ndarray = plan.only, np.ndarray
+        (_, dtype), ndarray = plan.only, np.ndarray
         try:
             with contextlib.closing(self._responses(inputs, context)) as responses:
                 for response in responses:
                     # The ordinary case, which `results` would see as well, but not as quickly.
                     if type(response) is ndarray and response.dtype is dtype and response.ndim:
-                        yield {name: response}
+                        yield response
                     else:
                         yield plan.results(response, None, contexts)
         except PenstockError:
