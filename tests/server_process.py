@@ -20,9 +20,8 @@ output {{ name: "OUT" data_type: TYPE_FP32 dims: [ 1 ] }}
 """
 _START = """
 import sys
-from penstock.config_sources import read_options
-from penstock.app import run
-sys.exit(run(read_options(sys.argv[1:])))
+from penstock.cli.main import main
+sys.exit(main(["serve", *sys.argv[1:]]))
 """
 _ADDRESS = re.compile(r"gRPC on (\S+)")
 

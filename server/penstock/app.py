@@ -11,14 +11,15 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import Any
 
 from penstock.config import ServerOptions
 from penstock.drain import StopRequest
-from penstock.logs import Logs, configure
+from penstock.logs import Logs, configure_logs
 from penstock.server import EXIT_FAILED, ProgressCallback, Server
 from penstock.version import __version__
-from penstock_runtime.errors import PenstockError
+from penstock_runtime.errors import InvalidArgument, PenstockError
 from penstock_runtime.repository.lifecycle import ModelIndexEntry
 
 _log = logging.getLogger("penstock.server")
@@ -32,14 +33,30 @@ _LAST_JOIN_S = 0.2
 
 def run(options: ServerOptions, progress: ProgressCallback | None = None) -> int:
     """Serve until a signal; the exit code of the process. Blocks; main thread only."""
+
+    def main(logs: Logs) -> Coroutine[Any, Any, int]:
+        return serve(options, logs=logs, progress=progress, signals=True)
+
+    return run_main(options, main)
+
+
+def run_main(
+    options: ServerOptions,
+    main: Callable[[Logs], Coroutine[Any, Any, int]],
+    process: int | None = None,
+) -> int:
+    """Run what serves, with the logs that it is given; the exit code of the process.
+
+    `process` is its number if it is one of several. Blocks; main thread only.
+    """
     # A thread that holds the interpreter makes every call wait this long, so it is kept short.
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     quiet_grpc()
-    logs = configure_logs(options)
+    logs = configure_logs(options, process)
     code = EXIT_FAILED
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            code = runner.run(serve(options, logs=logs, progress=progress, signals=True))
+            code = runner.run(main(logs))
     except PenstockError as error:
         _log.error("%s", error.message)
     except Exception:
@@ -65,11 +82,16 @@ async def serve(
     """Serve on this loop until `stop` is asked for; the exit code.
 
     `started` is called once the ports are open. With `signals` those of the process are handled,
-    from the first moment on.
+    from the first moment on. InvalidArgument for more than one process: this is one.
     """
+    if options.processes > 1:
+        raise InvalidArgument(
+            f"--processes {options.processes}: this is one server, several are started by"
+            " `penstock serve`"
+        )
     request = stop if stop is not None else StopRequest()
     with contextlib.ExitStack() as stack:
-        on_hangup = stack.enter_context(_signals(request, options)) if signals else []
+        on_hangup = stack.enter_context(handled_signals(request, options)) if signals else []
         server = Server(options, request, logs, progress)
         on_hangup.append(server.poll_now)
         try:
@@ -88,7 +110,10 @@ async def serve(
 
 
 @contextlib.contextmanager
-def _signals(request: StopRequest, options: ServerOptions) -> Iterator[list[Callable[[], None]]]:
+def handled_signals(
+    request: StopRequest, options: ServerOptions
+) -> Iterator[list[Callable[[], None]]]:
+    """Signals of this process stop the server; the list is what is called on SIGHUP."""
     loop = asyncio.get_running_loop()
     on_hangup: list[Callable[[], None]] = []
 
@@ -127,28 +152,6 @@ def quiet_grpc() -> None:
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 
 
-def configure_logs(options: ServerOptions) -> Logs:
-    """Logs as the options want them."""
-    return configure(
-        "json" if options.log_format == "json" else "human",
-        log_level(options),
-        file=options.log_file,
-        access=options.access_log,
-    )
-
-
-def log_level(options: ServerOptions) -> str:
-    """The lowest level that is written."""
-    if options.log_verbose > 0:
-        return "debug"
-    wanted = (
-        (options.log_info, "info"),
-        (options.log_warning, "warning"),
-        (options.log_error, "error"),
-    )
-    return next((level for on, level in wanted if on), "critical")
-
-
 # -- what is said at the start -------------------------------------------------------------------
 
 
@@ -159,6 +162,12 @@ def announce(server: Server) -> None:
         _log.info("penstock %s: gRPC on %s", __version__, address)
     if server.metrics_port is not None:
         _log.info("metrics on http://%s:%d/metrics", o.metrics_address, server.metrics_port)
+    announce_setup(server)
+
+
+def announce_setup(server: Server) -> None:
+    """Say how the server is set up."""
+    o = server.options
     _log.info(
         "messages of any size up to 2 GiB, %d MiB of requests in flight; keepalive %g s / %g s, "
         "pings at most every %g s",

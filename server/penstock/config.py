@@ -53,6 +53,14 @@ class ServerOptions:
     server_name: str = _option(
         "penstock", "server", "Name in ServerMetadata.", aliases=("id", "server-id")
     )
+    processes: int = _option(
+        1,
+        "server",
+        "Whole servers that share the gRPC port, each with every model, for models that keep one "
+        "interpreter busy.",
+        minimum=1,
+        maximum=256,
+    )
     exit_timeout_secs: int = _option(
         30, "server", "How long a stopping server waits for what was accepted.", minimum=0
     )

@@ -21,7 +21,7 @@ class LogWriter:
     """Takes lines from any thread and writes them in order from its own.
 
     Beyond `limit_bytes` of waiting text, and where `write` fails, lines are dropped and counted;
-    `gap` turns their number into a line once writing works again.
+    `gap` turns their number into a line once writing works again, and `mark` changes every line.
     """
 
     def __init__(
@@ -30,8 +30,10 @@ class LogWriter:
         render: Callable[[AccessEntry], str],
         gap: Callable[[int], str],
         limit_bytes: int = BUFFER_BYTES,
+        mark: Callable[[str], str] | None = None,
     ) -> None:
         self._write = write
+        self._mark = mark
         self._render = render
         self._gap = gap
         self._limit = limit_bytes
@@ -104,6 +106,8 @@ class LogWriter:
         lines = [item if isinstance(item, str) else self._render(item) for item in items]
         if lost:
             lines.append(self._gap(lost))
+        if self._mark is not None:
+            lines = [self._mark(line) for line in lines]
         return ("\n".join(lines) + "\n").encode(errors="backslashreplace")
 
     def __repr__(self) -> str:
@@ -122,6 +126,28 @@ def to_descriptor(fd: int) -> Callable[[bytes], None]:
                 select.select((), (fd,), ())
 
     return write
+
+
+def in_pieces(
+    write: Callable[[bytes], object], size: int = select.PIPE_BUF
+) -> Callable[[bytes], None]:
+    """Writes whole lines, no more than `size` bytes of them at a time, or one that is longer.
+
+    A pipe takes so much at once or not at all: lines of several processes are not torn apart.
+    """
+
+    def write_pieces(data: bytes) -> None:
+        start = 0
+        while len(data) - start > size:
+            end = data.rfind(b"\n", start, start + size) + 1 or data.find(b"\n", start) + 1
+            if not end:
+                break
+            write(data[start:end])
+            start = end
+        if start < len(data):
+            write(data[start:])
+
+    return write_pieces
 
 
 def open_file(path: str) -> Callable[[bytes], None]:

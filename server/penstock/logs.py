@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Literal
 
-from penstock.log_writer import LogWriter, open_file, to_descriptor
+from penstock.config import ServerOptions
+from penstock.log_writer import LogWriter, in_pieces, open_file, to_descriptor
 from penstock_runtime.errors import InvalidArgument
 from penstock_runtime.observability.access_log import AccessLog, human_line, json_line
 from penstock_runtime.observability.log_text import one_line, timestamp
@@ -112,10 +113,12 @@ def configure(
     write: Callable[[bytes], object] | None = None,
     access: bool = True,
     access_every: int = 1,
+    process: int | None = None,
 ) -> Logs:
     """Send every log of the process, and the access log, to a file or (without one) to stderr.
 
     `write` replaces both. `level` is for penstock's own loggers; others speak from info upwards.
+    `process` is told in every line: the number of one that shares the log with others.
     """
     if log_format not in ("human", "json"):
         raise InvalidArgument(f"log format {log_format!r} is unknown: expected human or json")
@@ -125,10 +128,12 @@ def configure(
         )
     json_wanted = log_format == "json"
     formatter = JsonFormatter() if json_wanted else HumanFormatter()
+    sink = write or (open_file(file) if file else to_descriptor(STDERR))
     writer = LogWriter(
-        write or (open_file(file) if file else to_descriptor(STDERR)),
+        sink if process is None else in_pieces(sink),
         json_line if json_wanted else human_line,
         lambda dropped: formatter.format(_gap(dropped)),
+        mark=None if process is None else _mark(process, json_wanted),
     )
     handler = LineHandler(writer.put_line)
     handler.setFormatter(formatter)
@@ -137,6 +142,36 @@ def configure(
     logging.captureWarnings(True)
     log = AccessLog(writer.put_entry, access_every) if access else AccessLog()
     return Logs(log, writer, handler, previous)
+
+
+def configure_logs(options: ServerOptions, process: int | None = None) -> Logs:
+    """Logs as the options want them; `process` is the number of one of several servers."""
+    return configure(
+        "json" if options.log_format == "json" else "human",
+        log_level(options),
+        file=options.log_file,
+        access=options.access_log,
+        process=process,
+    )
+
+
+def log_level(options: ServerOptions) -> str:
+    """The lowest level that is written."""
+    if options.log_verbose > 0:
+        return "debug"
+    wanted = (
+        (options.log_info, "info"),
+        (options.log_warning, "warning"),
+        (options.log_error, "error"),
+    )
+    return next((level for on, level in wanted if on), "critical")
+
+
+def _mark(process: int, json_wanted: bool) -> Callable[[str], str]:
+    """Puts the number behind the time, or into the object."""
+    if json_wanted:
+        return lambda line: f'{{"process": {process}, {line[1:]}'
+    return lambda line: line.replace(" ", f" [{process}] ", 1)
 
 
 def _set_levels(level: int) -> Mapping[str, int]:

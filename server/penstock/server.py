@@ -70,29 +70,38 @@ class Server:
         sources = [self.services.families, self._watch.families, self._transport.families]
         sources += [counts.families] if counts is not None else []
         sources += [logs.families] if logs is not None else []
+        self.metrics = server_metrics(
+            self.repository, sources, metrics_options(options.metrics_config)
+        )
         self._metrics = MetricsServer(
             options.metrics_address,
             options.metrics_port,
-            server_metrics(
-                self.repository, sources, metrics_options(options.metrics_config)
-            ).render,
-            lambda: self._watch.alive,
-            lambda: self._watch.alive and self.is_ready(),
+            self.metrics.render,
+            self.is_live,
+            lambda: self.is_live() and self.is_ready(),
         )
         self._loading: asyncio.Future[tuple[LoadProgress, ...]] | None = None
         self._unsubscribe: Callable[[], None] = lambda: None
 
     # -- up --------------------------------------------------------------------------------------
 
-    async def start(self) -> None:
-        """Open the ports and begin to load; FailedPrecondition if a port cannot be had."""
+    async def start(self, *, listen: bool = True) -> None:
+        """Open the ports and begin to load; FailedPrecondition if a port cannot be had.
+
+        Without `listen` that of gRPC is left to `listen`.
+        """
         self._watch.start()
         if self.options.allow_metrics:
             self.metrics_port = self._metrics.start()
-        self.grpc_addresses = await self._transport.start()
+        if listen:
+            await self.listen()
         self._unsubscribe = self.core.subscribe(self.services.health.refresh)
         self._loading = in_daemon(lambda: self.repository.start(self._progress), "penstock-load")
         self._loading.add_done_callback(self._loaded)
+
+    async def listen(self) -> None:
+        """Open the gRPC port; FailedPrecondition if it cannot be had."""
+        self.grpc_addresses = await self._transport.start()
 
     async def loaded(self) -> tuple[LoadProgress, ...]:
         """Wait until the models of the start are loaded; those that failed."""
@@ -113,6 +122,10 @@ class Server:
             names = ", ".join(failed.name for failed in loading.result())
             _log.error("models that did not load: %s (--exit-on-error=false goes on)", names)
             self.stop.ask("models did not load", code=EXIT_FAILED)
+
+    def is_live(self) -> bool:
+        """Whether the event loop turns; from any thread."""
+        return self._watch.alive
 
     def is_ready(self) -> bool:
         """Whether traffic may be sent here; from any thread."""

@@ -21,6 +21,7 @@ EXAMPLES = (
     "penstock serve model.py:Model --grpc-port 9000",
     "penstock serve models/ --model-control-mode explicit --load-model digits",
     "PENSTOCK_LOG_FORMAT=json penstock serve --model-repository models/",
+    "penstock serve models/ --processes 4",
 )
 
 
@@ -41,6 +42,10 @@ def run(args: argparse.Namespace) -> int:
     """Serve until told to stop; 0 when that was in order."""
     options = from_arguments(args, os.environ)
     with with_source(options, args.source) as complete:
+        if complete.processes > 1:
+            from penstock.supervisor import run as supervise
+
+            return supervise(complete)
         # Only now: a mistake in the arguments should not wait for the whole server to be imported.
         from penstock.app import run as serve
         from penstock.cli.load_bar import load_bar

@@ -8,9 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from penstock.cli.command import CommandError
-from penstock_runtime.backends.module_loader import ModelModules
 from penstock_runtime.errors import InvalidArgument
-from penstock_runtime.model_api import SETTINGS
 
 _CONFIG = 'backend: "python"\nparameters { key: "entry" value { string_value: "served" } }\n'
 _CODE = """\
@@ -47,6 +45,9 @@ def load(path: Path, name: str) -> Callable[..., Any]:
     """The model of a file: what is called `name`, else what is marked with @model, else Model or
     predict. Modules beside the file can be imported.
     """
+    # Here, in the process that has the model: one that only starts it does without numpy.
+    from penstock_runtime.backends.module_loader import ModelModules
+
     module = ModelModules(path.parent).load(path)
     found = getattr(module, name, None) if name else _only_model(module, path)
     if not callable(found):
@@ -55,6 +56,8 @@ def load(path: Path, name: str) -> Callable[..., Any]:
 
 
 def _only_model(module: ModuleType, path: Path) -> Any:
+    from penstock_runtime.model_api import SETTINGS
+
     own = {k: v for k, v in vars(module).items() if getattr(v, "__module__", "") == module.__name__}
     marked = [key for key, value in own.items() if SETTINGS in getattr(value, "__dict__", {})]
     if len(marked) > 1:
