@@ -23,8 +23,8 @@ from tests.http2.frames import (
     window_update,
 )
 from tests.http2.raw import RawClient, eventually, request_fields
-from tests.http2.test_http2_attacks import CROWD, Neighbour, attacked
-from tests.http2.test_http2_attacks import loop_name as loop_name
+from tests.http2.under_attack import CROWD, Neighbour, attacked
+from tests.http2.under_attack import loop_name as loop_name
 
 STALL: dict[str, Any] = {"stream_stall_s": 0.4}
 

@@ -7,20 +7,15 @@ it sends must be frames that a peer can take in, and every stream's events must 
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
-import hpack
 from tests.http2.frames import (
-    END_HEADERS,
-    END_STREAM,
-    HEADER_SIZE,
     MAX_WINDOW,
     PREFACE,
-    Type,
-    split,
 )
 from tests.http2.fuzz.application import answer, call, look_at, shrink
+from tests.http2.fuzz.wire import Broken, Story, Wire, check
 
 from penstock.transport.http2.client_connection import ClientConnection
 from penstock.transport.http2.client_events import Answered, Responded, Trailers, Unprocessed
@@ -88,28 +83,6 @@ TIGHT_LIMITS = Limits(
 )
 
 
-class Broken(AssertionError):
-    """A promise of the core that it did not keep."""
-
-
-def check(condition: object, what: str, *about: object) -> None:
-    """Fail with these words unless it holds; made only then."""
-    if not condition:
-        raise Broken(what.format(*about))
-
-
-@dataclass(slots=True)
-class Story:
-    """What one stream came to, by its events and by the frames that were sent on it."""
-
-    events: list[tuple[object, ...]] = field(default_factory=list)
-    over: bool = False
-    ended: bool = False
-    sent_head: bool = False
-    sent_end: bool = False
-    sent: int = 0
-
-
 class Play:
     """One input, one connection."""
 
@@ -126,11 +99,7 @@ class Play:
         self.waiting: list[Stream] = []
         self.lost = False
         self.ended_as: tuple[object, ...] = ()
-        self.decoder = hpack.Decoder()
-        self.decoder.max_header_list_size = 1 << 20
-        self.sent = bytearray()
-        self.block, self.in_block = bytearray(), False
-        self.opening = PREFACE if self.is_client else b""
+        self.wire = Wire(PREFACE if self.is_client else b"", self.stories)
         self.connection: Any = (
             ClientConnection(self.limits) if self.is_client else ServerConnection(self.limits)
         )
@@ -314,44 +283,10 @@ class Play:
             chunks = connection.output()
             if not chunks:
                 break
-            self.sent += b"".join(chunks)
+            self.wire.write(chunks, connection.peer.max_frame_size)
         else:
             raise Broken("output without end")
-        if self.opening:
-            check(self.sent.startswith(self.opening), "no preface")
-            del self.sent[: len(self.opening)]
-            self.opening = b""
-        raw = bytes(self.sent)
-        for found in split(raw):
-            del self.sent[: HEADER_SIZE + len(found.payload)]
-            self._take(found)
-        check(not self.sent, "half a frame was written")
-
-    def _take(self, found: Any) -> None:
-        kind, payload = found.type, found.payload
-        check((kind == Type.CONTINUATION) == self.in_block, "{} in a block, or out of one", found)
-        if kind in (Type.HEADERS, Type.CONTINUATION, Type.DATA, Type.RST_STREAM):
-            check(found.stream, "{} on stream 0", found)
-            story = self.stories.setdefault(found.stream, Story())
-            last = not story.sent_end or kind in (Type.RST_STREAM, Type.CONTINUATION)
-            check(last, "{} behind the stream's end", found)
-            check(len(payload) <= self.connection.peer.max_frame_size, "too large a frame")
-        if kind == Type.HEADERS:
-            check(not story.sent_head or found.flags & END_STREAM, "two heads")
-            story.sent_head = True
-            self.block = bytearray()
-        if kind in (Type.HEADERS, Type.CONTINUATION):
-            self.block += payload
-            self.in_block = not found.flags & END_HEADERS
-            if not self.in_block:
-                self.decoder.decode(bytes(self.block))
-        elif kind == Type.DATA:
-            check(story.sent_head, "DATA before the head")
-            story.sent += len(payload)
-        elif kind == Type.GOAWAY:
-            check(len(payload) >= 8, "a short GOAWAY")
-        if kind == Type.RST_STREAM or (kind in (0, 1) and found.flags & END_STREAM):
-            story.sent_end = True
+        self.wire.flush()
 
     def _end(self) -> None:
         connection = self.connection

@@ -8,7 +8,7 @@ from tests.http2.fuzz.mutate import mutate
 from tests.http2.fuzz.seeds import seeds
 from tests.http2.loops import FACTORIES
 from tests.http2.raw import RawClient
-from tests.http2.test_http2_attacks import LOOP, attacked
+from tests.http2.under_attack import LOOP, attacked
 
 CONNECTIONS = 150
 PATHS = (b"/s/Echo", b"/q/Echo", b"/s/Hang", b"/q/Hang", b"/s/Flood", b"/s/Drain", b"/s/Doub")
