@@ -10,6 +10,8 @@ from benchmarks.soak.verdict import Memory, Sample, memory, traces
 from penstock.bench.histogram import Histogram
 
 _ALARMS = ("Traceback", "never retrieved", "was never awaited", "a call's task failed")
+_NOT_OURS = "ExecuteBatchError"
+"""What grpcio logs of streams that were left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,8 @@ class Outcome:
             found.append(f"{self.executed} executions, {self.tally.executed} answers of one model")
         if self.memory.flat is False:
             found.append(f"resident memory {self.memory}")
-        alarms = [line for line in log.splitlines() if any(map(line.__contains__, _ALARMS))]
+        ours = (line for line in log.splitlines() if _NOT_OURS not in line)
+        alarms = [line for line in ours if any(map(line.__contains__, _ALARMS))]
         found += [f"in the log: {line[:300]}" for line in alarms[:5]]
         return found
 
