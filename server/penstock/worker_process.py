@@ -70,6 +70,7 @@ class WorkerProcess:
         self._stop = asyncio.Event()
         self._signal = signal.SIGTERM
         self._killed = False
+        self._hurrying: asyncio.Future[bytes] | None = None
 
     @property
     def pid(self) -> int | None:
@@ -113,8 +114,8 @@ class WorkerProcess:
         self.state = State.ENDED
         if self._killed:
             return EXIT_FAILED
-        if code == -signal.SIGTERM:
-            # It does nothing to a server: to one that is not there yet it did, and that is fine.
+        if not self._listening or code == -signal.SIGTERM:
+            # Nothing was accepted, whatever ended it; a server itself is not ended by the signal.
             return EXIT_OK
         return exit_code(code)
 

@@ -32,7 +32,7 @@ import time
 
 import numpy as np
 
-time.sleep(0.5)
+time.sleep(0.2)
 
 def predict(IN):
     time.sleep(float(IN[0]))
@@ -272,7 +272,7 @@ def test_a_signal_to_all_processes_at_once_is_not_meant_twice(tmp_path: Path) ->
     write_model(tmp_path / "models", "pid", MODEL)
     with server_process(tmp_path / "models", TWO) as server:
         served = Served(server)
-        callers = [Caller(served.address, 1.0, times=1) for _ in range(4)]
+        callers = [Caller(served.address, 0.7, times=1) for _ in range(4)]
         wait_until(lambda: served.value("penstock_inflight_calls") == 4, "calls inside")
 
         for pid in served.pids():

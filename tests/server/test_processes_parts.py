@@ -30,6 +30,7 @@ from penstock.worker_process import (
     CALM_S,
     FIRST_DELAY_S,
     LAST_DELAY_S,
+    environment,
     exit_code,
     how_it_ended,
     next_delay_s,
@@ -264,6 +265,20 @@ def test_each_process_has_its_share_of_the_memory_and_all_else_alike() -> None:
     changed = ("grpc_address", "reuse_grpc_port", "allow_metrics", "max_inflight_bytes")
     back = {name: getattr(options, name) for name in changed}
     assert replace(resolved, **back) == options
+
+
+def test_the_cores_are_shared_out_unless_the_environment_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each process has at least one thread for numeric libraries."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    cores = len(os.sched_getaffinity(0))
+
+    shares = [int(environment(count)["OMP_NUM_THREADS"]) for count in (1, cores, 4 * cores)]
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+
+    assert shares == [cores, 1, 1]
+    assert environment(2)["OMP_NUM_THREADS"] == "7"
 
 
 def test_a_server_in_this_process_refuses_to_be_several() -> None:
