@@ -4,16 +4,21 @@ ALPN, and words for files that are no good.
 
 import socket
 import ssl
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import grpc
+import grpc.aio
 import pytest
 from tests.http2.certificates import HOST, Certificates, make_certificates
+from tests.http2.loops import on_each_loop
+from tests.http2.on_loop import serve
 from tests.http2.service import serving
 
 from penstock.config import ServerOptions
 from penstock.server import tls_files
+from penstock.transport.base import Call, Method
 from penstock.transport.tls import TlsFiles
 from penstock_runtime.errors import FailedPrecondition, InvalidArgument
 
@@ -60,6 +65,25 @@ def test_calls_travel_encrypted(kind: str, size: int, certificates: Certificates
         reply = echo(served.address, certificates.credentials(), bytes(size))
 
     assert reply == bytes(size)
+
+
+@on_each_loop
+async def test_streams_travel_encrypted_on_each_loop(certificates: Certificates) -> None:
+    """More than fits a window, both ways."""
+    sent = [bytes(size) for size in (0, 5, 100_000, 3 << 20)]
+    options = {"tls": certificates.files(mutual=True)}
+
+    async def mirror(messages: AsyncIterator[bytes], call: Call) -> None:
+        async for one in messages:
+            await call.write_many([bytes(one), b"and"])
+
+    async with serve(Method("/s/M", stream=mirror), **options) as (address, _):
+        name = [("grpc.ssl_target_name_override", HOST), ("grpc.max_receive_message_length", -1)]
+        credentials = certificates.credentials(mutual=True)
+        async with grpc.aio.secure_channel(address, credentials, name) as channel:
+            got = [one async for one in channel.stream_stream("/s/M")(iter(sent), timeout=30)]
+
+    assert got == [part for one in sent for part in (one, b"and")]
 
 
 @BOTH
