@@ -11,6 +11,7 @@ from penstock.config import ServerOptions
 from penstock.config_text import parse_config_text
 from penstock.drain import StopRequest, drain
 from penstock.http import MetricsServer
+from penstock.limits import default_inflight_bytes
 from penstock.logs import Logs
 from penstock.metrics import metrics_options, server_metrics
 from penstock.observer import CallObserver, rpc_metrics
@@ -197,6 +198,7 @@ def make_transport(options: ServerOptions, methods: Sequence[Method]) -> Transpo
         more: dict[str, Any] = {
             "max_connections": o.grpc_max_connections,
             "stream_stall_s": o.stream_stall_secs,
+            "max_arriving_bytes": o.max_inflight_bytes or default_inflight_bytes(),
         }
         return Http2Transport(methods, Http2Options(**common, **more))
     from penstock.transport.grpcio import GrpcioOptions, GrpcioTransport

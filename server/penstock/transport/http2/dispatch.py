@@ -35,6 +35,9 @@ class Desk(Protocol):
     deadlines: DeadlineWheel
     load: Load | None
 
+    def read(self, message: Buffer) -> None:
+        """A message reached its handler, or never will."""
+
     def start(self, call: ServerCall, serving: Coroutine[Any, Any, None]) -> None:
         """Serve a call in a task."""
 
@@ -74,6 +77,7 @@ class Dispatch:
             return
         # One message of any size belongs to the call; there is nothing to hold back.
         call.taken(len(message))
+        self._desk.read(message)
         if call.begin is None:
             return
         if call.message is not None:
@@ -118,7 +122,7 @@ class Dispatch:
         return method
 
     def _stream(self, call: ServerCall, handler: StreamHandler) -> None:
-        call.inbox = Inbox(call.taken)
+        call.inbox = Inbox(call.taken, self._desk.read)
         self._desk.start(call, serve_stream(handler, call, call.inbox))
 
     def _unary(self, call: ServerCall, method: Method, message: Buffer) -> None:

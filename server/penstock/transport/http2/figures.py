@@ -27,6 +27,12 @@ def transport_families(hub: Hub) -> Sequence[Family]:
         _one("penstock_http2_connections", "gauge", "Open connections", len(connections)),
         _one("penstock_http2_connections_total", "counter", "Connections accepted", accepted),
         _one("penstock_http2_streams", "gauge", "Open streams", streams),
+        _one(
+            "penstock_http2_arriving_bytes",
+            "gauge",
+            "Bytes of large messages that are being received or wait to be read",
+            hub.arrivals.used,
+        ),
         _one("penstock_http2_received_bytes_total", "counter", "Bytes received", bytes_in),
         _one("penstock_http2_sent_bytes_total", "counter", "Bytes sent", bytes_out),
         _one("penstock_http2_goaways_total", "counter", "GOAWAY frames sent", goaways),

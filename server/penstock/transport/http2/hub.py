@@ -7,9 +7,11 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
-from penstock.transport.base import Method, QuickHandler
+from penstock.transport.base import Buffer, Method, QuickHandler
+from penstock.transport.http2.arrivals import Arrivals
 from penstock.transport.http2.call import Link, Load, ServerCall
 from penstock.transport.http2.compressed_call import compressing
 from penstock.transport.http2.compression import LEVELS
@@ -51,7 +53,8 @@ class Hub:
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.options = options
-        self.limits = limits
+        arrivals = self.arrivals = Arrivals(options.max_arriving_bytes)
+        self.limits = replace(limits, reserve=arrivals.take, release=arrivals.give)
         self.policy = Policy.of(options)
         self.cap = cap
         self.methods: Mapping[str, Method] = {method.path: method for method in methods}
@@ -146,6 +149,11 @@ class Hub:
             self.empty.set()
 
     # -- tasks -----------------------------------------------------------------------------------
+
+    def read(self, message: Buffer) -> None:
+        """A message reached its handler, or never will: only large ones are views, and counted."""
+        if type(message) is memoryview:
+            self.arrivals.give(len(message))
 
     def start(self, call: ServerCall, serving: Coroutine[Any, Any, None]) -> None:
         """Serve a call in a task, which is waited for when the transport stops."""

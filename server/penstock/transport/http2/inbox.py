@@ -8,18 +8,25 @@ from typing import Self
 from penstock.transport.base import Buffer
 
 
+def _nothing(message: Buffer) -> None:
+    del message
+
+
 class Inbox:
     """An iterator that ends with the caller's half of the stream; for one reader at a time.
 
     `taken` is told the size of every message that the reader takes: only then may the caller send
-    as much again.
+    as much again. `left` is told of every message that was taken or never will be.
     """
 
-    __slots__ = ("_closed", "_messages", "_taken", "_waiter")
+    __slots__ = ("_closed", "_left", "_messages", "_taken", "_waiter")
 
-    def __init__(self, taken: Callable[[int], None]) -> None:
+    def __init__(
+        self, taken: Callable[[int], None], left: Callable[[Buffer], None] = _nothing
+    ) -> None:
         self._messages: deque[Buffer] = deque()
         self._taken = taken
+        self._left = left
         self._closed = False
         self._waiter: asyncio.Future[None] | None = None
 
@@ -35,7 +42,8 @@ class Inbox:
 
     def cancel(self) -> None:
         """The call is over: nothing can be read any more, and whoever waits is cancelled."""
-        self._messages.clear()
+        while self._messages:
+            self._left(self._messages.popleft())
         self._closed = True
         if self._waiter is not None:
             self._waiter.cancel()
@@ -54,6 +62,7 @@ class Inbox:
                 self._waiter = None
         message = self._messages.popleft()
         self._taken(len(message))
+        self._left(message)
         return message
 
     def _wake(self) -> None:

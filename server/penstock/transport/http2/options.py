@@ -37,5 +37,7 @@ class Http2Options:
     max_concurrent_streams: int = 0
     max_concurrent_rpcs: int = 0
     max_message_bytes: int = (1 << 31) - 1
+    max_arriving_bytes: int = 1 << 30
+    """Of large messages that are being received or wait to be read, on all connections."""
     stream_stall_s: float = 30.0
     compression_level: str = "none"
