@@ -125,6 +125,28 @@ def test_messages_that_nobody_takes_stop_the_sender() -> None:
     assert sent <= limits.connection_held + limits.connection_window + len(piece)
 
 
+def test_calls_that_end_give_back_what_waited_for_them() -> None:
+    """Whoever is stopped because others' messages wait goes on once those calls are over."""
+    limits = Limits(stream_window=70_000, connection_window=100_000, connection_held=90_000)
+    connection = ServerConnection(limits)
+    room = 65_535 + granted(connection, 0)
+    connection.feed(START, 0)
+    piece = message(bytes(995)) * 10
+    for number in (1, 3, 5, 7):
+        connection.feed(headers(number, ECHO), 1)
+        for _ in range(6):
+            if room >= len(piece):
+                connection.feed(data(number, piece), 2)
+                room += granted(connection, 0) - len(piece)
+    assert room < len(piece)
+    assert connection.error is None
+
+    for stream in list(connection.streams.values()):
+        connection.refuse(stream, 8, "enough")
+
+    assert granted(connection, 0) >= limits.connection_window // 2
+
+
 def test_memory_that_is_not_to_be_had_costs_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
     """RESOURCE_EXHAUSTED; the connection and its other calls go on."""
 

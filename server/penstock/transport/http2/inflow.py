@@ -55,6 +55,9 @@ class Inflow(Control):
     def _drop(self, stream: Stream) -> None:
         if stream.assembler is not None:
             self._let_go(stream, stream.waiting)
+            # The peer may have nothing to say but what it has no window for.
+            if not self.closing and 0 <= self.recv_window < self.limits.connection_window >> 1:
+                self._top_up()
         super()._drop(stream)
 
     def _top_up(self) -> None:
