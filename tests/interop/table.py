@@ -37,10 +37,12 @@ class Table:
     verdicts: dict[tuple[str, str, str], str] = field(default_factory=dict)
 
     @contextmanager
-    def meeting(self, client: Met, transport: str, case: str) -> Iterator[None]:
-        """Note how the block went; it is skipped where the client is not there or not able."""
+    def meeting(self, client: Met, transport: str, case: str, why_not: str = "") -> Iterator[None]:
+        """Note how the block went; it is skipped where the client is not there or not able, or for
+        the reason that is given.
+        """
         key = (client.name, transport, case)
-        why_not = client.missing() or client.unable.get(case, "")
+        why_not = why_not or client.missing() or client.unable.get(case, "")
         self.verdicts[key] = why_not or FAILED
         if why_not:
             pytest.skip(why_not)
@@ -49,24 +51,41 @@ class Table:
         self.verdicts[key] = OK
 
     def markdown(self) -> str:
-        """One table per transport: a row for each case, a column for each client; then why cells
-        are empty.
+        """For every transport a table of the cases that several clients have, and one of the cases
+        of one client alone; then why cells are empty.
         """
         transports = list(dict.fromkeys(transport for _, transport, _ in self.verdicts))
         parts = [part for transport in transports for part in self._transport(transport)]
         return "\n".join([*parts, *self._reasons()]) + "\n"
 
     def _transport(self, transport: str) -> Iterator[str]:
-        clients = list(dict.fromkeys(c for c, t, _ in self.verdicts if t == transport))
-        cases = list(dict.fromkeys(n for _, t, n in self.verdicts if t == transport))
-        titles = [f"{client} {self.versions.get(client, '')}".strip() for client in clients]
+        met: dict[str, list[str]] = {}
+        for client, over, case in self.verdicts:
+            if over == transport:
+                met.setdefault(case, []).append(client)
+        shared = {case: clients for case, clients in met.items() if len(clients) > 1}
         yield f"## {transport}\n"
-        yield "| | " + " | ".join(titles) + " |"
-        yield "|---" * (len(clients) + 1) + "|"
-        for case in cases:
+        yield from self._matrix(transport, shared)
+        if len(shared) < len(met):
+            yield "| | | |\n|---|---|---|"
+        for case, (client, *others) in met.items():
+            if not others:
+                title = self._title(client)
+                yield f"| {title} | {case} | {self._cell(client, transport, case)} |"
+        yield ""
+
+    def _matrix(self, transport: str, shared: Mapping[str, list[str]]) -> Iterator[str]:
+        clients = list(dict.fromkeys(client for some in shared.values() for client in some))
+        if clients:
+            yield "| | " + " | ".join(map(self._title, clients)) + " |"
+            yield "|---" * (len(clients) + 1) + "|"
+        for case in shared:
             cells = [self._cell(client, transport, case) for client in clients]
             yield f"| {case} | " + " | ".join(cells) + " |"
         yield ""
+
+    def _title(self, client: str) -> str:
+        return f"{client} {self.versions.get(client, '')}".strip()
 
     def _cell(self, client: str, transport: str, case: str) -> str:
         verdict = self.verdicts.get((client, transport, case), "")
