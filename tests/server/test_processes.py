@@ -5,165 +5,37 @@ serve, none outlives the supervisor, and the way down loses nothing.
 import os
 import re
 import signal
-import socket
-import threading
-import time
-from collections.abc import Callable, Iterator
-from http.client import HTTPConnection
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-import numpy as np
 import pytest
-import tritonclient.grpc as triton
 from prometheus_client.parser import text_string_to_metric_families
-from tests.server_process import ServerProcess, server_process, write_model
+from tests.server.served_processes import (
+    MODEL,
+    POLL,
+    TIMEOUT_S,
+    TWO,
+    Caller,
+    Connection,
+    Served,
+    is_free,
+    is_gone,
+    wait_until,
+)
+from tests.server_process import server_process, write_model
 from tests.transports import TRANSPORTS
 
 from penstock.cli.main import main
 
-TWO = "--processes=2"
-# Takes a while to load, sleeps as long as it is told, and answers by whom. What it writes is not in
-# the repository: a folder that changes is not loaded until it has come to rest.
-MODEL = """
-import os
-import pathlib
-import time
-
-import numpy as np
-
-time.sleep(0.2)
-
-def predict(IN):
-    time.sleep(float(IN[0]))
-    with open(pathlib.Path(__file__).parents[3] / "executed", "a") as file:
-        file.write(".")
-    return {"OUT": np.array([os.getpid()], np.float32)}
-"""
-OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
-TIMEOUT_S = 30.0
-
-
-class Connection:
-    """A client with a connection of its own."""
-
-    def __init__(self, address: str) -> None:
-        self._client = triton.InferenceServerClient(address, channel_args=OWN_CONNECTION)
-
-    def call(self, seconds: float = 0.0) -> int:
-        """Call the model; the process that answered."""
-        tensor = triton.InferInput("IN", [1], "FP32")
-        tensor.set_data_from_numpy(np.array([seconds], np.float32))
-        return int(self._client.infer("pid", [tensor]).as_numpy("OUT")[0])
-
-    def has(self, model: str) -> bool:
-        return bool(self._client.is_model_ready(model))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._client.close()
-
-
-class Caller(threading.Thread):
-    """Calls on a connection of its own until it is refused or told to stop."""
-
-    def __init__(self, address: str, seconds: float = 0.01, times: int = 1 << 30) -> None:
-        super().__init__(daemon=True)
-        self._connection = Connection(address)
-        self._seconds, self._times = seconds, times
-        self.answered = 0
-        self.error: Any = None
-        self.start()
-
-    def run(self) -> None:
-        try:
-            while self.answered < self._times:
-                self._connection.call(self._seconds)
-                self.answered += 1
-        except triton.InferenceServerException as error:
-            self.error = error
-        finally:
-            self._connection.__exit__()
-
-    def stop(self) -> None:
-        self._times = 0
-        self.join(TIMEOUT_S)
-
-
-class Served:
-    """A server of several processes that is ready."""
-
-    def __init__(self, server: ServerProcess) -> None:
-        self.server = server
-        self.address = server.address()
-        found = re.search(r":(\d+)/metrics", server.wait_for("metrics on"))
-        assert found is not None
-        self._port = int(found[1])
-        server.wait_for("ready: all")
-
-    def get(self, path: str) -> tuple[int, str]:
-        connection = HTTPConnection("127.0.0.1", self._port, timeout=TIMEOUT_S)
-        try:
-            connection.request("GET", path)
-            response = connection.getresponse()
-            return response.status, response.read().decode()
-        finally:
-            connection.close()
-
-    def value(self, name: str, **labels: str) -> float:
-        families = text_string_to_metric_families(self.get("/metrics")[1])
-        samples = [s for family in families for s in family.samples if s.name == name]
-        return sum(s.value for s in samples if labels.items() <= s.labels.items())
-
-    def pids(self) -> set[int]:
-        """The processes of the server but the supervisor."""
-        pid = self.server.process.pid
-        return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
-
-    def find(self, pid: int) -> Connection:
-        """A connection to this process."""
-        for _ in range(100):
-            connection = Connection(self.address)
-            if connection.call() == pid:
-                return connection
-            connection.__exit__()
-        raise AssertionError(f"none of 100 connections reached process {pid}")
-
-
-def is_gone(pid: int) -> bool:
-    """Whether the process has ended, be it that nobody has asked how."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
-
-
-def is_free(address: str) -> bool:
-    """Whether nobody listens there."""
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_server((host, int(port))).close()
-    except OSError:
-        return False
-    return True
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain: {what}"
-        time.sleep(0.02)
-
 
 @pytest.fixture(scope="module", params=TRANSPORTS)
 def served(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Served]:
-    """Two processes on each transport, for the tests that leave them as they are."""
+    """Two processes on each transport, for the tests that leave them running."""
     root = tmp_path_factory.mktemp("served") / "models"
     write_model(root, "pid", MODEL)
-    with server_process(root, TWO, f"--transport={request.param}") as server:
-        yield Served(server)
+    with server_process(root, TWO, *POLL, f"--transport={request.param}") as server:
+        yield Served(server, root)
 
 
 # -- while it serves -----------------------------------------------------------------------------
@@ -197,7 +69,7 @@ def test_one_scrape_tells_of_all_processes(served: Served) -> None:
     executed = [s for s in samples if s.name == "nv_inference_count_total"]
     assert len(executed) == 2
     assert all(s.value > 0 for s in executed)
-    assert served.value("penstock_processes", state="ready") == 2
+    assert served.value("penstock_processes", 'state="ready"') == 2
     assert served.get("/v2/health/ready")[0] == served.get("/v2/health/live")[0] == 200
 
 
@@ -216,6 +88,32 @@ def test_the_supervisor_stays_small(served: Served) -> None:
     maps = Path(f"/proc/{served.server.process.pid}/maps").read_text()
 
     assert [name for name in ("/grpc/", "/numpy/", "/torch/", "/uvloop/") if name in maps] == []
+
+
+def test_sighup_reaches_every_process(served: Served) -> None:
+    """All of them look at the repository."""
+    assert served.root is not None
+    connections = [served.find(pid) for pid in served.pids()]
+    write_model(served.root, "new", "def predict(IN):\n    return {'OUT': IN}\n")
+
+    def have_it() -> bool:
+        served.server.signal(signal.SIGHUP)
+        return all(connection.has("new") for connection in connections)
+
+    wait_until(have_it, "the new model in both processes")
+    for connection in connections:
+        connection.__exit__()
+
+
+def test_a_port_that_another_server_shares_out_is_taken(served: Served, tmp_path: Path) -> None:
+    """SO_REUSEPORT is for the processes of one server, unless it is asked for."""
+    port = served.address.rpartition(":")[2]
+
+    with server_process(tmp_path, TWO, f"--grpc-port={port}") as second:
+        line = second.wait_for("in use")
+        code = second.exit_code()
+
+    assert (code, f"port {port}" in line) == (1, True)
 
 
 def test_a_killed_process_comes_back_while_the_others_serve(served: Served) -> None:
@@ -341,36 +239,6 @@ def test_sigint_while_loading_ends_at_once(tmp_path: Path) -> None:
         server.signal(signal.SIGINT)
 
         assert server.exit_code() == 0
-
-
-def test_a_port_that_another_server_shares_out_is_taken(tmp_path: Path) -> None:
-    """SO_REUSEPORT is for the processes of one server, unless it is asked for."""
-    write_model(tmp_path / "models", "pid", MODEL)
-    with server_process(tmp_path / "models", TWO) as first:
-        port = first.address().rpartition(":")[2]
-        with server_process(tmp_path / "models", TWO, f"--grpc-port={port}") as second:
-            line = second.wait_for("in use")
-            code = second.exit_code()
-
-    assert (code, f"port {port}" in line) == (1, True)
-
-
-def test_sighup_reaches_every_process(tmp_path: Path) -> None:
-    """All of them look at the repository."""
-    write_model(tmp_path / "models", "pid", MODEL)
-    flags = (TWO, "--model-control-mode=poll", "--repository-poll-secs=600")
-    with server_process(tmp_path / "models", *flags) as server:
-        served = Served(server)
-        connections = [served.find(pid) for pid in served.pids()]
-        write_model(tmp_path / "models", "new", "def predict(IN):\n    return {'OUT': IN}\n")
-
-        def have_it() -> bool:
-            server.signal(signal.SIGHUP)
-            return all(connection.has("new") for connection in connections)
-
-        wait_until(have_it, "the new model in both processes")
-        for connection in connections:
-            connection.__exit__()
 
 
 @pytest.mark.parametrize(
