@@ -1,5 +1,6 @@
 """What hostile peers send, as data: the bytes, the answer they get, and the defence that counts."""
 
+import functools
 import gzip
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -195,6 +196,7 @@ FLOODS = (
 )
 
 
+@functools.cache
 def zip_bomb() -> bytes:
     """A message of 100 kB that stands for 100 MB."""
     return message(gzip.compress(bytes(100 << 20), 9), 1)
