@@ -136,10 +136,10 @@ class ServerOptions:
 
     # -- gRPC ------------------------------------------------------------------------------------
     transport: str = _option(
-        "grpcio",
+        "http2",
         "grpc",
-        "What carries the calls: gRPC's own library, or HTTP/2 of this server's own.",
-        choices=("grpcio", "http2"),
+        "What carries the calls: HTTP/2 of this server's own, or gRPC's library.",
+        choices=("http2", "grpcio"),
     )
     grpc_port: int = _port(8001, "grpc", "Port of the inference service (0: any free one).")
     grpc_address: tuple[str, ...] = _option(
