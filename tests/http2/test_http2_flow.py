@@ -13,6 +13,7 @@ from tests.http2.core import (
     FIELDS,
     NOW_NS,
     asked,
+    call,
     connected,
     data,
     headers,
@@ -31,6 +32,7 @@ from penstock.transport.http2.frames import (
     DATA,
     MAX_WINDOW,
     PADDED,
+    RST_STREAM,
     SETTINGS_ACK,
     WINDOW_UPDATE,
     ErrorCode,
@@ -466,3 +468,24 @@ def test_h2_and_we_agree_on_an_empty_request() -> None:
     events = connection.feed(peer.h2.data_to_send(), NOW_NS)
 
     assert [type(event) for event in events[2:]] == [Opened, Ended]
+
+
+def test_a_connection_that_lets_no_answers_out_gets_no_more_calls_until_it_does() -> None:
+    """However many streams: what waits on all of them together is bounded."""
+    connection = connected({INITIAL_WINDOW_SIZE: 0}, connection_unsent=1_000)
+    for number in range(3):
+        connection.respond(asked(connection, 1 + 2 * number), bytes(400))
+    written(connection)
+
+    connection.feed(call(7), NOW_NS)
+    refused = written(connection)
+    for number in range(2):
+        connection.feed(window_update(1 + 2 * number, 405), NOW_NS)
+    written(connection)
+    events = connection.feed(call(9), NOW_NS)
+
+    assert [(f.kind, f.stream_id, f.payload[-1]) for f in refused] == [
+        (RST_STREAM, 7, ErrorCode.REFUSED_STREAM)
+    ]
+    assert [type(event) for event in events] == [Request]
+    assert connection.unsent == 405

@@ -63,6 +63,8 @@ class Limits:
     low_water: int = 64 * KIB
     stream_unsent: int = 8 * MIB
     """Unsent bytes of one stream beyond which the next message ends it: its reader is too slow."""
+    connection_unsent: int = 256 * MIB
+    """Unsent bytes of all streams above which new ones get REFUSED_STREAM, until half is sent."""
     output: int = MIB
     """Bytes that wait in `out` beyond which messages stay with their streams."""
     control_output: int = MIB

@@ -44,6 +44,7 @@ class Outlet:
         "_control_pieces",
         "_control_room",
         "_earned",
+        "_full",
         "_join_limit",
         "_largest",
         "_out_room",
@@ -62,6 +63,7 @@ class Outlet:
         "send_window",
         "streams",
         "tallies",
+        "unsent",
     )
 
     def __init__(self, limits: Limits) -> None:
@@ -75,6 +77,9 @@ class Outlet:
         self.rooms: list[Any] = []
         self.send_window = DEFAULT_WINDOW
         self.closing = False
+        self.unsent = 0
+        """Bytes of messages that wait with their streams."""
+        self._full = False
         self.pieces = 0
         """Of answers, handed out so far; frames that answer no call are not among them."""
         self._largest = MIN_FRAME_SIZE
@@ -135,6 +140,10 @@ class Outlet:
             chunks = (b"".join(chunks),)
         pending.extend(chunk for chunk in chunks if len(chunk))
         stream.unsent += size
+        self.unsent += size
+        if self.unsent > self.limits.connection_unsent and not self._full:
+            self._full = True
+            self._fullness_changed()
         self._wake(stream)
         self._pump()
         if stream.unsent > self.limits.high_water:
@@ -162,6 +171,7 @@ class Outlet:
         self.send_window -= size
         self._out_room -= size + FRAME_COST
         stream.unsent -= size
+        self._sent(size)
         last = not stream.unsent
         flags = END_STREAM if last and stream.trailers == b"" else 0
         self.out.append(FRAME_HEADER.pack(size << 8, flags, stream.id))
@@ -215,8 +225,18 @@ class Outlet:
     def _forget_unsent(self, stream: Stream) -> None:
         stream.pending = None
         stream.trailers = None
-        stream.unsent = 0
+        unsent, stream.unsent = stream.unsent, 0
+        self._sent(unsent)
         self._waiting.pop(stream.id, None)
+
+    def _sent(self, size: int) -> None:
+        self.unsent -= size
+        if self._full and self.unsent <= self.limits.connection_unsent >> 1:
+            self._full = False
+            self._fullness_changed()
+
+    def _fullness_changed(self) -> None:
+        """`_full`: so much waits to be sent that nothing more should be asked for."""
 
     def _put_block(self, stream_id: int, block: bytes, flags: int) -> None:
         if self._table_update:

@@ -203,6 +203,11 @@ class ServerConnection(Answering):
     def _last_seen(self) -> int:
         return max(0, self.history.last if self._final_id is None else self._final_id)
 
+    def _fullness_changed(self) -> None:
+        # Whoever drains takes no streams in any case.
+        if self._final_id is None:
+            self._max_streams = 0 if self._full else self.limits.max_concurrent_streams
+
     def _ping_acked(self, data: bytes) -> None:
         if data == SHUTDOWN_PING and self._draining and self._final_id is None:
             self._final_id = max(0, self.history.last)
