@@ -99,8 +99,8 @@ class UnaryRequest(ResponseStream, Pending):
         """Itself."""
         return self
 
-    @property
-    def request(self) -> InferRequest | None:  # type: ignore[override] # made when asked for
+    @property  # type: ignore[override] # made when asked for
+    def request(self) -> InferRequest | None:
         """The request, if it has been decoded."""
         if self._made is None and self._template is not None:
             self._made = self._template.request(
