@@ -8,7 +8,7 @@ CODE := server runtime kernels protos tests examples benchmarks
 
 .PHONY: help
 help: ## Say what there is
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 .PHONY: setup
 setup: .venv/.ready ## Make .venv with penstock, torch (CPU) and everything the tests need
@@ -31,6 +31,10 @@ examples/repository/.built: setup
 .PHONY: test
 test: setup ## Run the test suite (minutes)
 	$(BIN)/python -m pytest -m "not soak and not gpu and not interop"
+
+.PHONY: test-grpcio
+test-grpcio: setup ## The tests of whole servers once more, on gRPC's own library
+	$(BIN)/python -m pytest --transport grpcio -m "not soak and not gpu and not interop" tests/server tests/e2e
 
 .PHONY: interop
 interop: setup ## Foreign clients against a server: C++, Go, Java, Node, curl and more (installs packages)

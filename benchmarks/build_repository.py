@@ -21,6 +21,7 @@ MINILM_FILES = {
     "tokenizer.json": "tokenizer.json",
 }
 REPOSITORY = HERE / "repository"
+EMBED = "embed"
 TORCH_FREE = ("echo", "stream100")
 
 
@@ -33,18 +34,19 @@ def build(repository: Path = REPOSITORY, names: Sequence[str] = ()) -> Path:
         skipped = shutil.ignore_patterns("__pycache__")
         shutil.copytree(folder, fresh / folder.name, ignore=skipped)
     if not names:
-        _complete(fresh)
+        shutil.copytree(fresh / "mlp" / "1", fresh / "mlp_nb" / "1")
+    if not names or EMBED in names:
+        _complete(fresh / EMBED / "1")
     shutil.rmtree(repository, ignore_errors=True)
     fresh.rename(repository)
     return repository
 
 
-def _complete(repository: Path) -> None:
-    """What is not a file of its own: a copy without the batcher, and the embedder's parts."""
-    shutil.copytree(repository / "mlp" / "1", repository / "mlp_nb" / "1")
-    shutil.copy(MINILM, repository / "embed" / "1")
+def _complete(embed: Path) -> None:
+    """What the embedder has in common with the examples' one, and its weights."""
+    shutil.copy(MINILM, embed)
     for theirs, ours in MINILM_FILES.items():
-        shutil.copyfile(_minilm_folder() / theirs, repository / "embed" / "1" / ours)
+        shutil.copyfile(_minilm_folder() / theirs, embed / ours)
 
 
 def _minilm_folder() -> Path:

@@ -1,10 +1,11 @@
 """Whether a server answers, and answers right: echoes what it is sent, streams it a hundred times,
-computes what the model does.
+computes what the model does. And the requests that the load is made of.
 """
 
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 
 import numpy as np
 from benchmarks.peers.process import PeerError, Running
@@ -19,6 +20,10 @@ from penstock_runtime.tensor import tensor
 
 READY_S = 120.0
 RESPONSES = 100
+WORDS = (
+    "the a server answers many small requests in few full batches while text of every length "
+    "waits for its turn and vectors of meaning return fast river gate turbine pipe flow"
+)
 _CALL_S = 10.0
 _LOOK_S = 0.05
 
@@ -28,10 +33,21 @@ def matrix(shape: tuple[int, int]) -> AnyArray:
     return np.random.default_rng(0).random(shape, dtype=np.float32)
 
 
-def body(model: str, shape: tuple[int, int]) -> bytes:
-    """A serialised ModelInferRequest with that."""
-    data = encode_request(InferRequest(model, (tensor("INPUT0", matrix(shape)),)))
-    return bytes(data)
+def texts(count: int) -> list[bytes]:
+    """So many texts of 6 to 40 words, the same ones each time."""
+    random = Random(1)
+    return [
+        " ".join(random.choices(WORDS.split(), k=random.randint(6, 40))).encode()
+        for _ in range(count)
+    ]
+
+
+def bodies(model: str, shape: tuple[int, int], count: int = 0) -> list[bytes]:
+    """Serialised ModelInferRequests: one with a matrix, or one for each of so many texts."""
+    inputs = [tensor("TEXT", np.array([[text]], object)) for text in texts(count)]
+    if not count:
+        inputs = [tensor("INPUT0", matrix(shape))]
+    return [bytes(encode_request(InferRequest(model, (each,)))) for each in inputs]
 
 
 def wait_until_right(
@@ -54,6 +70,8 @@ def wait_until_right(
 
 
 def _ask(client: Client, model: str) -> AnyArray:
+    if model == "embed":
+        return client.infer(model, {"TEXT": np.array([texts(1)], object)})["EMBEDDING"]
     if model == "mlp":
         return client.infer(model, {"INPUT0": matrix((1, 784))})["OUTPUT0"]
     sent = {"INPUT0": matrix((1, 16))}

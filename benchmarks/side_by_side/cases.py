@@ -48,8 +48,8 @@ class Floor:
 class Load:
     """A closed loop of FP32 requests of one shape; `responses` above 1 are streamed.
 
-    `fresh` gives each call an id, a deadline and a traceparent of its own; `idle` connections are
-    open beside those of the load.
+    `texts` sends so many texts of different lengths in turn instead. `fresh` gives each call an id,
+    a deadline and a traceparent of its own; `idle` connections are open beside those of the load.
     """
 
     model: str
@@ -57,6 +57,7 @@ class Load:
     connections: int
     calls_each: int = 1
     responses: int = 1
+    texts: int = 0
     fresh: bool = False
     secure: bool = False
     idle: int = 0
@@ -114,6 +115,14 @@ CASES = (
         PER_S,
         (HTTP2, TRITON),
         (Floor(PER_S, 2.4), Floor(P99, 0.5)),
+    ),
+    Case(
+        "embed",
+        "MiniLM from text of 6 to 40 words, 32 in flight",
+        Load("embed", (1, 1), 8, 4, texts=16),
+        PER_S,
+        (HTTP2, TRITON),
+        (Floor(PER_S, 1.5),),
     ),
     Case(
         "stream1",

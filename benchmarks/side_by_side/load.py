@@ -1,7 +1,7 @@
 """Load on one server for one window, from a process of its own; prints its figures as JSON.
 
     python -m benchmarks.side_by_side.load --target HOST:PORT --path /PACKAGE.SERVICE/METHOD
-        --body FILE -c CONNECTIONS -m CALLS_EACH -d SECONDS -w WARMUP --pids PID,PID
+        --body FILE [--body FILE] -c CONNECTIONS -m CALLS_EACH -d SECONDS -w WARMUP --pids PID,PID
 
 Any program with these options that prints the same keys can take its place.
 """
@@ -20,7 +20,7 @@ from penstock.bench.http2_link import Work
 from penstock.bench.loops import Clocks, LoadRun, Plan
 from penstock.bench.meter import Meter
 from penstock.bench.quiet import quiet
-from penstock.bench.requests import Body, fresh_blocks, with_fresh_ids
+from penstock.bench.requests import Body, fresh_blocks, in_turn, with_fresh_ids
 from penstock.bench.sample import Level, Sample
 from penstock.bench.sockets import endpoints_of
 from penstock.client.channel import TLS
@@ -34,7 +34,7 @@ def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Load on one server for one window.")
     parser.add_argument("--target", required=True)
     parser.add_argument("--path", required=True)
-    parser.add_argument("--body", required=True, type=Path)
+    parser.add_argument("--body", required=True, type=Path, action="append", help="sent in turn")
     parser.add_argument("-c", dest="connections", type=int, default=1)
     parser.add_argument("-m", dest="calls_each", type=int, default=1)
     parser.add_argument("-d", dest="seconds", type=float, default=1.5)
@@ -51,8 +51,8 @@ def measure(chosen: argparse.Namespace) -> Sample:
     tls = TLS(root_certificates=chosen.root) if chosen.root else None
     endpoints = endpoints_of(chosen.target)
     block = request_block(chosen.path, endpoints[0].authority, scheme="https" if tls else "http")
-    body = chosen.body.read_bytes()
-    bodies: Iterator[Body] = with_fresh_ids([body]) if chosen.fresh else repeat(body)
+    read = [path.read_bytes() for path in chosen.body]
+    bodies: Iterator[Body] = with_fresh_ids(read) if chosen.fresh else in_turn(read)
     blocks = fresh_blocks(block, TIMEOUT_S) if chosen.fresh else repeat(block)
     pids = [int(pid) for pid in filter(None, chosen.pids.split(","))]
     meter = Meter()

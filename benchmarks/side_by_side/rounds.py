@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.peers.probe import body
+from benchmarks.peers.probe import bodies
 from benchmarks.peers.process import pinned
-from benchmarks.side_by_side.cases import Case
+from benchmarks.side_by_side.cases import Case, Load
 from benchmarks.side_by_side.idle import idle_connections, lost
 from benchmarks.side_by_side.lineup import Entry, Server
 from benchmarks.side_by_side.readings import Reading, reading_of
@@ -64,11 +64,9 @@ def measure(
 def turn(case: Case, server: Server, plan: Plan, folder: Path) -> Reading:
     """One window of one load on one server."""
     load = case.load
-    request = folder / f"{load.model}-{load.shape[1]}"
-    if not request.exists():
-        request.write_bytes(body(load.model, load.shape))
+    requests = written(load, folder)
     with _idle(server, load.idle) as gone:
-        words = command(case, server, plan, request)
+        words = command(case, server, plan, requests)
         with pinned(plan.core):
             process = subprocess.Popen(words, stdout=subprocess.PIPE, cwd=ROOT)
         try:
@@ -83,13 +81,25 @@ def turn(case: Case, server: Server, plan: Plan, folder: Path) -> Reading:
     return reading_of(figures, resident, sum(gone))
 
 
-def command(case: Case, server: Server, plan: Plan, request: Path) -> list[str]:
+def written(load: Load, folder: Path) -> list[Path]:
+    """A file for each request that the load sends in turn."""
+    paths = []
+    for number, body in enumerate(bodies(load.model, load.shape, load.texts)):
+        path = folder / f"{load.model}-{load.shape[1]}-{number}"
+        if not path.exists():
+            path.write_bytes(body)
+        paths.append(path)
+    return paths
+
+
+def command(case: Case, server: Server, plan: Plan, requests: Sequence[Path]) -> list[str]:
     """What makes the load."""
     load = case.load
     ours = plan.other is None or load.fresh or load.secure
     pids = ",".join(str(pid) for pid in server.running.pids())
     words = list(OWN) if ours else [str(plan.other)]
-    words += ["--target", server.url, "--body", str(request), "--pids", pids]
+    words += ["--target", server.url, "--pids", pids]
+    words += [word for request in requests for word in ("--body", str(request))]
     words += ["--path", SERVICE + ("ModelStreamInfer" if load.responses > 1 else "ModelInfer")]
     words += ["-c", str(load.connections), "-m", str(load.calls_each)]
     words += ["-d", str(plan.seconds), "-w", str(plan.warmup_s)]

@@ -11,6 +11,7 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
+from benchmarks.peers.probe import bodies
 from benchmarks.peers.process import Launch, PeerError, cpu_seconds, started
 from benchmarks.peers.servers import Place, launch
 from benchmarks.side_by_side import idle, load
@@ -37,7 +38,7 @@ from benchmarks.side_by_side.readings import (
     reading_of,
     spread_of,
 )
-from benchmarks.side_by_side.rounds import Plan, command
+from benchmarks.side_by_side.rounds import Plan, command, written
 from benchmarks.side_by_side.tables import Result, finding_of, notes_of, overview, sentence
 from hypothesis import given
 from hypothesis import strategies as st
@@ -178,7 +179,7 @@ def spec(name: str, other: Path | None, root: Path | None = None) -> list[str]:
     """The command of the load of a case, on a server that need not run."""
     with started(Launch([sys.executable, "-c", "input()"]), Path("."), CORE) as running:
         server = Server("127.0.0.1:1", running, root)
-        return command(CASES[case(name)], server, Plan(1, 1.5, 0.4, 1, other), Path("body"))
+        return command(CASES[case(name)], server, Plan(1, 1.5, 0.4, 1, other), [Path("body")])
 
 
 def test_another_generator_is_used_where_it_can_be(
@@ -211,6 +212,25 @@ def test_our_generator_takes_every_command_that_is_made(
         assert chosen.connections == each.load.connections
         assert chosen.fresh is each.load.fresh
         assert bool(chosen.root) is each.load.secure
+
+
+def test_texts_are_as_many_as_asked_for_and_the_same_each_time() -> None:
+    """Every server meets the same mixture of lengths."""
+    sent = bodies("embed", (1, 1), 16)
+
+    assert len(sent) == len(set(sent)) == 16
+    assert len({len(each) for each in sent}) > 8
+    assert sent == bodies("embed", (1, 1), 16)
+
+
+def test_all_bodies_of_a_load_are_sent_in_turn(tmp_path: Path) -> None:
+    """Each file that is written is named to the generator."""
+    embed = CASES[case("embed")].load
+
+    paths = written(embed, tmp_path)
+
+    assert [each.read_bytes() for each in paths] == bodies("embed", embed.shape, embed.texts)
+    assert written(embed, tmp_path) == paths
 
 
 TREE = (
