@@ -8,7 +8,8 @@ from dataclasses import dataclass
 class Difference:
     """Cases (a pattern for their names) that ours is meant to answer otherwise: how, and why.
 
-    `silent`: grpcio never answers, so that it is not asked.
+    `silent`: grpcio never answers, so that it is not asked. `tries`: it refuses at random, once in
+    so many calls at the very least.
     """
 
     cases: str
@@ -16,6 +17,7 @@ class Difference:
     status: int | None
     why: str
     silent: bool = False
+    tries: int = 1
 
 
 OK, INVALID, EXHAUSTED, UNIMPLEMENTED, INTERNAL = 0, 3, 8, 12, 13
@@ -40,6 +42,7 @@ DIFFERENCES = (
         "200",
         OK,
         "one limit, 16 KiB, and no chance: grpcio refuses at random from 8 KiB on",
+        tries=30,
     ),
     Difference(
         "(an unknown|an empty) encoding.*|GZIP in capitals",

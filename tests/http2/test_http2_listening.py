@@ -16,6 +16,10 @@ from tests.http2.raw import RawClient, eventually
 from tests.http2.service import Serving, serving
 
 from penstock.transport.base import Buffer, Call, Method, QuickCall
+from penstock.transport.http2.hub import Hub
+from penstock.transport.http2.limits import Limits
+from penstock.transport.http2.options import Http2Options
+from penstock.transport.http2.protocol import ServerProtocol
 from penstock.transport.http2.server import Http2Transport
 
 
@@ -174,3 +178,28 @@ def test_figures_tell_of_connections_streams_and_bytes() -> None:
             seen = sum(len(one.payload) + 9 for one in client.seen if one.type in set(Type))
             assert received > 200
             assert sent >= 2 * seen - 17 - 64
+
+
+@pytest.mark.asyncio
+async def test_a_connection_that_is_taken_in_is_counted_once() -> None:
+    """With one of two seats taken there is room, in whatever state the connection is."""
+    hub = Hub((), Http2Options(("127.0.0.1:0",)), Limits(), cap=2)
+    connection, made, done = ServerProtocol(hub), asyncio.Event(), asyncio.Event()
+
+    async def taking() -> None:
+        await made.wait()
+        hub.watch(connection)
+        await done.wait()
+
+    seen = [hub.is_full]
+    hub.arrive(connection, taking())
+    for event in (made, done):
+        seen.append(hub.is_full)
+        event.set()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    seen.append(hub.is_full)
+    hub.close()
+
+    assert seen == [False] * 4
+    assert len(hub.connections) == 1

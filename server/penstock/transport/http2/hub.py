@@ -74,6 +74,8 @@ class Hub:
         self.empty = asyncio.Event()
         self.tasks: set[asyncio.Task[None]] = set()
         self._arriving: set[asyncio.Task[None]] = set()
+        # Those whose task is not through and that are not among `connections` either.
+        self._expected: set[Connection] = set()
         self.counts: Counter[str] = Counter()
         """Connections, GOAWAYs, and defences by name."""
         self.tallies: Counter[str] = Counter()
@@ -115,17 +117,20 @@ class Hub:
     @property
     def is_full(self) -> bool:
         """Whether no more connections can be had."""
-        return len(self.connections) + len(self._arriving) >= self.cap
+        return len(self.connections) + len(self._expected) >= self.cap
 
-    def arrive(self, taking: Coroutine[Any, Any, None]) -> None:
+    def arrive(self, connection: Connection, taking: Coroutine[Any, Any, None]) -> None:
         """Take a connection in, which may need a handshake first."""
         task = self.loop.create_task(taking)
         self._arriving.add(task)
+        self._expected.add(connection)
         task.add_done_callback(self._arriving.discard)
+        task.add_done_callback(lambda _: self._expected.discard(connection))
 
     def watch(self, connection: Connection) -> None:
         """Look at this connection from now on."""
         self.connections.add(connection)
+        self._expected.discard(connection)
         if self._sweep is None:
             self._sweep = self.loop.call_later(self.policy.period_ns / 1e9, self._look)
 

@@ -66,7 +66,8 @@ class Listener:
                 hub.counts["too_many_connections"] += 1
                 accepted.close()
             else:
-                hub.arrive(self._take(accepted))
+                connection = ServerProtocol(hub)
+                hub.arrive(connection, self._take(connection, accepted))
 
     def _rest(self, error: OSError) -> None:
         hub = self._hub
@@ -76,14 +77,14 @@ class Listener:
         hub.loop.remove_reader(self._socket.fileno())
         self._resting = hub.loop.call_later(REST_S, self._listen)
 
-    async def _take(self, accepted: socket.socket) -> None:
+    async def _take(self, connection: ServerProtocol, accepted: socket.socket) -> None:
         hub = self._hub
         try:
             accepted.setblocking(False)
             if accepted.family != socket.AF_UNIX:
                 accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await hub.loop.connect_accepted_socket(
-                lambda: ServerProtocol(hub),
+                lambda: connection,
                 accepted,
                 ssl=self._context,
                 ssl_handshake_timeout=self._timeout_s,
