@@ -16,13 +16,12 @@ from penstock_runtime.backends.base import Executable
 from penstock_runtime.batch import Batch, BatchPlan
 from penstock_runtime.context import PendingContext
 from penstock_runtime.errors import FailureReason, Internal, PenstockError
-from penstock_runtime.observability.statistics import AloneTiming, ModelStatistics, RequestTiming
+from penstock_runtime.observability.statistics import ModelStatistics, RequestTiming
 from penstock_runtime.request import Timing
 from penstock_runtime.scheduling.base import Pending
 from penstock_runtime.scheduling.batch_scheduler import BatchScheduler
 from penstock_runtime.scheduling.dynamic_batcher import cancelled_error
 from penstock_runtime.scheduling.queue import expired_deadline
-from penstock_runtime.stream import ResponseStream
 
 _log = logging.getLogger("penstock.model")
 
@@ -92,18 +91,19 @@ def _compute(
         else None
         for p in members
     ]
-    answers = _answers(desk.plan, batch, outputs, contexts, timings)
+    answers = answers_of(desk.plan, batch, outputs, contexts, timings)
     _account(desk, batch, start, merged, computed)
     return answers
 
 
-def _answers(
+def answers_of(
     plan: BatchPlan,
     batch: Batch,
     outputs: Mapping[str, Any],
     contexts: Sequence[PendingContext],
     timings: Sequence[Timing | None],
 ) -> Sequence[Callable[[], object]]:
+    """What answers each member of a batch with its part of the outputs, in row order."""
     members, only = batch.members, plan.only
     if only is not None and all(p.all_outputs for p in members):
         array = outputs.get(only.output)
@@ -119,76 +119,6 @@ def _answers(
         partial(pending.stream.put, response)
         for pending, response in zip(members, responses, strict=True)
     ]
-
-
-def execute_alone(desk: Desk, executable: Executable, members: Sequence[Pending]) -> None:
-    """Execute requests one after the other, each alone, and account for all of them together.
-
-    For executions that take less than what goes on around them: a request costs three clock calls
-    and one answer here, and the rest is shared.
-    """
-    spent: list[AloneTiming] = []
-    answered = 0
-    start = began = time.monotonic_ns()
-    for pending in members:
-        stream, arrived = pending.stream, pending.arrived_ns
-        deadline = pending.deadline_ns
-        if stream.cancelled or (deadline is not None and deadline <= start):
-            desk.living(Batch.of((pending,)), start)
-            continue
-        try:
-            computed = _answer_alone(desk, executable, pending, stream, start)
-        except Exception as error:
-            desk.fail(pending, as_penstock_error(desk.name, error))
-            start = time.monotonic_ns()
-            continue
-        answered += 1
-        end = time.monotonic_ns()
-        # Asked again of the request: it may have been cancelled in the meantime.
-        if pending.stream.cancelled:
-            desk.statistics.record_failure(FailureReason.CANCELED, end - arrived)
-        else:
-            spent.append(
-                (
-                    pending.batch_size,
-                    end - arrived,
-                    start - arrived,
-                    computed - start,
-                    end - computed,
-                )
-            )
-        start = end
-    desk.scheduler.predictor.observe((start - began) // len(members))
-    desk.statistics.record_alone(spent)
-    desk.scheduler.answered(answered)
-
-
-def _answer_alone(
-    desk: Desk, executable: Executable, pending: Pending, stream: ResponseStream, start: int
-) -> int:
-    """Execute one request and answer it; when it had been computed."""
-    context, plan, rows = PendingContext(pending, stream), desk.plan, pending.batch_size
-    outputs = executable.execute(pending.arrays, (context,))
-    computed = time.monotonic_ns()
-    timing = None
-    if stream.wants_timing:
-        queue_ns = start - pending.arrived_ns
-        timing = Timing(queue_ns, 0, computed - start, 0, rows, desk.name)
-    only = plan.only
-    array = outputs.get(only.output) if only is not None else None
-    if (
-        only is not None
-        and pending.all_outputs
-        and not context.said
-        and not desk.scheduler.keeps_order
-        and plan.fits(array, rows)
-    ):
-        stream.put_only(only, pending.id, array, timing)
-        return computed
-    batch = Batch.of((pending,))
-    (answer,) = _answers(plan, batch, outputs, (context,), (timing,))
-    desk.scheduler.answer(pending, answer)
-    return computed
 
 
 def _account(desk: Desk, batch: Batch, start: int, merged: int, computed: int) -> None:

@@ -15,7 +15,8 @@ from penstock_runtime.backends.base import (
 )
 from penstock_runtime.batch import Batch, BatchPlan
 from penstock_runtime.errors import Internal, PenstockError
-from penstock_runtime.execution import Desk, execute_alone, execute_batch
+from penstock_runtime.execution import Desk, execute_batch
+from penstock_runtime.execution_alone import execute_alone
 from penstock_runtime.execution_stream import execute_stream
 from penstock_runtime.observability.statistics import ModelStatistics
 from penstock_runtime.scheduling.batch_scheduler import (

@@ -4,7 +4,7 @@ the clock, the log line, and errors turned into statuses, once.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
 from penstock.rpc import Category, Kind, Rpc
@@ -51,9 +51,9 @@ class Gate:
         self.refused += 1
         return shutting_down()
 
-    def leave(self) -> None:
-        """Count a call out."""
-        self.inflight -= 1
+    def leave(self, count: int = 1) -> None:
+        """Count so many calls out."""
+        self.inflight -= count
         if self._idle is not None and self.inflight == 0:
             self._idle.set()
 
@@ -94,6 +94,9 @@ class Watch(Protocol):
 
     def finished(self, call: Call, code: str, duration_ns: int, size: int, sent: int) -> None:
         """A call ended with this status, after so many bytes in and out."""
+
+    def succeeded(self, durations_ns: Sequence[int]) -> None:
+        """Calls ended with OK after so long, and no line has to be written for them."""
 
 
 class Observer(Protocol):

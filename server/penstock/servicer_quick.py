@@ -7,7 +7,7 @@ takes long to decode or to encode goes to a thread, as it does there.
 import asyncio
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, cast
 
 from penstock.admission import NO_HEADERS
@@ -26,6 +26,7 @@ from penstock_runtime.errors import PenstockError
 from penstock_runtime.model import Model
 from penstock_runtime.request import InferResponse
 from penstock_runtime.scheduling.batch_scheduler import Retired
+from penstock_runtime.stream import ResponseStream
 
 
 class QuickInfer:
@@ -36,13 +37,10 @@ class QuickInfer:
         self.lock = threading.Lock()
         self._shop = shop
         self._watch = observer.watch(rpc) if observer is not None else None
-        self._due: list[tuple[Model, UnaryRequest]] = []
-        self._asides: set[asyncio.Task[None]] = set()
-
-    @property
-    def timed(self) -> bool:
+        self._due: dict[Model, list[UnaryRequest]] = {}
+        self.timed = shop.access.enabled
         """Whether anyone wants to know the timing of every request."""
-        return self._shop.access.enabled
+        self._asides: set[asyncio.Task[None]] = set()
 
     def submit(self, data: Buffer, call: QuickCall) -> None:
         """Admit one request; the call is answered later, or now if it is refused."""
@@ -76,19 +74,19 @@ class QuickInfer:
                     return False
                 if not self._due:
                     self.inbox.soon(self._hand_over)
-                self._due.append((model, request))
+                of_model = self._due.get(model)
+                if of_model is None:
+                    of_model = self._due[model] = []
+                of_model.append(request)
                 return True
         return False
 
     def _hand_over(self) -> None:
         """Queue what this turn has brought, model by model."""
-        due, self._due = self._due, []
-        by_model: dict[Model, list[UnaryRequest]] = {}
-        for model, request in due:
-            if not request.closed:
-                by_model.setdefault(model, []).append(request)
-        for model, requests in by_model.items():
-            for refused, error in model.accept(requests):
+        due, self._due = self._due, {}
+        for model, requests in due.items():
+            waiting = [request for request in requests if not request.closed]
+            for refused, error in model.accept(waiting) if waiting else ():
                 self._refused(cast(UnaryRequest, refused), error)
 
     def _refused(self, request: UnaryRequest, error: PenstockError) -> None:
@@ -147,6 +145,32 @@ class QuickInfer:
             spent_ns = time.monotonic_ns() - request.arrived_ns
             watch.finished(call, "OK", spent_ns, request.size, len(message))
         call.reply(message)
+
+    def send_all(self, streams: Sequence[ResponseStream]) -> None:
+        """As `send_bytes` for each that has its answer as a message, and is not closed; the others
+        are woken one by one.
+        """
+        shop, watch = self._shop, self._watch
+        if shop.access.enabled:
+            for stream in streams:
+                stream.wake()
+            return
+        durations: list[int] = []
+        size, now_ns = 0, time.monotonic_ns()
+        for stream in streams:
+            if type(stream) is not UnaryRequest or (message := stream.message) is None:
+                stream.wake()
+            elif not stream.closed:
+                stream.closed = True
+                size += stream.size
+                durations.append(now_ns - stream.arrived_ns)
+                call = stream.call
+                call.on_cancel = None
+                call.reply(message)
+        shop.budget.used -= size
+        shop.gate.leave(len(durations))
+        if watch is not None:
+            watch.succeeded(durations)
 
     def send(self, request: UnaryRequest, message: Message) -> None:
         """End the call with this message."""

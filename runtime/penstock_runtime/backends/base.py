@@ -2,13 +2,15 @@
 executes it often.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from penstock_runtime.config import ModelConfig
 from penstock_runtime.context import RequestContext
+from penstock_runtime.errors import PenstockError
 
 # Names to arrays (numpy, torch or CuPy), batched along axis 0 when max_batch_size > 0.
 Arrays = Mapping[str, Any]
@@ -52,6 +54,27 @@ class Executable(Protocol):
 
     def close(self) -> None:
         """Give back what this instance holds."""
+
+
+class Straight(ABC):
+    """An executable whose function can be called without anything around it, for executions that
+    take less than what goes on around them. A class, since those are told from others quickly.
+    """
+
+    @property
+    @abstractmethod
+    def straight(self) -> Callable[..., Any] | None:
+        """Takes arrays by name and nothing else; None where there is no such function. What it
+        returns is either the only output as it is, or something for `outputs`.
+        """
+
+    @abstractmethod
+    def outputs(self, returned: Any, inputs: Arrays, contexts: Sequence[RequestContext]) -> Arrays:
+        """What it returned, as `Executable.execute` would give it."""
+
+    @abstractmethod
+    def failure(self, error: BaseException) -> PenstockError:
+        """What it raised, as `Executable.execute` would raise it."""
 
 
 @runtime_checkable

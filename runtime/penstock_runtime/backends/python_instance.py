@@ -8,7 +8,7 @@ import numpy as np
 
 from penstock_runtime.backends.arrays import as_array
 from penstock_runtime.backends.async_runner import AsyncRunner
-from penstock_runtime.backends.base import Arrays
+from penstock_runtime.backends.base import Arrays, Straight
 from penstock_runtime.backends.completion import kept_outputs
 from penstock_runtime.backends.failure import execution_failure, log_close_failure
 from penstock_runtime.backends.outputs import OutputPlan
@@ -41,6 +41,12 @@ class CallPlan:
             as_array,
             batched=self._batched,
         )
+
+    @property
+    def straight(self) -> bool:
+        """Whether a call takes the inputs by their names, and gives the outputs, just like that."""
+        alone = not self._context and not self.kind.is_async
+        return alone and self._same_names and bool(self.only[0])
 
     def arguments(self, inputs: Arrays, contexts: Sequence[RequestContext]) -> Arrays:
         """The keyword arguments of one call."""
@@ -87,7 +93,7 @@ class _Instance:
         ending()
 
 
-class PythonExecutable(_Instance):
+class PythonExecutable(_Instance, Straight):
     """An instance that answers a batch with one call."""
 
     def execute(self, inputs: Arrays, contexts: Sequence[RequestContext]) -> Arrays:
@@ -100,6 +106,26 @@ class PythonExecutable(_Instance):
             raise
         except (Exception, SystemExit) as error:
             raise execution_failure(error, plan.model) from error
+
+    @property
+    def straight(self) -> Call | None:
+        """The model's function, where arrays by name are all that it takes; see `base.Straight`."""
+        return self._call if self._plan.straight else None
+
+    def outputs(self, returned: Any, inputs: Arrays, contexts: Sequence[RequestContext]) -> Arrays:
+        """What a call of `straight` returned as `execute` gives it. Raises as `execute` does."""
+        try:
+            return self._plan.results(returned, self._plan.rows(inputs), contexts)
+        except PenstockError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise self.failure(error) from error
+
+    def failure(self, error: BaseException) -> PenstockError:
+        """What a call of `straight` raised, as `execute` raises it."""
+        if isinstance(error, PenstockError):
+            return error
+        return execution_failure(error, self._plan.model)
 
     def _answer(self, arguments: Arrays, contexts: Sequence[RequestContext]) -> Any:
         returned = self._call(**arguments)

@@ -4,9 +4,9 @@ They know nothing of locks: whoever owns one guards it.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, repeat
 
 from penstock_runtime.errors import Internal
 
@@ -101,14 +101,13 @@ class Histogram:
         self._counts[bisect_left(self._bounds, value)] += weight
         self._total += value * weight
 
-    def observe_all(self, values: Iterable[int]) -> None:
+    def observe_all(self, values: Sequence[int]) -> None:
         """Count each of the values; cheaper than one call each."""
-        bounds, counts = self._bounds, self._counts
-        total = 0
-        for value in values:
-            counts[bisect_left(bounds, value)] += 1
-            total += value
-        self._total += total
+        counts = self._counts
+        # All of it but the addition in C.
+        for at in map(bisect_left, repeat(self._bounds), values):
+            counts[at] += 1
+        self._total += sum(values)
 
     def snapshot(self) -> HistogramSnapshot:
         """What has been counted until now."""

@@ -1,7 +1,7 @@
 """Counts of RPCs under the names that gRPC dashboards know: grpc_server_*."""
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -76,10 +76,10 @@ class MethodCounts:
         """Count a call that begins."""
         self._method.started += 1
 
-    def succeeded(self, duration_ns: int) -> None:
-        """Count a call that ended with OK."""
+    def succeeded(self, durations_ns: Sequence[int]) -> None:
+        """Count calls that ended with OK after so long."""
         held = self._method.held
-        held.append(duration_ns)
+        held += durations_ns
         if len(held) >= _MOST_HELD:
             with self._lock:
                 self._method.settle()

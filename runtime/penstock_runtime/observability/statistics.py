@@ -156,6 +156,12 @@ class ModelStatistics:
             phases.compute_infer.observe_all(infer_ns)
             phases.compute_output.observe_all(output_ns)
             self._batch_rows.observe_all(rows)
+            if len(set(rows)) == 1:
+                batch = self._batches.get(rows[0]) or self._new_batch(rows[0])
+                batch[0] += len(spent)
+                batch[2] += sum(infer_ns)
+                batch[3] += sum(output_ns)
+                return
             for number, _, _, infer, output in spent:
                 batch = self._batches.get(number) or self._new_batch(number)
                 batch[0] += 1

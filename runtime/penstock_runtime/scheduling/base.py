@@ -31,7 +31,7 @@ class Pending:
     timeout_ns: int | None = None
     signature: Any = None
     length = 0
-    level = 0
+    level = 1
     order = 0
     delayed = False
     queued = False

@@ -106,26 +106,29 @@ class RequestQueue:
         level = self._only
         if level is None or level.policy.max_queue_size or self._times_out:
             return False
-        waiting, order = level.waiting, self._arrivals
-        timed = rows = 0
-        for pending in pendings:
-            order += 1
-            entry = (self._key(pending), order, pending)
-            if not waiting or waiting[-1] < entry:
-                waiting.append(entry)
+        waiting, first = level.waiting, self._arrivals + 1
+        entries, timed, rows = [], 0, 0
+        for order, pending in enumerate(pendings, first):
+            deadline = pending.deadline_ns
+            if deadline is None:
+                entries.append((pending.arrived_ns + HORIZON_NS, order, pending))
             else:
-                insort(waiting, entry)
-            if pending.deadline_ns is not None:
-                heappush(self._expiry, (pending.deadline_ns, order, pending))
                 timed += 1
-            pending.order, pending.level, pending.queued = order, 1, True
+                heappush(self._expiry, (deadline, order, pending))
+                entries.append((self._key(pending), order, pending))
+            pending.order, pending.queued = order, True
             rows += pending.batch_size
-        self._arrivals = order
+        if not timed and (not waiting or waiting[-1] < entries[0]):
+            # Without deadlines they stand in order already.
+            waiting += entries
+        else:
+            for entry in entries:
+                insort(waiting, entry)
+            self._sweep()
+        self._arrivals += len(pendings)
         self._by_arrival += pendings
         self.size += len(pendings)
         self.rows += rows
-        if timed:
-            self._sweep()
         return True
 
     def remove(self, pending: Pending) -> bool:
@@ -252,6 +255,8 @@ class RequestQueue:
             rows += pending.batch_size
         self.size -= len(left)
         self.rows -= rows
+        if not self.size:
+            arrivals.clear()
         while arrivals and not arrivals[0].queued:
             arrivals.popleft()
         if len(arrivals) > 2 * self.size + _STALE_SLACK:
