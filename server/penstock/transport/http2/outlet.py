@@ -1,6 +1,6 @@
 """What waits to go out: frames made ready in `out`, and messages that wait for a window.
 
-Streams that cannot send all at once take turns, a frame each. Nothing here knows what comes in,
+Streams that cannot send all at once take turns. Nothing here knows what comes in,
 nor which side of the connection it is on.
 """
 
@@ -26,7 +26,10 @@ JOINED = 32 * 1024
 """Up to this size copying into one piece is cheaper than writing pieces."""
 
 LARGEST_WRITE = 256 * 1024
-"""Of one DATA frame: others wait for it to pass."""
+"""Of one stream in one turn, as frames that the peer takes: others wait for it to pass."""
+
+WIDE_WINDOW = 4 * LARGEST_WRITE
+"""Of a connection: beyond it a turn may be of several frames although others wait."""
 
 FRAME_COST = 100
 """What any frame counts for in `out` beside its bytes."""
@@ -161,21 +164,23 @@ class Outlet:
             stream.queued = False
             # It may have been dropped, or its window cut, while it waited for its turn.
             if stream.pending is not None and stream.send_window > 0:
-                self._put_frame(stream, stream.pending)
+                self._put_turn(stream, stream.pending)
                 if stream.pending is not None:
                     self._wake(stream)
 
-    def _put_frame(self, stream: Stream, pending: deque[Buffer]) -> None:
-        size = min(stream.unsent, stream.send_window, self.send_window, self._largest)
+    def _put_turn(self, stream: Stream, pending: deque[Buffer]) -> None:
+        # Frames of 16 KiB cost most if each is a turn; where the window is narrow each is one, or
+        # those behind would get nothing of it.
+        alone = not self._ready or self.send_window > WIDE_WINDOW
+        most = LARGEST_WRITE if alone else self._largest
+        size = min(stream.unsent, stream.send_window, self.send_window, most)
         stream.send_window -= size
         self.send_window -= size
-        self._out_room -= size + FRAME_COST
         stream.unsent -= size
         self._sent(size)
         last = not stream.unsent
         flags = END_STREAM if last and stream.trailers == b"" else 0
-        self.out.append(FRAME_HEADER.pack(size << 8, flags, stream.id))
-        self._put_chunks(pending, size)
+        self._put_frames(stream.id, pending, size, flags)
         if last:
             self._emptied(stream)
             return
@@ -184,16 +189,24 @@ class Outlet:
             stream.filled = False
             self.rooms.append(stream)
 
-    def _put_chunks(self, pending: deque[Buffer], size: int) -> None:
-        out = self.out
-        while size:
-            chunk = pending.popleft()
-            if len(chunk) > size:
-                view = memoryview(chunk)
-                pending.appendleft(view[size:])
-                chunk = view[:size]
-            out.append(chunk)
-            size -= len(chunk)
+    def _put_frames(self, stream_id: int, pending: deque[Buffer], total: int, flags: int) -> None:
+        """So many of the bytes that wait as frames; `flags` are those of the last."""
+        put, pack, largest = self.out.append, FRAME_HEADER.pack, self._largest
+        self._out_room -= total + FRAME_COST * -(-total // largest)
+        chunk, at = memoryview(b""), 0
+        while total:
+            left = size = min(largest, total)
+            total -= size
+            put(pack(size << 8, 0 if total else flags, stream_id))
+            while left:
+                if at == len(chunk):
+                    chunk, at = memoryview(pending.popleft()), 0
+                end = at + left
+                # A slice ends where its view does.
+                put(chunk[at:end])
+                left, at = max(end - len(chunk), 0), min(end, len(chunk))
+        if at < len(chunk):
+            pending.appendleft(chunk[at:])
 
     def _moved(self, stream: Stream, size: int) -> None:
         if size < self.limits.tiny:
