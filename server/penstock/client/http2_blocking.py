@@ -8,8 +8,8 @@ from penstock.client.http2_channel import MetadataBlocks, deadline_of
 from penstock.client.http2_exchange import ThreadExchange
 from penstock.client.http2_pool import ConnectionPool
 from penstock.client.http2_status import cancelled
-from penstock.client.http2_streaming import Http2Call, ThreadStream
 from penstock.client.http2_targets import targets_of
+from penstock.client.http2_thread_streaming import Http2Call, ThreadStream
 from penstock.client.http2_tls import tls_context
 from penstock.client.loop_thread import LoopThread
 
@@ -65,15 +65,12 @@ class Http2Channel:
         self._check_open()
         exchange = ThreadStream(method, request, self._blocks.of(metadata), deadline_of(timeout_s))
         self._post(self._pool.start, exchange)
-        return Http2Call(exchange, self._post)
+        return Http2Call(exchange, self._thread)
 
     def _check_open(self) -> None:
         if not self._open:
             raise ValueError("the client is closed")
-        if self._thread.forked:
-            raise ValueError(
-                "the client was made before this process forked, expected one of its own"
-            )
+        self._thread.check()
 
     def close(self) -> None:
         """End every open call as CANCELLED, close every connection, and end the loop if no other

@@ -53,6 +53,13 @@ class LoopThread:
         if wait and threading.current_thread() is not self._thread:
             self._thread.join()
 
+    def check(self) -> None:
+        """ValueError in a process that was forked off: the thread stayed behind."""
+        if self.forked:
+            raise ValueError(
+                "the client was made before this process forked, expected one of its own"
+            )
+
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """The result of a coroutine, from any thread but the loop's own."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
