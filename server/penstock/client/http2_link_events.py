@@ -4,6 +4,7 @@ import asyncio
 import logging
 from typing import Any, Protocol
 
+from penstock.client.errors import InferenceError
 from penstock.client.http2_exchange import Exchange
 from penstock.client.http2_status import error_of_reset, error_of_status, unavailable
 from penstock.transport.http2.client_connection import ClientConnection
@@ -18,6 +19,7 @@ from penstock.transport.http2.events import (
     SettingsChanged,
 )
 from penstock.transport.http2.faults import ConnectionFault
+from penstock_runtime.errors import Status
 
 logger = logging.getLogger("penstock.client")
 
@@ -74,8 +76,16 @@ class LinkEvents:
 
     def _take(self, event: Event) -> None:
         handler = _HANDLERS.get(type(event))
-        if handler is not None:
+        if handler is None:
+            return
+        try:
             handler(self, event)
+        except Exception as defect:
+            # The events behind it belong to other calls, which must not wait in vain.
+            logger.exception("a defect of ours broke a call")
+            if hasattr(event, "stream"):
+                text = f"the client failed to handle what the server sent: {defect!r}"
+                _call(event).abandon(InferenceError(Status.INTERNAL, text))
 
     def _answered(self, event: Answered) -> None:
         _call(event).answered(event.message)
