@@ -75,9 +75,14 @@ def _host_and_port(address: str) -> Endpoint:
     return Endpoint(host.removeprefix("[").removesuffix("]"), int(port))
 
 
+def no_name(endpoint: Endpoint, error: ValueError) -> str:
+    """Why nothing can be connected to: the name or path is none that can be looked up."""
+    return f"{endpoint} can be no name of a server: {error}"
+
+
 async def resolve(target: Target) -> tuple[Endpoint, ...]:
     """Every endpoint behind a target: of a `dns:` one, all addresses of its name. OSError if the
-    name is not known.
+    name is not known, ValueError if it can be none.
     """
     if not target.many:
         return (target.endpoint,)
