@@ -1,6 +1,7 @@
 """The client's blocking channel on our own HTTP/2: threads wait, a loop in the background works."""
 
 import ssl
+from threading import Lock
 
 from penstock.client.base import Buffer, Metadata
 from penstock.client.channel import ChannelSettings
@@ -22,10 +23,16 @@ class Http2Channel:
         targets_of(settings.addresses)
         context = None if settings.tls is None else tls_context(settings.tls)
         self._blocks = MetadataBlocks()
+        self._closer = Lock()
         self._thread = LoopThread.shared()
-        self._open = True
-        self._pool = self._thread.run(_pool(settings, context))
+        try:
+            self._pool = self._thread.run(_pool(settings, context))
+        except BaseException:
+            # An interrupt of the thread that waits: nobody will ever close this channel.
+            self._thread.release(wait=False)
+            raise
         self._post = self._thread.post
+        self._open = True
 
     def unary(
         self,
@@ -76,10 +83,16 @@ class Http2Channel:
         """End every open call as CANCELLED, close every connection, and end the loop if no other
         client needs it.
         """
-        if self._open and not self._thread.forked:
-            self._thread.run(_close(self._pool))
-            self._thread.release()
+        # Never given back: one thread closes, however many want to, now or later.
+        if not self._closer.acquire(blocking=False):
+            return
         self._open = False
+        if self._thread.forked:
+            return
+        try:
+            self._thread.run(_close(self._pool))
+        finally:
+            self._thread.release()
 
     def __del__(self) -> None:
         # Whoever drops a client without closing it must not keep its connections for ever; but

@@ -238,6 +238,11 @@ class Link(LinkEvents, asyncio.BufferedProtocol):
 
     # -- keepalive's side ------------------------------------------------------------------------
 
+    def give_up(self, reason: str) -> None:
+        """Close the socket at once: the server would never take what is still to be written."""
+        self.close(reason)
+        self.abort()
+
     def busy(self) -> bool:
         """Whether calls are open."""
         return bool(self.connection.streams)
