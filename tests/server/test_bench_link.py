@@ -1,5 +1,6 @@
 """One connection of the load generator, with a server of HTTP/2 frames at its other end."""
 
+import errno
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -73,6 +74,18 @@ class Peer:
         """Answer a stream with this message and OK."""
         self.core.respond(self.streams[number], message)
         self.write()
+
+
+class Unreachable:
+    """A socket whose host is not there any more."""
+
+    def recv_into(self, _: object) -> int:
+        raise OSError(errno.EHOSTUNREACH, "No route to host")
+
+    send = sendmsg = recv_into
+
+    def close(self) -> None:
+        pass
 
 
 class Bench:
@@ -245,13 +258,33 @@ def test_a_lost_connection_fails_its_calls() -> None:
 
 
 def test_a_server_that_breaks_the_rules_is_left() -> None:
-    """Its calls fail, nothing raises."""
+    """Its calls fail and say so, nothing raises."""
     with bench() as b:
-        b.call(NOW)
+        b.call(NOW, NOW)
         b.peer.sock.sendall(b"\x00\x00\x00\x00\x00\x00\x00\x00\x00")
         b.link.read()
 
-        assert sum(b.statuses().values()) == 1
+        assert b.statuses() == {"UNAVAILABLE": 2}
+        assert b.meter.errors["UNAVAILABLE"].first == (
+            "the server broke the protocol: DATA on stream 0"
+        )
+        assert not b.link.open
+
+
+@pytest.mark.parametrize("reading", [True, False])
+def test_a_socket_that_fails_in_any_way_fails_its_calls(reading: bool) -> None:
+    """A host that cannot be reached any more ends a connection, not the run."""
+    with bench() as b:
+        b.call(NOW)
+        b.link.sock = Unreachable()  # type: ignore[assignment]
+        if reading:
+            b.link.read()
+        else:
+            b.link.launch([NOW])
+            b.link.flush()
+
+        assert b.statuses() == {"UNAVAILABLE": 1 if reading else 2}
+        assert b.meter.errors["UNAVAILABLE"].first.endswith("No route to host")
         assert not b.link.open
 
 

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from penstock.client.errors import InferenceError
 from penstock.client.http2_exchange import Exchange
-from penstock.client.http2_status import error_of_reset, error_of_status, unavailable
+from penstock.client.http2_status import broken, error_of_reset, error_of_status, unavailable
 from penstock.transport.http2.client_connection import ClientConnection
 from penstock.transport.http2.client_events import Answered, Responded, Trailers, Unprocessed
 from penstock.transport.http2.events import (
@@ -18,7 +18,6 @@ from penstock.transport.http2.events import (
     Room,
     SettingsChanged,
 )
-from penstock.transport.http2.faults import ConnectionFault
 from penstock_runtime.errors import Status
 
 logger = logging.getLogger("penstock.client")
@@ -103,12 +102,10 @@ class LinkEvents:
 
     def _reset(self, event: Reset) -> None:
         fault = self.connection.error
-        if self.reason or fault is not None:
-            self.reason = self.reason or _broken(fault)
-            error = unavailable(self.reason)
-        else:
-            error = error_of_reset(event.code)
-        _call(event).finish(error)
+        if fault is not None:
+            self.reason = self.reason or broken(fault)
+        reason = self.reason
+        _call(event).finish(unavailable(reason) if reason else error_of_reset(event.code))
 
     def _unprocessed(self, event: Unprocessed) -> None:
         self._owner.again(_call(event))
@@ -128,16 +125,12 @@ class LinkEvents:
     def _lost(self, event: Lost) -> None:
         if event.error.__cause__ is not None:
             logger.error("a defect of ours broke a connection", exc_info=event.error.__cause__)
-        self.close(_broken(event.error))
+        self.close(broken(event.error))
 
 
 def _call(event: Any) -> Exchange:
     exchange: Exchange = event.stream.tag
     return exchange
-
-
-def _broken(fault: ConnectionFault | None) -> str:
-    return f"the server broke the protocol: {fault}"
 
 
 _HANDLERS: dict[type[Event], Any] = {
