@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from penstock.bench.http2_link import Link, Work
 from penstock.bench.meter import Meter
 from penstock.bench.redial import Dial, Redial
-from penstock.bench.sockets import connect
+from penstock.bench.sockets import Secure, connect
 from penstock.client.channel import TLS
 from penstock.client.errors import InferenceError
 from penstock.client.http2_targets import Endpoint
@@ -27,11 +27,15 @@ _UNLIMITED = 1 << 30
 def dialler(
     endpoints: Sequence[Endpoint], tls: TLS | None, work: Work, meter: Meter, timeout_s: float
 ) -> Dial:
-    """What opens connection i, to the endpoints in turn, and waits until the server speaks."""
+    """What opens connection i, to the endpoints in turn, and waits until the server speaks.
+
+    OSError or FailedPrecondition name a file of `tls` that is not what it should be.
+    """
+    secure = None if tls is None else Secure.of(tls)
 
     def dial(number: int) -> Link:
         endpoint = endpoints[number % len(endpoints)]
-        link = Link(connect(endpoint, tls, timeout_s), work, meter)
+        link = Link(connect(endpoint, secure, timeout_s), work, meter)
         until = time.monotonic_ns() + int(timeout_s * _NS)
         while not link.ready:
             turn([link], [link.file], until)

@@ -15,7 +15,7 @@ from penstock.client.errors import InferenceError
 from penstock.client.http2_exchange import Exchange
 from penstock.client.http2_status import cancelled, unavailable
 from penstock.client.http2_subchannel import Subchannel, SubchannelSettings
-from penstock.client.http2_targets import Endpoint, Target, no_name, resolve, targets_of
+from penstock.client.http2_targets import Endpoint, Target, resolve, targets_of, why_not
 from penstock.transport.http2.deadlines import DeadlineWheel
 from penstock_runtime.errors import Status
 
@@ -165,7 +165,7 @@ class ConnectionPool:
         except OSError as error:
             self._unknown = f"DNS resolution failed for {target.endpoint}: {error}"
         except ValueError as error:
-            self._unknown = no_name(target.endpoint, error)
+            self._unknown = why_not(target.endpoint, error)
         return ()
 
     def _use(self, endpoints: list[Endpoint]) -> None:

@@ -12,7 +12,7 @@ from penstock.client.http2_exchange import Exchange
 from penstock.client.http2_health import HealthWatch
 from penstock.client.http2_link import Link, LinkSettings
 from penstock.client.http2_status import cancelled
-from penstock.client.http2_targets import Endpoint, no_name
+from penstock.client.http2_targets import Endpoint, why_not
 from penstock.client.http2_tls import check_protocol
 
 FIRST_BACKOFF_S, MOST_BACKOFF_S, GROWTH, JITTER = 0.1, 5.0, 1.6, 0.2
@@ -127,9 +127,9 @@ class Subchannel:
             self._ready(link)
 
     def _why(self, error: OSError | ValueError) -> str:
-        if isinstance(error, OSError):
-            return f"{self.endpoint}: {str(error) or f'no answer within {CONNECT_S:g} s'}"
-        return no_name(self.endpoint, error)
+        if isinstance(error, TimeoutError) and not error.args:
+            return f"{self.endpoint}: no answer within {CONNECT_S:g} s"
+        return why_not(self.endpoint, error, secure=self._settings.context is not None)
 
     def _new_link(self) -> Link:
         settings, endpoint = self._settings, self.endpoint
