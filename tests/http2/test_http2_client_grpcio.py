@@ -1,6 +1,7 @@
 """Our HTTP/2 channels against grpcio's server: what both must mean by the same bytes."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,16 @@ def test_a_unix_socket_is_an_address(kind: str, tmp_path: Path) -> None:
         for address in (f"unix:{path}", f"unix://{path}"):
             with calling(kind, address) as caller:
                 assert caller.unary(b"hi") == b"hi"
+
+
+@KINDS
+def test_an_abstract_unix_socket_is_an_address(kind: str) -> None:
+    """On every kind of loop."""
+    address = f"unix-abstract:penstock-{os.getpid()}-{kind}"
+
+    with running(address) as server, calling(kind, address) as caller:
+        speak_bytes(server)
+        assert caller.unary(b"hi") == b"hi"
 
 
 @KINDS

@@ -1,4 +1,4 @@
-"""Threads, loops, names and silence: what lives around the connections of our HTTP/2 client."""
+"""Threads, loops and names: what lives around the connections of our HTTP/2 client."""
 
 import asyncio
 import gc
@@ -9,13 +9,11 @@ from typing import Any
 
 import pytest
 from tests.http2.client_calls import calling
-from tests.http2.frames import Type
 from tests.http2.scripted_server import Peer, scripted
 
 from penstock.client.channel import Carrier, ChannelSettings
 from penstock.client.errors import InferenceError
 from penstock.client.http2_blocking import Http2Channel
-from penstock.client.http2_keepalive import Keepalive
 from penstock.client.http2_targets import Endpoint, Target, resolve, targets_of
 from penstock.client.loop_thread import LoopThread
 from penstock.client.sync import Client
@@ -56,6 +54,56 @@ def test_a_client_that_is_dropped_lets_its_thread_go() -> None:
     thread.join(10)
 
     assert not thread.is_alive()
+
+
+def test_two_threads_that_close_a_client_leave_the_others_their_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A client gives the thread back once, also when its first close still waits."""
+    closing, go = threading.Event(), threading.Event()
+    other, channel = Http2Channel(NOBODY), Http2Channel(NOBODY)
+    run = channel._thread.run
+
+    def slowly(coroutine: Any) -> Any:
+        closing.set()
+        assert go.wait(20)
+        return run(coroutine)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(channel._thread, "run", slowly)
+        closers = [threading.Thread(target=channel.close) for _ in range(2)]
+        closers[0].start()
+        assert closing.wait(20)
+        closers[1].start()
+        closers[1].join(0.2)
+        go.set()
+        for closer in closers:
+            closer.join(20)
+
+    assert len(client_threads()) == 1
+    with pytest.raises(InferenceError, match="UNAVAILABLE"):
+        other.unary("/s/M", b"x", 20, ())
+    other.close()
+    assert client_threads() == []
+
+
+def test_an_interrupt_while_a_client_is_made_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither the thread nor a client that cannot be dropped."""
+
+    def interrupted(_: LoopThread, coroutine: Any) -> None:
+        coroutine.close()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LoopThread, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Http2Channel(NOBODY)
+    gc.collect()
+    for thread in client_threads():
+        thread.join(10)
+
+    assert client_threads() == []
 
 
 def test_a_closed_client_says_so() -> None:
@@ -100,58 +148,6 @@ def test_actions_are_done_in_order_and_after_the_end_as_well() -> None:
     thread.post(done.append, 1000)
 
     assert done == list(range(1001))
-
-
-def test_a_silent_server_is_pinged_and_given_up() -> None:
-    """No answer to a ping within its time, and the calls on the connection fail."""
-    closed: list[str] = []
-
-    class Link:
-        pings = 0
-
-        def busy(self) -> bool:
-            return True
-
-        def ping(self) -> None:
-            self.pings += 1
-
-        def close(self, reason: str) -> None:
-            closed.append(reason)
-            over.set()
-
-    async def silence() -> int:
-        link = Link()
-        Keepalive(0.01, link, answer_s=0.02)
-        await over.wait()
-        return link.pings
-
-    over = asyncio.Event()
-    with asyncio.Runner() as runner:
-        pings = runner.run(silence())
-
-    assert pings == 1
-    assert closed == ["the server did not answer a ping within 0.02 s"]
-
-
-@pytest.mark.parametrize("kind", ["threads", "tasks"])
-def test_a_server_that_answers_pings_is_kept(kind: str) -> None:
-    """A slow call on a living connection is left alone."""
-    pings: list[bytes] = []
-
-    def slow(peer: Peer) -> None:
-        peer.greet()
-        number = peer.whole_request()
-        while len(pings) < 3:
-            ping = peer.wait(lambda frame: frame.type == Type.PING)
-            pings.append(ping.payload)
-            peer.send(bytes((0, 0, 8, Type.PING, 1, 0, 0, 0, 0)), ping.payload)
-        peer.answer(number, b"at last")
-
-    with (
-        scripted(slow) as server,
-        calling(kind, server.address, keepalive_s=0.02) as caller,
-    ):
-        assert caller.unary() == b"at last"
 
 
 def test_a_name_that_nobody_knows_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from penstock.bench.histogram import Histogram
 from penstock.bench.sample import Failures, Level, Sample
 from penstock.bench.search import RateSearch, round_rate
 from penstock.bench.slo import judge, parse_slo
+from penstock.bench.summary import summarise
 
 MS = 1_000_000
 
@@ -72,6 +73,27 @@ def test_a_term_that_is_none_is_named(text: str, says: str) -> None:
     """The message has the term and what was expected."""
     with pytest.raises(ValueError, match=says.replace("(", r"\(")):
         parse_slo(text)
+
+
+def test_a_percentile_of_a_goal_is_exactly_the_one_that_it_says() -> None:
+    """Of the values 1 to 1000 the p of k tenths of a percent is k: no rounding adds a rank."""
+    tenths = range(1, 1000)
+    goals = ",".join(f"p{k / 10}<1s" for k in tenths)
+
+    verdicts = judge(parse_slo(goals), sample_of(list(range(1, 1001))))
+
+    assert [verdict.value for verdict in verdicts] == list(tenths)
+
+
+def test_a_goal_and_the_table_mean_the_same_percentile() -> None:
+    """What the table shows is what the goal is held against."""
+    sample = sample_of([n * MS for n in range(1, 1001)])
+
+    row = summarise(sample, "m", "http2", 1)
+    verdicts = judge(parse_slo("p50<1s,p90<1s,p95<1s,p99<1s,p99.9<1s"), sample)
+
+    table = [row.p50_ms, row.p90_ms, row.p95_ms, row.p99_ms, row.p999_ms]
+    assert [verdict.value / 1e6 for verdict in verdicts] == table
 
 
 @pytest.mark.parametrize("unsent", [0, 2])

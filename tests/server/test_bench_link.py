@@ -1,124 +1,25 @@
 """One connection of the load generator, with a server of HTTP/2 frames at its other end."""
 
+import errno
 import socket
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from itertools import repeat
 
 import pytest
+from tests.server.bench_peer import MS, S, bench
 
 from penstock.bench.carrier import NOW
-from penstock.bench.http2_carrier import Http2Carrier
-from penstock.bench.http2_link import Link, Work
-from penstock.bench.meter import Meter
-from penstock.client.errors import InferenceError
 from penstock.transport.http2.answers import HEAD, OK_TRAILERS
-from penstock.transport.http2.client_requests import request_block
-from penstock.transport.http2.events import Event, Message, Opened, Request
-from penstock.transport.http2.limits import Limits
-from penstock.transport.http2.server_connection import ServerConnection
-from penstock.transport.http2.stream import Stream
-from penstock_runtime.errors import Status
-
-MS = 1_000_000
-S = 1_000_000_000
-BLOCK = request_block("/inference.GRPCInferenceService/ModelInfer", "localhost")
 
 
-class Clock:
-    """A clock that the test sets."""
+class Unreachable:
+    """A socket whose host is not there any more."""
 
-    def __init__(self) -> None:
-        self.now = S
+    def recv_into(self, _: object) -> int:
+        raise OSError(errno.EHOSTUNREACH, "No route to host")
 
-    def __call__(self) -> int:
-        return self.now
+    send = sendmsg = recv_into
 
-
-class Peer:
-    """The server's end: `requests` has the message of each stream that is open."""
-
-    def __init__(self, sock: socket.socket, limits: Limits) -> None:
-        self.sock = sock
-        self.core = ServerConnection(limits, Stream)
-        self.requests: dict[int, bytes] = {}
-        self.streams: dict[int, Stream] = {}
-        self.writes_seen = 0
-
-    def read(self) -> list[Event]:
-        """Take what was sent."""
-        found: list[Event] = []
-        while True:
-            try:
-                size = self.sock.recv_into(self.core.buffer())
-            except BlockingIOError:
-                return found
-            if not size:
-                return found
-            self.writes_seen += 1
-            events = self.core.received(size, 0)
-            found += events
-            for event in events:
-                if isinstance(event, Opened | Request | Message):
-                    self.streams[event.stream.id] = event.stream
-                if isinstance(event, Request | Message):
-                    self.requests[event.stream.id] = bytes(event.message)
-
-    def write(self) -> None:
-        """Send what is to be sent."""
-        for piece in self.core.output():
-            self.sock.sendall(piece)
-
-    def answer(self, number: int, message: bytes = b"good") -> None:
-        """Answer a stream with this message and OK."""
-        self.core.respond(self.streams[number], message)
-        self.write()
-
-
-class Bench:
-    """A link, its meter and its clock, and the peer."""
-
-    def __init__(self, link: Link, peer: Peer, meter: Meter, clock: Clock) -> None:
-        self.link, self.peer, self.meter, self.clock = link, peer, meter, clock
-
-    def call(self, *dues: int) -> None:
-        """Begin these calls; the peer has them then."""
-        self.link.launch(dues)
-        self.link.flush()
-        self.peer.read()
-
-    def statuses(self) -> dict[str, int]:
-        """How many calls failed with which status."""
-        return {status: each.count for status, each in self.meter.errors.items()}
-
-
-@contextmanager
-def bench(
-    *,
-    streamed: bool = False,
-    body: bytes = b"ask",
-    timeout_s: float = 5.0,
-    limits: Limits | None = None,
-    kind: socket.SocketKind = socket.SOCK_STREAM,
-) -> Iterator[Bench]:
-    """A link whose window is open, connected and greeted."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
-    ours.setblocking(False)
-    theirs.setblocking(False)
-    meter, clock = Meter(), Clock()
-    meter.open(0)
-    work = Work(repeat(BLOCK), repeat(body), timeout_s, streamed)
-    with ours, theirs:
-        link = Link(ours, work, meter, clock=clock)
-        peer = Peer(theirs, limits or Limits())
-        link.flush()
-        peer.read()
-        peer.write()
-        link.read()
-        link.flush()
-        peer.read()
-        assert link.ready
-        yield Bench(link, peer, meter, clock)
+    def close(self) -> None:
+        pass
 
 
 def test_a_call_of_a_closed_loop_counts_from_when_it_is_written() -> None:
@@ -245,13 +146,33 @@ def test_a_lost_connection_fails_its_calls() -> None:
 
 
 def test_a_server_that_breaks_the_rules_is_left() -> None:
-    """Its calls fail, nothing raises."""
+    """Its calls fail and say so, nothing raises."""
     with bench() as b:
-        b.call(NOW)
+        b.call(NOW, NOW)
         b.peer.sock.sendall(b"\x00\x00\x00\x00\x00\x00\x00\x00\x00")
         b.link.read()
 
-        assert sum(b.statuses().values()) == 1
+        assert b.statuses() == {"UNAVAILABLE": 2}
+        assert b.meter.errors["UNAVAILABLE"].first == (
+            "the server broke the protocol: DATA on stream 0"
+        )
+        assert not b.link.open
+
+
+@pytest.mark.parametrize("reading", [True, False])
+def test_a_socket_that_fails_in_any_way_fails_its_calls(reading: bool) -> None:
+    """A host that cannot be reached any more ends a connection, not the run."""
+    with bench() as b:
+        b.call(NOW)
+        b.link.sock = Unreachable()  # type: ignore[assignment]
+        if reading:
+            b.link.read()
+        else:
+            b.link.launch([NOW])
+            b.link.flush()
+
+        assert b.statuses() == {"UNAVAILABLE": 1 if reading else 2}
+        assert b.meter.errors["UNAVAILABLE"].first.endswith("No route to host")
         assert not b.link.open
 
 
@@ -323,95 +244,3 @@ def test_an_error_inside_a_stream_is_a_failure() -> None:
 
         assert b.statuses() == {"UNKNOWN": 1}
         assert b.meter.errors["UNKNOWN"].first == "oops"
-
-
-# -- several connections ---------------------------------------------------------------------------
-
-
-@contextmanager
-def carrier_of(connections: int) -> Iterator[tuple[Http2Carrier, list[Bench], list[bool]]]:
-    """A carrier over links that the test answers; with `refused[0]` no more can be opened."""
-    opened: list[Bench] = []
-    refused = [False]
-    meter = Meter()
-    meter.open(0)
-
-    def dial(_: int) -> Link:
-        if refused[0]:
-            raise InferenceError(Status.UNAVAILABLE, "failed to connect")
-        context = bench()
-        made = context.__enter__()
-        contexts.append(context)
-        made.meter = made.link._meter = meter
-        opened.append(made)
-        return made.link
-
-    contexts: list[object] = []
-    carrier = Http2Carrier(dial, connections, meter)
-    try:
-        yield carrier, opened, refused
-    finally:
-        carrier.close()
-        for each in contexts:
-            each.__exit__(None, None, None)  # type: ignore[attr-defined]
-
-
-def in_flight_of(opened: Sequence[Bench]) -> list[int]:
-    """Calls in flight of each connection."""
-    return [each.link.in_flight for each in opened]
-
-
-def test_calls_are_spread_evenly_over_the_connections() -> None:
-    """The fullest never has more than one call above the emptiest."""
-    with carrier_of(3) as (carrier, opened, _):
-        carrier.launch([NOW] * 10)
-        assert sorted(in_flight_of(opened)) == [3, 3, 4]
-
-        carrier.poll(0)
-        opened[0].peer.read()
-        for number in list(opened[0].peer.streams):
-            opened[0].peer.answer(number)
-        opened[0].link.read()
-        carrier.launch([NOW] * 2)
-        carrier.launch([NOW])
-
-        assert max(in_flight_of(opened)) - min(in_flight_of(opened)) <= 1
-        assert carrier.in_flight == sum(in_flight_of(opened))
-
-
-def test_a_lost_connection_is_opened_anew() -> None:
-    """Its place is taken by the next, and the others never noticed."""
-    with carrier_of(2) as (carrier, opened, _):
-        carrier.launch([NOW, NOW])
-        opened[0].peer.sock.close()
-        carrier.poll(0)
-
-        assert len(opened) == 3
-        assert carrier.in_flight == 1
-        carrier.launch([NOW])
-        assert in_flight_of(opened[1:]) == [1, 1]
-
-
-def test_without_any_connection_calls_fail_and_the_loop_goes_on() -> None:
-    """Each is UNAVAILABLE; a connection is tried again later."""
-    with carrier_of(2) as (carrier, opened, refused):
-        refused[0] = True
-        for each in opened:
-            each.peer.sock.close()
-        carrier.poll(0)
-        assert carrier.room > 1000
-
-        carrier.launch([NOW] * 5)
-
-        assert carrier.meter.errors["UNAVAILABLE"].count == 5
-        assert carrier.in_flight == 0
-
-
-def test_abandoned_calls_fail() -> None:
-    """At the end of a run nothing is in flight."""
-    with carrier_of(2) as (carrier, _, _):
-        carrier.launch([NOW] * 5)
-        carrier.abandon()
-
-        assert carrier.in_flight == 0
-        assert carrier.meter.errors["DEADLINE_EXCEEDED"].count == 5

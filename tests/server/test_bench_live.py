@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import socket
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -40,6 +41,9 @@ def count(N: INT32[1]) -> Iterator[INT32[1].named("I")]:
     for i in range(int(N[0])):
         yield i
 """
+BINARY = sys.executable
+"""A file that is neither text nor a certificate."""
+RAW = ("--body", "/dev/null")
 SHORT = ("--warmup", "0.05", "--duration", "0.3")
 
 
@@ -224,6 +228,25 @@ def test_an_interrupted_run_shows_what_it_has(
         (["--url", "nonsense", "--body", "/dev/null"], "has no port"),
         (["--metadata", "Ä=1"], "metadata"),
         (["--json", "--csv"], "not allowed with argument"),
+        (["--compare", "/dev/null", "--json"], "expected neither --json nor --csv beside it"),
+        (["--compare", "/dev/null", "--csv"], "expected neither --json nor --csv beside it"),
+        (["--rate", "1k,nan"], "expected calls a second"),
+        (["--timeout", "inf"], "--timeout is inf, and a load has to end"),
+        (["--timeout", "nan"], "expected a number above 0, got 'nan'"),
+        (["--timeout", "1e12"], "expected at most 86,400 seconds, got '1e12'"),
+        (["--duration", "inf"], "expected at most 86,400 seconds, got 'inf'"),
+        (["--duration", "nan"], "expected a number above 0, got 'nan'"),
+        (["--warmup", "inf"], "expected at most 86,400 seconds, got 'inf'"),
+        (["--inputs-file", BINARY], "is no text in UTF-8"),
+        (["--body", "/dev/null", "--url", "a..b:8001"], "a..b:8001 can be no name of a server"),
+        (["--url", "a..b:8001"], "a..b:8001"),
+        (["--client", "grpcio", *RAW, "--url", "127.0.0.1:1,[::1]:2"], "mix IPv4 and IPv6"),
+        (["--client", "grpcio", *RAW, "--url", "nonsense,127.0.0.1:1"], "has no port"),
+        (["--client", "grpcio", *RAW, "--metadata", "A B=c"], "metadata"),
+        ([*RAW, "--tls-ca", "/nope.pem"], "/nope.pem: No such file"),
+        ([*RAW, "--tls-ca", BINARY], f"{BINARY} cannot be used"),
+        ([*RAW, "--tls-cert", "/nope.pem"], "/nope.pem: No such file"),
+        ([*RAW, "--tls-key", BINARY], "--tls-key needs --tls-cert"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

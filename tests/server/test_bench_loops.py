@@ -134,6 +134,28 @@ def test_a_number_of_requests_is_met_exactly(level: Level) -> None:
     assert sample.calls_per_s == pytest.approx(4000 if level.concurrency else 1000, rel=0.05)
 
 
+@pytest.mark.parametrize("level", [Level(concurrency=4), Level(rate=1000)])
+def test_a_number_of_requests_that_all_fail_takes_the_time_that_it_took(level: Level) -> None:
+    """The window ends with the last call, be it a failure, and so does the CPU of the window."""
+    sample = measure(FakeCarrier(lambda _: None), level, Plan(1.0, 0.1, requests=100))
+
+    assert sample.failures == 100
+    assert sample.seconds > 0.05
+    assert sample.client_cpu_s / sample.seconds == pytest.approx(0.2, rel=0.01)
+    assert (sample.server_cpu_s or 0) / sample.seconds == pytest.approx(0.5, rel=0.01)
+
+
+def test_calls_that_never_end_belong_to_the_time_of_a_number_of_requests() -> None:
+    """The wait for them is in the window as it is in the CPU."""
+    carrier = FakeCarrier(lambda sent: sent + (1000 * S if sent > 150 * MS else MS))
+
+    sample = measure(carrier, Level(rate=1000), Plan(1.0, 0.1, requests=100, timeout_s=2.0))
+
+    assert sample.failures == pytest.approx(50, abs=2)
+    assert sample.seconds == pytest.approx(2.1, rel=0.05)
+    assert sample.client_cpu_s / sample.seconds == pytest.approx(0.2, rel=0.01)
+
+
 def test_warm_up_is_not_counted() -> None:
     """What was slow before the window began leaves no trace."""
     carrier = FakeCarrier(lambda sent: sent + (100 * MS if sent < S // 2 else MS))

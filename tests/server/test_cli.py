@@ -142,6 +142,12 @@ def test_every_example_of_the_help_can_be_typed(name: str) -> None:
         (["lint", "/no/such/place"], "/no/such/place is not there, expected a model repository"),
         (["init", "/no/such/place"], "/no/such/place is not there, expected the folder of a model"),
         (["health", "--timeout", "soon"], "expected a number above 0, got 'soon'"),
+        (["health", "--timeout", "nan"], "expected a number above 0, got 'nan'"),
+        (["health", "--timeout", "1e12"], "expected at most 86,400 seconds, got '1e12'"),
+        (["health", "--metadata", "A B=c"], "--metadata: metadata name 'A B'"),
+        (["health", "--tls-key", "/k.pem"], "--tls-key needs --tls-cert"),
+        (["health", "--tls-ca", "/nope.pem"], "/nope.pem: No such file or directory"),
+        (["infer", "m", "--url", "a..b:1,127.0.0.1:2"], "--url: a..b:1 can be no name of a server"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

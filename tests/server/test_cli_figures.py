@@ -4,6 +4,8 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +30,7 @@ def test_the_process_behind_a_local_port_is_found() -> None:
         port = listener.getsockname()[1]
         found = find_server(f"localhost:{port}")
 
-    assert found == ServerProcess(os.getpid())
+    assert found == ServerProcess((os.getpid(),))
     assert (found.cpu_seconds() or 0) > 0
     assert find_server(f"localhost:{port}") is None
     assert find_server("gpu-host:8001") is None
@@ -44,8 +46,60 @@ def test_the_process_behind_a_unix_socket_is_found(tmp_path: Path) -> None:
         os.rename(path + ".new", path)
         found = find_server(f"unix://{path}")
 
-    assert found == ServerProcess(os.getpid())
+    assert found == ServerProcess((os.getpid(),))
     assert find_server("unix:/no/such/socket") is None
+
+
+WORKER = """
+import socket, sys, time
+with socket.socket() as listener:
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind(("127.0.0.1", int(sys.argv[1])))
+    listener.listen()
+    while time.process_time() < 0.3: pass
+    print(flush=True)
+    input()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs Linux's /proc")
+def test_all_processes_that_share_a_port_are_the_server() -> None:
+    """Each listens on a socket of its own, and what all of them have worked counts."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        holder.bind(("127.0.0.1", 0))
+        port = holder.getsockname()[1]
+        with worker(WORKER, str(port)) as one, worker(WORKER, str(port)) as two:
+            found = find_server(f"127.0.0.1:{port}")
+            assert found is not None
+            seconds = found.cpu_seconds() or 0
+
+    assert set(found.pids) == {one.pid, two.pid}
+    assert seconds >= 0.56
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs Linux's /proc")
+def test_a_process_whose_parent_is_of_the_server_too_is_counted_once() -> None:
+    """A child that inherited the port is in its parent's tree already."""
+    burn = "import time\nwhile time.process_time() < 0.3: pass\nprint(flush=True)\ninput()"
+    with worker(burn) as child:
+        alone = ServerProcess((child.pid,)).cpu_seconds() or 0
+        both = ServerProcess((os.getpid(), child.pid)).cpu_seconds() or 0
+        parent = ServerProcess((os.getpid(),)).cpu_seconds() or 0
+
+    assert alone >= 0.29
+    assert both == pytest.approx(parent, abs=0.1)
+
+
+@contextmanager
+def worker(code: str, *arguments: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """A process that has said that it is there, and lives for the time of a block."""
+    command = [sys.executable, "-c", code, *arguments]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process
+        process.communicate(b"\n")
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs Linux's /proc")
@@ -53,11 +107,8 @@ def test_the_time_of_a_process_includes_that_of_its_descendants() -> None:
     """What a child's child has worked is counted while it lives."""
     work = "import time\nwhile time.process_time() < 0.3: pass\nprint(flush=True)\ninput()"
     code = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {work!r}])"
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", code], **pipes) as child:  # type: ignore[call-overload]
-        child.stdout.readline()
-        seconds = ServerProcess(child.pid).cpu_seconds()
-        child.communicate(b"\n")
+    with worker(code) as child:
+        seconds = ServerProcess((child.pid,)).cpu_seconds()
 
     assert seconds is not None
     assert seconds >= 0.29

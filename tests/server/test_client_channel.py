@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from penstock.client.channel import addresses_of, channel_options, grpc_target
+from penstock.client.channel import TLS, addresses_of, channel_options, grpc_target
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,12 @@ def test_an_address_needs_a_port_among_several() -> None:
     """Without a port there is nothing to connect to."""
     with pytest.raises(ValueError, match="no port"):
         grpc_target(["10.0.0.1:1", "10.0.0.2"])
+
+
+def test_a_key_needs_its_certificate() -> None:
+    """It would be left out in silence, and the server would not know who asks."""
+    with pytest.raises(ValueError, match=r"private_key is 'k[.]pem', expected certificate_chain"):
+        TLS(private_key="k.pem")
 
 
 def test_no_message_is_limited() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.client.deadline import NS, Deadline
-from penstock.client.errors import DETAILS, PUSHBACK, InferenceError, from_failed_call
+from penstock.client.errors import DETAILS, MOST_DELAY_S, PUSHBACK, InferenceError, from_failed_call
 from penstock.client.retry import NO_RETRIES, Retries, RetryPolicy
 from penstock_protos import rpc_status
 from penstock_runtime.errors import Status, Violation
@@ -145,13 +145,34 @@ def test_status_details_become_the_error() -> None:
 
 @pytest.mark.parametrize(
     ("pushback", "retryable", "after"),
-    [("250", True, 0.25), ("0", True, 0.0), ("-1", False, None), ("soon", False, None)],
+    [
+        ("250", True, 0.25),
+        ("0", True, 0.0),
+        ("-1", False, None),
+        ("soon", False, None),
+        ("9" * 400, True, MOST_DELAY_S),
+    ],
 )
 def test_pushback_delays_or_forbids(pushback: str, retryable: bool, after: float | None) -> None:
-    """A pushback in milliseconds is honoured; a negative or unreadable one forbids the retry."""
+    """Milliseconds are honoured up to a day; a negative or unreadable number forbids the retry."""
     error = from_failed_call(Failed(Code.UNAVAILABLE, "busy", (PUSHBACK, pushback)))
 
     assert (error.retryable, error.retry_after_s) == (retryable, after)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "after"), [(-5, 0.0), (-(1 << 62), 0.0), (1 << 62, MOST_DELAY_S), (3, 3.0)]
+)
+def test_a_delay_of_a_server_is_one_that_can_be_waited(seconds: int, after: float) -> None:
+    """Neither negative nor longer than a day, whatever the server says."""
+    retry = rpc_status.RetryInfo(retry_delay=rpc_status.Duration(seconds=seconds))
+    status = rpc_status.Status()
+    status.details.add(
+        type_url="type.googleapis.com/google.rpc.RetryInfo", value=retry.SerializeToString()
+    )
+    failed = Failed(Code.UNAVAILABLE, "busy", (DETAILS, status.SerializeToString()))
+
+    assert from_failed_call(failed).retry_after_s == after
 
 
 def test_unreadable_details_leave_status_and_text() -> None:

@@ -6,6 +6,7 @@ the range.
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from math import ceil
 
 import numpy as np
@@ -17,6 +18,8 @@ MOST_NS = (1 << 42) - 1
 """The longest time that is told apart, 73 minutes; `most` is exact beyond it too."""
 _BUCKETS = (42 - PRECISION_BITS) * _SPAN + _SPAN
 _FOLD = 4096
+
+Share = float | Fraction
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,20 +59,21 @@ class Histogram:
         """The exact mean; 0 for none."""
         return self.total / self.count if self.count else 0.0
 
-    def percentile(self, share: float, beyond: int = 0) -> float:
+    def percentile(self, share: Share, beyond: int = 0) -> float:
         """The smallest value that this share (0 to 1) of all values does not exceed.
 
         It is never less than the exact one, and more by at most 1/1024 of it; 0 for no values.
-        `beyond` further values count as infinitely large.
+        `beyond` further values count as infinitely large. A share that no float is, such as 0.999,
+        is exact as a fraction: as a float it may be one rank off.
         """
         return self.percentiles((share,), beyond)[0]
 
-    def percentiles(self, shares: Sequence[float], beyond: int = 0) -> list[float]:
+    def percentiles(self, shares: Sequence[Share], beyond: int = 0) -> list[float]:
         """`percentile` of each share."""
         up_to = np.cumsum(self._counts)
         return [self._at(share, beyond, up_to) for share in shares]
 
-    def _at(self, share: float, beyond: int, up_to: NDArray[np.int64]) -> float:
+    def _at(self, share: Share, beyond: int, up_to: NDArray[np.int64]) -> float:
         if not self.count and not beyond:
             return 0.0
         rank = max(ceil(share * (self.count + beyond)), 1)

@@ -4,11 +4,12 @@ calls and written with one system call for each connection.
 
 import select
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from penstock.bench.http2_link import Link, Work
 from penstock.bench.meter import Meter
-from penstock.bench.sockets import connect
+from penstock.bench.redial import Dial, Redial
+from penstock.bench.sockets import Secure, connect
 from penstock.client.channel import TLS
 from penstock.client.errors import InferenceError
 from penstock.client.http2_targets import Endpoint
@@ -16,19 +17,25 @@ from penstock_runtime.errors import Status
 
 _NS = 1_000_000_000
 _RETRY = _NS // 5
+_PATIENCE = _NS // 5
+"""How long calls wait for a connection when there is none, before they fail."""
+_LOOK = _NS // 1000
+"""How often a connection that is being opened is looked at."""
 _UNLIMITED = 1 << 30
-
-Dial = Callable[[int], Link]
 
 
 def dialler(
     endpoints: Sequence[Endpoint], tls: TLS | None, work: Work, meter: Meter, timeout_s: float
 ) -> Dial:
-    """What opens connection i, to the endpoints in turn, and waits until the server speaks."""
+    """What opens connection i, to the endpoints in turn, and waits until the server speaks.
+
+    OSError or FailedPrecondition name a file of `tls` that is not what it should be.
+    """
+    secure = None if tls is None else Secure.of(tls)
 
     def dial(number: int) -> Link:
         endpoint = endpoints[number % len(endpoints)]
-        link = Link(connect(endpoint, tls, timeout_s), work, meter)
+        link = Link(connect(endpoint, secure, timeout_s), work, meter)
         until = time.monotonic_ns() + int(timeout_s * _NS)
         while not link.ready:
             turn([link], [link.file], until)
@@ -71,7 +78,9 @@ class Http2Carrier:
         self._dial = dial
         self._places: list[Link | None] = []
         self._leaving: list[Link] = []
+        self._redials: dict[int, Redial] = {}
         self._retry_at = 0
+        self._patient_until = 0
         try:
             for number in range(connections):
                 self._places.append(dial(number))
@@ -94,8 +103,13 @@ class Http2Carrier:
 
     @property
     def room(self) -> int:
-        """How many more calls may begin. Without a connection any number may, and fails."""
-        return sum([link.room for link in self._takers]) if self._takers else _UNLIMITED
+        """How many more calls may begin. Without a connection none, for a moment in which the next
+        one may come; after that any number may, and fails.
+        """
+        if self._takers:
+            return sum([link.room for link in self._takers])
+        hopeful = self._redials and time.monotonic_ns() < self._patient_until
+        return 0 if hopeful else _UNLIMITED
 
     def launch(self, dues: Sequence[int]) -> None:
         """Begin calls, each time on the connection that has the fewest."""
@@ -121,10 +135,14 @@ class Http2Carrier:
 
     def poll(self, until: int) -> None:
         """Write, wait, read; mend what is broken."""
+        if self._redials:
+            until = min(until, time.monotonic_ns() + _LOOK)
+        elif not self._links:
+            until = min(until, self._retry_at)
         if self._links:
             turn(self._links, self._files, until)
         else:
-            time.sleep(max(min(until, self._retry_at) - time.monotonic_ns(), 0) / _NS)
+            time.sleep(max(until - time.monotonic_ns(), 0) / _NS)
         now = time.monotonic_ns()
         broken = len(self._takers) < len(self._places) or bool(self._leaving)
         for link in self._links:
@@ -140,7 +158,9 @@ class Http2Carrier:
             link.flush()
 
     def close(self) -> None:
-        """Close every connection."""
+        """Close every connection, those that are still to come as well."""
+        for redial in self._redials.values():
+            redial.drop()
         for link in [*self._places, *self._leaving]:
             if link is not None:
                 link.close()
@@ -154,15 +174,23 @@ class Http2Carrier:
         for link in [each for each in self._leaving if not (each.open and each.in_flight)]:
             self._leaving.remove(link)
             link.close()
+        self._take_redialled(now)
         if now >= self._retry_at:
             self._redial()
+        had_any = bool(self._takers)
         self._sort()
+        if had_any and not self._takers:
+            self._patient_until = now + _PATIENCE
+
+    def _take_redialled(self, now: int) -> None:
+        for number, redial in list(self._redials.items()):
+            if redial.over:
+                del self._redials[number]
+                self._places[number] = redial.link
+                if redial.link is None:
+                    self._retry_at = now + _RETRY
 
     def _redial(self) -> None:
         for number, link in enumerate(self._places):
-            if link is None:
-                try:
-                    self._places[number] = self._dial(number)
-                except InferenceError:
-                    self._retry_at = time.monotonic_ns() + _RETRY
-                    return
+            if link is None and number not in self._redials:
+                self._redials[number] = Redial(self._dial, number)

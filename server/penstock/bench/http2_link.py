@@ -14,7 +14,7 @@ from penstock.bench.carrier import NOW
 from penstock.bench.meter import Meter
 from penstock.bench.requests import Body
 from penstock.client.errors import InferenceError
-from penstock.client.http2_status import error_of_reset, error_of_status, unavailable
+from penstock.client.http2_status import broken, error_of_reset, error_of_status, unavailable
 from penstock.transport.http2.client_connection import ClientConnection, ClientStream
 from penstock.transport.http2.client_events import Answered, Trailers, Unprocessed
 from penstock.transport.http2.events import GoAway, Lost, Message, Reset, SettingsChanged
@@ -125,7 +125,7 @@ class Link:
                 size = sock.recv_into(core.buffer())
             except (BlockingIOError, ssl.SSLWantReadError):
                 return
-            except (ConnectionError, ssl.SSLError, TimeoutError) as error:
+            except OSError as error:
                 self._lose(str(error))
                 return
             now = self._clock()
@@ -188,7 +188,7 @@ class Link:
         except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
             self.unsent = [memoryview(piece) for piece in left]
             return
-        except (ConnectionError, ssl.SSLError) as error:
+        except OSError as error:
             self._lose(str(error))
         self.unsent = []
 
@@ -246,10 +246,7 @@ class Link:
         if isinstance(event, Trailers):
             self._end(event.stream, error_of_status(event.status, event.text, ()))
         elif isinstance(event, Reset):
-            lost = not self.open
-            self._end(
-                event.stream, unavailable(self._trouble) if lost else error_of_reset(event.code)
-            )
+            self._end(event.stream, self._error_of(event))
         elif isinstance(event, Unprocessed):
             self._end(event.stream, unavailable("the server did not take the call"))
         elif isinstance(event, SettingsChanged):
@@ -257,7 +254,13 @@ class Link:
         elif isinstance(event, GoAway):
             self._unwanted = True
         elif isinstance(event, Lost):
-            self._lose(str(event.error))
+            self._lose(broken(event.error))
+
+    def _error_of(self, event: Reset) -> InferenceError:
+        fault = self.core.error
+        if fault is not None:
+            return unavailable(broken(fault))
+        return error_of_reset(event.code) if self.open else unavailable(self._trouble)
 
     def _end(self, stream: Any, error: InferenceError | None) -> None:
         if error is not None:

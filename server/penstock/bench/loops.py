@@ -183,6 +183,8 @@ class LoadRun:
             carrier.poll(min(give_up, now + _TICK))
             self._meter.fold()
         if self._meter.end == FOREVER:
+            # Time and CPU end together, whatever became of the last call.
+            self._meter.close(clock())
             self._look()
         carrier.abandon()
         (client, server), (client_end, server_end) = self._cpu

@@ -20,7 +20,6 @@ class Meter:
     def __init__(self) -> None:
         self.start = FOREVER
         self.end = FOREVER
-        self.last = 0
         self.completed = 0
         self.messages = 0
         self.latencies = Recorder()
@@ -33,8 +32,12 @@ class Meter:
 
     def open(self, start: int, end: int = FOREVER) -> None:
         """Say which window it is; until then nothing belongs to it."""
-        self.start = self.last = start
+        self.start = start
         self.end = end
+
+    def close(self, now: int) -> None:
+        """The last call has ended, and with it a window that had no end."""
+        self.end = now
 
     def answered(self, due: int, now: int) -> None:
         """A unary call succeeded."""
@@ -43,7 +46,6 @@ class Meter:
         if self.start <= now < self.end:
             self.completed += 1
             self.messages += 1
-            self.last = now
 
     def response(self, due: int, before: int, now: int) -> None:
         """A response of a stream came; `before` is when the one before it did, 0 for the first."""
@@ -61,7 +63,6 @@ class Meter:
             self._latency(now - due)
         if self.start <= now < self.end:
             self.completed += 1
-            self.last = now
 
     def failed(self, due: int, status: str, text: str) -> None:
         """A call ended with this status, or never got one."""
@@ -100,11 +101,10 @@ class Meter:
         client_cpu_s: float = 0.0,
         server_cpu_s: float | None = None,
     ) -> Sample:
-        """All of it. A window without an end is as long as it took to answer the last call."""
-        end = self.last if self.end == FOREVER else self.end
+        """All of it, once the window has an end."""
         return Sample(
             level=level,
-            elapsed_ns=end - self.start,
+            elapsed_ns=self.end - self.start,
             completed=self.completed,
             messages=self.messages,
             latencies=self.latencies.histogram,

@@ -6,9 +6,10 @@ A call that failed, and one that was due and never sent, is later than any limit
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal
 
-from penstock.bench.histogram import Histogram
+from penstock.bench.histogram import Histogram, Share
 from penstock.bench.sample import Sample
 
 _TERM = re.compile(
@@ -88,10 +89,10 @@ def _value(name: str, sample: Sample) -> float:
         return _percentile(sample.latencies, 1.0, beyond)
     kind, _, percentile = name.rpartition("p")
     histogram = {"first.": sample.first, "gap.": sample.gaps}.get(kind, sample.latencies)
-    return _percentile(histogram, float(percentile) / 100, 0 if kind == "gap." else beyond)
+    return _percentile(histogram, Fraction(percentile) / 100, 0 if kind == "gap." else beyond)
 
 
-def _percentile(histogram: Histogram, share: float, beyond: int) -> float:
+def _percentile(histogram: Histogram, share: Share, beyond: int) -> float:
     """Where nothing was measured, nothing is met."""
     return histogram.percentile(share, beyond) if histogram.count else float("inf")
 

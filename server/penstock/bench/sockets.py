@@ -2,10 +2,11 @@
 
 import socket
 import ssl
+from dataclasses import dataclass
 
 from penstock.client.channel import TLS, addresses_of
 from penstock.client.errors import InferenceError
-from penstock.client.http2_targets import Endpoint, targets_of
+from penstock.client.http2_targets import Endpoint, targets_of, why_not
 from penstock.client.http2_tls import check_protocol, tls_context
 from penstock_runtime.errors import Status
 
@@ -18,21 +19,31 @@ def endpoints_of(url: str) -> tuple[Endpoint, ...]:
     return tuple(target.endpoint for target in targets_of(addresses_of(url)))
 
 
-def connect(endpoint: Endpoint, tls: TLS | None, timeout_s: float) -> socket.socket:
+@dataclass(frozen=True, slots=True)
+class Secure:
+    """How connections speak TLS, made once of its files; `name` overrides the one checked."""
+
+    context: ssl.SSLContext
+    name: str
+
+    @classmethod
+    def of(cls, tls: TLS) -> "Secure":
+        """OSError or FailedPrecondition name a file that is not what it should be."""
+        return cls(tls_context(tls), tls.server_name)
+
+
+def connect(endpoint: Endpoint, secure: Secure | None, timeout_s: float) -> socket.socket:
     """A connection that stands and does not block. InferenceError says why there is none."""
     try:
         plain = _dial(endpoint, timeout_s)
         try:
-            made = plain if tls is None else _secure(plain, endpoint, tls)
+            made = plain if secure is None else _secure(plain, endpoint, secure)
         except BaseException:
             plain.close()
             raise
-    except ssl.SSLError as error:
-        text = f"TLS with {endpoint} failed: {error.reason or error}"
-        raise InferenceError(Status.UNAVAILABLE, text) from error
-    except OSError as error:
-        text = f"failed to connect to {endpoint}: {error.strerror or error}"
-        raise InferenceError(Status.UNAVAILABLE, text) from error
+    except (OSError, ValueError) as error:
+        why = why_not(endpoint, error, secure=secure is not None)
+        raise InferenceError(Status.UNAVAILABLE, f"failed to connect: {why}") from error
     made.setblocking(False)
     return made
 
@@ -52,10 +63,9 @@ def _dial(endpoint: Endpoint, timeout_s: float) -> socket.socket:
     return made
 
 
-def _secure(plain: socket.socket, endpoint: Endpoint, tls: TLS) -> ssl.SSLSocket:
-    context = tls_context(tls)
-    name = tls.server_name or endpoint.server_name
-    made = context.wrap_socket(plain, server_hostname=name)
+def _secure(plain: socket.socket, endpoint: Endpoint, secure: Secure) -> ssl.SSLSocket:
+    name = secure.name or endpoint.server_name
+    made = secure.context.wrap_socket(plain, server_hostname=name)
     try:
         check_protocol(made)
     except ConnectionError:

@@ -1,11 +1,13 @@
 """The figures of one load, as a row of the table, of the JSON and of the CSV. Pure."""
 
 from dataclasses import dataclass
+from fractions import Fraction
 
-from penstock.bench.histogram import Histogram
+from penstock.bench.histogram import Histogram, Share
 from penstock.bench.sample import Sample
 
-SHARES = (0.5, 0.9, 0.95, 0.99, 0.999)
+P50, P99 = Fraction(50, 100), Fraction(99, 100)
+_SHARES = (P50, Fraction(90, 100), Fraction(95, 100), P99, Fraction(999, 1000))
 CURVE = (*(round(1 - 10 ** (-step / 8), 6) for step in range(41)), 1.0)
 """Where a latency curve has its points: eight to each further nine."""
 BUSY = 0.9
@@ -62,7 +64,7 @@ NESTED = ("errors_by_status", "latency_curve", "histogram")
 def summarise(sample: Sample, model: str, client: str, connections: int) -> Summary:
     """The figures of a sample; latencies are 0 where nothing succeeded."""
     latencies, server = sample.latencies, sample.server_cpu_s
-    p50, p90, p95, p99, p999 = (each / 1e6 for each in latencies.percentiles(SHARES))
+    p50, p90, p95, p99, p999 = (each / 1e6 for each in latencies.percentiles(_SHARES))
     client_cpu = sample.client_cpu_s / sample.seconds
     return Summary(
         model=model,
@@ -86,11 +88,11 @@ def summarise(sample: Sample, model: str, client: str, connections: int) -> Summ
         errors=sample.failures,
         unsent=sample.unsent,
         kept=sample.kept,
-        sent_late_p99_ms=_percentile(sample.lateness, 0.99),
-        first_p50_ms=_percentile(sample.first, 0.5),
-        first_p99_ms=_percentile(sample.first, 0.99),
-        gap_p50_ms=_percentile(sample.gaps, 0.5),
-        gap_p99_ms=_percentile(sample.gaps, 0.99),
+        sent_late_p99_ms=_percentile(sample.lateness, P99),
+        first_p50_ms=_percentile(sample.first, P50),
+        first_p99_ms=_percentile(sample.first, P99),
+        gap_p50_ms=_percentile(sample.gaps, P50),
+        gap_p99_ms=_percentile(sample.gaps, P99),
         client_cpu=client_cpu,
         client_bound=client_cpu > BUSY,
         server_cpu=None if server is None else server / sample.seconds,
@@ -109,5 +111,5 @@ def _curve(latencies: Histogram) -> list[tuple[float, float]]:
     return [(share, value / 1e6) for share, value in zip(CURVE, values, strict=True)]
 
 
-def _percentile(histogram: Histogram, share: float) -> float | None:
+def _percentile(histogram: Histogram, share: Share) -> float | None:
     return histogram.percentile(share) / 1e6 if histogram.count else None

@@ -176,7 +176,7 @@ def _print(
         print(table(head, lines, numbers=range(len(head))))
         for line in ("", *draw(rows, labels, FANCY if draws_blocks(sys.stdout) else ASCII)):
             print(line)
-    if old and not (args.json or args.csv):
+    if old:
         head, lines = ratios_of(rows, compare(rows, old))
         print("\n" + table(head, lines, numbers=range(1, len(head))))
     if args.plot is not None:

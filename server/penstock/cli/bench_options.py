@@ -1,11 +1,12 @@
 """The options of `penstock bench`, and what they may not say together."""
 
 import argparse
+import math
 from pathlib import Path
 
 from penstock.bench.schedule import KINDS
 from penstock.bench.slo import Limit, parse_slo
-from penstock.cli.command import CommandError, name_and_value, positive
+from penstock.cli.command import CommandError, name_and_value, seconds
 from penstock.cli.connection import add_connection
 
 CLIENTS = ("http2", "grpcio")
@@ -52,13 +53,13 @@ def _add_load(group: argparse._ArgumentGroup) -> None:
         help="calls that an open loop has in flight at most; the rest waits (default 1000)",
     )
     group.add_argument(
-        "--duration", type=positive, default=5.0, metavar="S", help="seconds a row (default 5)"
+        "--duration", type=seconds, default=5.0, metavar="S", help="seconds a row (default 5)"
     )
     group.add_argument(
         "--requests", type=count, metavar="N", help="so many calls a row, instead of a duration"
     )
     group.add_argument(
-        "--warmup", type=positive, default=1.0, metavar="S", help="seconds before it (default 1)"
+        "--warmup", type=seconds, default=1.0, metavar="S", help="seconds before it (default 1)"
     )
     group.add_argument(
         "--connections", type=connections, default=1, metavar="N", help="connections (default 1)"
@@ -144,6 +145,16 @@ def check(args: argparse.Namespace) -> None:
         raise CommandError("--find-max needs --slo, as in --slo 'p99<20ms'")
     if args.find_max and (args.concurrency or (args.rate and len(args.rate) > 1)):
         raise CommandError("--find-max chooses the rates itself, expected at most one --rate")
+    if math.isinf(args.timeout):
+        raise CommandError("--timeout is inf, and a load has to end: expected seconds")
+    if args.compare and (args.json or args.csv):
+        raise CommandError(
+            "--compare prints a table of ratios, expected neither --json nor --csv beside it"
+        )
+    _check_requests(args)
+
+
+def _check_requests(args: argparse.Namespace) -> None:
     if args.body and (args.input or args.inputs_file):
         raise CommandError("--body is a whole request, expected no --input beside it")
     if args.input and args.inputs_file:
@@ -170,7 +181,7 @@ def rates(text: str) -> tuple[float, ...]:
         )
     except ValueError:
         numbers = ()
-    if not numbers or not 1e-3 <= min(numbers) <= max(numbers) <= 1e7:
+    if not numbers or not all(1e-3 <= number <= 1e7 for number in numbers):
         raise argparse.ArgumentTypeError(
             f"expected calls a second (0.001 to 10,000,000) with commas, got {text!r}"
         )

@@ -9,9 +9,10 @@ from penstock.bench.meter import Meter
 from penstock.bench.requests import fresh_blocks, in_turn, with_fresh_ids
 from penstock.bench.sockets import endpoints_of
 from penstock.cli.command import CommandError
-from penstock.cli.connection import connected, tls_of
+from penstock.cli.connection import check_metadata, connected, explaining_url, tls_of
 from penstock.cli.infer import make_inputs
 from penstock.client import calls
+from penstock.client.channel import addresses_of, grpc_target
 from penstock_protos import inference as pb
 from penstock_runtime.errors import PenstockError
 
@@ -51,7 +52,11 @@ def split_sets(pairs: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
 
 def _read_lines(args: argparse.Namespace) -> list[dict[str, str]]:
     found = []
-    for number, line in enumerate(args.inputs_file.read_text().splitlines(), 1):
+    try:
+        text = args.inputs_file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise CommandError(f"{args.inputs_file} is no text in UTF-8: {error}") from None
+    for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
             found.append(_read_line(f"{args.inputs_file}:{number}", line))
     if not found:
@@ -76,6 +81,7 @@ def _text(value: object) -> str:
 
 def opener(args: argparse.Namespace, bodies: Sequence[bytes]) -> Opener:
     """What opens the connections of one load, anew for each row."""
+    check_metadata(args)
     try:
         for body in bodies if args.fresh_id else ():
             next(with_fresh_ids([body]))
@@ -90,6 +96,9 @@ def _metadata(args: argparse.Namespace) -> tuple[tuple[str, str], ...]:
 
 def _grpcio(args: argparse.Namespace, bodies: Sequence[bytes]) -> Opener:
     from penstock.bench.grpcio_carrier import GrpcioCarrier, GrpcioWork
+
+    with explaining_url(args.url):
+        grpc_target(addresses_of(args.url))
 
     def open_carrier(meter: Meter) -> Carrier:
         order = with_fresh_ids if args.fresh_id else in_turn
@@ -112,9 +121,9 @@ def _http2(args: argparse.Namespace, bodies: Sequence[bytes]) -> Opener:
     from penstock.bench.http2_link import Work
     from penstock.transport.http2.client_requests import request_block, timeout_field
 
-    try:
+    tls = tls_of(args)
+    with explaining_url(args.url):
         endpoints = endpoints_of(args.url)
-        tls = tls_of(args)
         method = "ModelStreamInfer" if args.stream else "ModelInfer"
         block = request_block(
             calls.INFERENCE + method,
@@ -122,8 +131,6 @@ def _http2(args: argparse.Namespace, bodies: Sequence[bytes]) -> Opener:
             scheme="http" if tls is None else "https",
             metadata=_metadata(args),
         )
-    except ValueError as error:
-        raise CommandError(str(error)) from None
 
     def open_carrier(meter: Meter) -> Carrier:
         timeout = args.timeout

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Never
 
 USAGE_ERROR = 2
+LONGEST_S = 86_400
 _OPTION = re.compile(r"--[a-z][a-z0-9-]+")
 
 
@@ -57,14 +58,17 @@ def _examples(lines: Sequence[str]) -> str | None:
     return "examples:\n" + "\n".join(f"  {line}" for line in lines) if lines else None
 
 
-def positive(text: str) -> float:
-    """An argument that is a number above 0."""
+def seconds(text: str) -> float:
+    """An argument that is a time: above 0, and a day at most."""
     try:
         value = float(text)
     except ValueError:
         value = 0.0
-    if value <= 0:
+    # Not `value <= 0`: what is no number is neither.
+    if not value > 0:
         raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    if value > LONGEST_S:
+        raise argparse.ArgumentTypeError(f"expected at most {LONGEST_S:,} seconds, got {text!r}")
     return value
 
 

@@ -1,17 +1,23 @@
 """The options of every command that talks to a server, and the client that they describe."""
 
 import argparse
+import math
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from penstock.cli.command import CommandError, name_and_value, positive
+from penstock.cli.command import CommandError, name_and_value, seconds
 from penstock.client.channel import TLS
 from penstock.client.errors import InferenceError
 from penstock.client.retry import NO_RETRIES, RetryPolicy
 from penstock.client.sync import Client
 from penstock_runtime.errors import Status
+
+# As our own transport and gRPC's library say it.
+_NOBODY = ("failed to connect", "dns resolution failed", "connection refused")
+_WRONG = ("tls with", "handshake", "can be no name")
 
 
 def add_connection(parser: argparse.ArgumentParser) -> None:
@@ -25,10 +31,10 @@ def add_connection(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--timeout",
-        type=positive,
+        type=deadline,
         default=30.0,
         metavar="S",
-        help="deadline of a call (default 30)",
+        help="deadline of a call, inf for none (default 30)",
     )
     group.add_argument(
         "--metadata",
@@ -44,8 +50,36 @@ def add_connection(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--tls-key", type=Path, metavar="FILE", help="own key (mutual TLS)")
 
 
+def deadline(text: str) -> float:
+    """An argument that is a time, or inf for none."""
+    return math.inf if text == "inf" else seconds(text)
+
+
+def check_metadata(args: argparse.Namespace) -> None:
+    """CommandError names metadata that cannot be sent."""
+    from penstock.transport.http2.metadata import encode_metadata
+
+    try:
+        encode_metadata(args.metadata)
+    except ValueError as error:
+        raise CommandError(f"--metadata: {error}") from None
+
+
+@contextmanager
+def explaining_url(url: str) -> Iterator[None]:
+    """What is wrong with the URL becomes a plain line."""
+    try:
+        yield
+    except ValueError as error:
+        raise CommandError(f"--url: {error}") from None
+    except socket.gaierror as error:
+        raise CommandError(f"--url: {url}: {error.strerror}") from None
+
+
 def tls_of(args: argparse.Namespace) -> TLS | None:
     """The TLS settings of the arguments; any of the files switches TLS on."""
+    if args.tls_key and not args.tls_cert:
+        raise CommandError("--tls-key needs --tls-cert, the certificate that the key belongs to")
     if not (args.tls or args.tls_ca or args.tls_cert or args.tls_key):
         return None
     return TLS(args.tls_ca, args.tls_key, args.tls_cert)
@@ -54,16 +88,16 @@ def tls_of(args: argparse.Namespace) -> TLS | None:
 @contextmanager
 def connected(args: argparse.Namespace, retries: RetryPolicy = NO_RETRIES) -> Iterator[Client]:
     """A client of the server that the arguments name; its errors become plain lines."""
-    try:
+    check_metadata(args)
+    tls = tls_of(args)
+    with explaining_url(args.url):
         client = Client(
             args.url,
             timeout=args.timeout,
             retries=retries,
             metadata=dict(args.metadata),
-            tls=tls_of(args),
+            tls=tls,
         )
-    except ValueError as error:
-        raise CommandError(f"--url: {error}") from None
     with client:
         try:
             yield client
@@ -80,10 +114,12 @@ def explain(error: InferenceError, url: str) -> str:
 
 
 def is_unreachable(error: InferenceError) -> bool:
-    """Whether the call failed because nothing listens there."""
+    """Whether the call failed because nothing listens there: not where the name is none, nor where
+    something listens and its TLS is not ours.
+    """
     text = error.message.lower()
-    return error.status is Status.UNAVAILABLE and (
-        "failed to connect" in text
-        or "dns resolution failed" in text
-        or "connection refused" in text
+    return (
+        error.status is Status.UNAVAILABLE
+        and any(each in text for each in _NOBODY)
+        and not any(each in text for each in _WRONG)
     )

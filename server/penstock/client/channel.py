@@ -39,6 +39,12 @@ class TLS:
     certificate_chain: str | Path | None = None
     server_name: str = ""
 
+    def __post_init__(self) -> None:
+        if self.private_key is not None and self.certificate_chain is None:
+            raise ValueError(
+                f"private_key is {str(self.private_key)!r}, expected certificate_chain beside it"
+            )
+
     def read(self) -> tuple[bytes | None, bytes | None, bytes | None]:
         """The contents of root certificates, key and chain, as gRPC takes them."""
         return _read(self.root_certificates), _read(self.private_key), _read(self.certificate_chain)
@@ -125,11 +131,18 @@ def _literals(address: str) -> list[tuple[str, str]]:
     try:
         found = {str(ipaddress.ip_address(host))}
     except ValueError:
-        known = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
+        known = _look_up(address, host, int(port))
         # A name such as localhost has both kinds of address; IPv4 is the one that servers bind.
         found = {str(each[4][0]) for each in known if each[0] == socket.AF_INET}
         found = found or {str(each[4][0]) for each in known}
     return [("ipv6", f"[{ip}]:{port}") if ":" in ip else ("ipv4", f"{ip}:{port}") for ip in found]
+
+
+def _look_up(address: str, host: str, port: int) -> list[Any]:
+    try:
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError as error:
+        raise ValueError(f"{address} can be no name of a server: {error}") from None
 
 
 def channel_options(addresses: Sequence[str], tls: TLS | None = None) -> Options:

@@ -10,15 +10,17 @@ from penstock_runtime.errors import Status, Violation
 
 DETAILS = "grpc-status-details-bin"
 PUSHBACK = "grpc-retry-pushback-ms"
+MOST_DELAY_S = 86_400.0
+"""What a server may ask to wait: one that says more means that nobody should wait for it."""
 _BY_NAME = {status.value: status for status in Status}
 
 
 class InferenceError(Exception):
     """A call that failed.
 
-    `retry_after_s` says when a retry may succeed (None: the server did not say), `retryable`
-    whether the same call may be sent again at all, `reason` is a stable word for programs, and
-    `violations` are the fields of the request that were wrong.
+    `retry_after_s` says when a retry may succeed (None: the server did not say; a day at most),
+    `retryable` whether the same call may be sent again at all, `reason` is a stable word for
+    programs, and `violations` are the fields of the request that were wrong.
     """
 
     def __init__(
@@ -74,7 +76,7 @@ def _with_details(status: Status, text: str, trailing: dict[str, str | bytes]) -
     pushback = _read_pushback(trailing.get(PUSHBACK))
     forbidden = pushback is not None and pushback < 0
     if pushback is not None:
-        delay = None if forbidden else pushback / 1000
+        delay = None if forbidden else min(pushback, MOST_DELAY_S * 1000) / 1000
     return InferenceError(
         status,
         text,
@@ -118,7 +120,8 @@ def _read_details(data: str | bytes | None) -> tuple[str, float | None, tuple[Vi
 
 
 def _delay_s(info: rpc_status.RetryInfo) -> float:
-    return info.retry_delay.seconds + info.retry_delay.nanos / 1e9
+    said = info.retry_delay.seconds + info.retry_delay.nanos / 1e9
+    return min(max(said, 0.0), MOST_DELAY_S)
 
 
 def _violations(bad: rpc_status.BadRequest) -> tuple[Violation, ...]:

@@ -1,6 +1,7 @@
 """The client's blocking channel on our own HTTP/2: threads wait, a loop in the background works."""
 
 import ssl
+from threading import Lock
 
 from penstock.client.base import Buffer, Metadata
 from penstock.client.channel import ChannelSettings
@@ -8,8 +9,8 @@ from penstock.client.http2_channel import MetadataBlocks, deadline_of
 from penstock.client.http2_exchange import ThreadExchange
 from penstock.client.http2_pool import ConnectionPool
 from penstock.client.http2_status import cancelled
-from penstock.client.http2_streaming import Http2Call, ThreadStream
 from penstock.client.http2_targets import targets_of
+from penstock.client.http2_thread_streaming import Http2Call, ThreadStream
 from penstock.client.http2_tls import tls_context
 from penstock.client.loop_thread import LoopThread
 
@@ -22,10 +23,16 @@ class Http2Channel:
         targets_of(settings.addresses)
         context = None if settings.tls is None else tls_context(settings.tls)
         self._blocks = MetadataBlocks()
+        self._closer = Lock()
         self._thread = LoopThread.shared()
-        self._open = True
-        self._pool = self._thread.run(_pool(settings, context))
+        try:
+            self._pool = self._thread.run(_pool(settings, context))
+        except BaseException:
+            # An interrupt of the thread that waits: nobody will ever close this channel.
+            self._thread.release(wait=False)
+            raise
         self._post = self._thread.post
+        self._open = True
 
     def unary(
         self,
@@ -65,24 +72,27 @@ class Http2Channel:
         self._check_open()
         exchange = ThreadStream(method, request, self._blocks.of(metadata), deadline_of(timeout_s))
         self._post(self._pool.start, exchange)
-        return Http2Call(exchange, self._post)
+        return Http2Call(exchange, self._thread)
 
     def _check_open(self) -> None:
         if not self._open:
             raise ValueError("the client is closed")
-        if self._thread.forked:
-            raise ValueError(
-                "the client was made before this process forked, expected one of its own"
-            )
+        self._thread.check()
 
     def close(self) -> None:
         """End every open call as CANCELLED, close every connection, and end the loop if no other
         client needs it.
         """
-        if self._open and not self._thread.forked:
-            self._thread.run(_close(self._pool))
-            self._thread.release()
+        # Never given back: one thread closes, however many want to, now or later.
+        if not self._closer.acquire(blocking=False):
+            return
         self._open = False
+        if self._thread.forked:
+            return
+        try:
+            self._thread.run(_close(self._pool))
+        finally:
+            self._thread.release()
 
     def __del__(self) -> None:
         # Whoever drops a client without closing it must not keep its connections for ever; but

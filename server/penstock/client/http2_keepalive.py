@@ -18,8 +18,8 @@ class Watched(Protocol):
     def ping(self) -> None:
         """Ask the other end for a sign of life."""
 
-    def close(self, reason: str) -> None:
-        """Give the connection up."""
+    def give_up(self, reason: str) -> None:
+        """Cut the connection off."""
 
 
 class Keepalive:
@@ -46,7 +46,7 @@ class Keepalive:
         if asked_ns is not None and self.heard_ns >= asked_ns:
             asked_ns = self._asked_ns = None
         if asked_ns is not None and now - asked_ns >= self._answer_s * _NS:
-            self._watched.close(f"the server did not answer a ping within {self._answer_s:g} s")
+            self._watched.give_up(f"the server did not answer a ping within {self._answer_s:g} s")
             return
         after_s = self._interval_s - (now - self.heard_ns) / _NS
         if after_s <= 0:

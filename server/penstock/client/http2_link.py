@@ -108,9 +108,10 @@ class Link(LinkEvents, asyncio.BufferedProtocol):
         """Whether so much waits to be sent that the sender should wait for room."""
         return stream.pending is not None and stream.filled
 
-    def consumed(self, stream: ClientStream, size: int) -> None:
-        """The application took so many bytes: the server may send as many more."""
-        self.connection.consumed(stream, size)
+    def consumed(self, stream: ClientStream, sizes: Sequence[int]) -> None:
+        """The application took messages of these sizes: the server may send as many more."""
+        for size in sizes:
+            self.connection.consumed(stream, size)
         if self.connection.out:
             self._write_soon()
 
@@ -236,6 +237,11 @@ class Link(LinkEvents, asyncio.BufferedProtocol):
                 stream.tag.room()
 
     # -- keepalive's side ------------------------------------------------------------------------
+
+    def give_up(self, reason: str) -> None:
+        """Close the socket at once: the server would never take what is still to be written."""
+        self.close(reason)
+        self.abort()
 
     def busy(self) -> bool:
         """Whether calls are open."""

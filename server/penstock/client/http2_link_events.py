@@ -4,8 +4,9 @@ import asyncio
 import logging
 from typing import Any, Protocol
 
+from penstock.client.errors import InferenceError
 from penstock.client.http2_exchange import Exchange
-from penstock.client.http2_status import error_of_reset, error_of_status, unavailable
+from penstock.client.http2_status import broken, error_of_reset, error_of_status, unavailable
 from penstock.transport.http2.client_connection import ClientConnection
 from penstock.transport.http2.client_events import Answered, Responded, Trailers, Unprocessed
 from penstock.transport.http2.events import (
@@ -17,7 +18,7 @@ from penstock.transport.http2.events import (
     Room,
     SettingsChanged,
 )
-from penstock.transport.http2.faults import ConnectionFault
+from penstock_runtime.errors import Status
 
 logger = logging.getLogger("penstock.client")
 
@@ -74,8 +75,16 @@ class LinkEvents:
 
     def _take(self, event: Event) -> None:
         handler = _HANDLERS.get(type(event))
-        if handler is not None:
+        if handler is None:
+            return
+        try:
             handler(self, event)
+        except Exception as defect:
+            # The events behind it belong to other calls, which must not wait in vain.
+            logger.exception("a defect of ours broke a call")
+            if hasattr(event, "stream"):
+                text = f"the client failed to handle what the server sent: {defect!r}"
+                _call(event).abandon(InferenceError(Status.INTERNAL, text))
 
     def _answered(self, event: Answered) -> None:
         _call(event).answered(event.message)
@@ -93,12 +102,10 @@ class LinkEvents:
 
     def _reset(self, event: Reset) -> None:
         fault = self.connection.error
-        if self.reason or fault is not None:
-            self.reason = self.reason or _broken(fault)
-            error = unavailable(self.reason)
-        else:
-            error = error_of_reset(event.code)
-        _call(event).finish(error)
+        if fault is not None:
+            self.reason = self.reason or broken(fault)
+        reason = self.reason
+        _call(event).finish(unavailable(reason) if reason else error_of_reset(event.code))
 
     def _unprocessed(self, event: Unprocessed) -> None:
         self._owner.again(_call(event))
@@ -118,16 +125,12 @@ class LinkEvents:
     def _lost(self, event: Lost) -> None:
         if event.error.__cause__ is not None:
             logger.error("a defect of ours broke a connection", exc_info=event.error.__cause__)
-        self.close(_broken(event.error))
+        self.close(broken(event.error))
 
 
 def _call(event: Any) -> Exchange:
     exchange: Exchange = event.stream.tag
     return exchange
-
-
-def _broken(fault: ConnectionFault | None) -> str:
-    return f"the server broke the protocol: {fault}"
 
 
 _HANDLERS: dict[type[Event], Any] = {

@@ -15,7 +15,7 @@ from penstock.client.errors import InferenceError
 from penstock.client.http2_exchange import Exchange
 from penstock.client.http2_status import cancelled, unavailable
 from penstock.client.http2_subchannel import Subchannel, SubchannelSettings
-from penstock.client.http2_targets import Endpoint, Target, resolve, targets_of
+from penstock.client.http2_targets import Endpoint, Target, resolve, targets_of, why_not
 from penstock.transport.http2.deadlines import DeadlineWheel
 from penstock_runtime.errors import Status
 
@@ -37,6 +37,8 @@ class ConnectionPool:
             eager=len(self._targets) > 1 or any(target.many for target in self._targets),
         )
         self._subchannels: list[Subchannel] = []
+        self._left: list[Subchannel] = []
+        """Where names do not lead any more, but calls may still be open."""
         self._turn = 0
         self._waiting: deque[Exchange] = deque()
         self._wheel = DeadlineWheel(self._arm)
@@ -162,14 +164,18 @@ class ConnectionPool:
             return await resolve(target)
         except OSError as error:
             self._unknown = f"DNS resolution failed for {target.endpoint}: {error}"
-            return ()
+        except ValueError as error:
+            self._unknown = why_not(target.endpoint, error)
+        return ()
 
     def _use(self, endpoints: list[Endpoint]) -> None:
         """Keep what is still there, leave what is not, and open what is new."""
         known = {subchannel.endpoint: subchannel for subchannel in self._subchannels}
+        self._left = [subchannel for subchannel in self._left if subchannel.connections]
         for endpoint, subchannel in known.items():
             if endpoint not in endpoints:
                 subchannel.leave()
+                self._left.append(subchannel)
         self._subchannels = [
             known.get(endpoint) or Subchannel(endpoint, self, self._shared)
             for endpoint in endpoints
@@ -205,16 +211,18 @@ class ConnectionPool:
             self._resolution.cancel()
         if self._wheel_timer is not None:
             self._wheel_timer.cancel()
-        open_calls: list[Any] = [call for sub in self._subchannels for call in sub.calls()]
+        subchannels = (*self._subchannels, *self._left)
+        open_calls: list[Any] = [call for sub in subchannels for call in sub.calls()]
         for exchange in (*self._waiting, *open_calls):
             exchange.abandon(cancelled("the channel was closed"))
         self._waiting.clear()
-        for subchannel in self._subchannels:
+        for subchannel in subchannels:
             subchannel.close()
 
     async def closed(self) -> None:
         """Wait until every socket is closed."""
-        await asyncio.gather(*(subchannel.closed() for subchannel in self._subchannels))
+        subchannels = (*self._subchannels, *self._left)
+        await asyncio.gather(*(subchannel.closed() for subchannel in subchannels))
 
     def __repr__(self) -> str:
         return f"<ConnectionPool {self._subchannels} {len(self._waiting)} waiting>"

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from penstock.client.errors import InferenceError, from_status
+from penstock.transport.http2.faults import ConnectionFault
 from penstock.transport.http2.frames import ErrorCode
 from penstock_runtime.errors import Status
 
@@ -51,6 +52,13 @@ def error_of_reset(code: int) -> InferenceError:
     name = ErrorCode(code).name if known else f"code {code}"
     status = _RESETS[ErrorCode(code)] if known and code in _RESETS else Status.INTERNAL
     return InferenceError(status, f"the server reset the stream with {name}")
+
+
+def broken(fault: ConnectionFault) -> str:
+    """Why a connection cannot go on: the server's mistake, unless it is ours."""
+    if fault.__cause__ is not None:
+        return f"a defect of this client broke the connection: {fault.__cause__!r}"
+    return f"the server broke the protocol: {fault}"
 
 
 def unavailable(text: str) -> InferenceError:

@@ -1,4 +1,4 @@
-"""Streaming calls over our HTTP/2: any number of requests, any number of answers.
+"""Streaming calls over our HTTP/2: any number of requests, any number of answers. Those of tasks.
 
 What was received and nobody took holds the server back; what the server does not take holds `send`
 back.
@@ -6,8 +6,7 @@ back.
 
 import asyncio
 from collections import deque
-from queue import SimpleQueue
-from typing import Any
+from collections.abc import Sequence
 
 from penstock.client.base import Buffer, Metadata
 from penstock.client.http2_exchange import Exchange
@@ -15,8 +14,6 @@ from penstock.client.http2_status import cancelled
 
 _KEPT = 1 << 20
 """Bytes of requests that are kept so that they can be sent over another connection."""
-_CREDIT = 256 << 10
-"""Bytes that a reading thread takes before the loop hears of it."""
 END = None
 
 
@@ -83,10 +80,10 @@ class StreamExchange(Exchange):
         crowded: bool = self.link.crowded(self.stream)
         return crowded
 
-    def took(self, size: int) -> None:
-        """The application took so many bytes of answers: the server may send as many more."""
+    def took(self, sizes: Sequence[int]) -> None:
+        """The application took answers of these sizes: the server may send as many more."""
         if self.stream is not None:
-            self.link.consumed(self.stream, size)
+            self.link.consumed(self.stream, sizes)
 
 
 class TaskStream(StreamExchange):
@@ -127,65 +124,43 @@ class TaskStream(StreamExchange):
         self._arrived.clear()
 
     async def next(self) -> Buffer | None:
-        """The next answer, None after the last; InferenceError if the call failed."""
+        """The next answer, None after the last; InferenceError if the call failed.
+
+        RuntimeError while another task waits for it.
+        """
         while not self._arrived:
             if self.done:
                 if self.error is not None:
                     raise self.error
                 return END
+            if self._reader is not None:
+                raise RuntimeError(
+                    "another task waits for the next answer of this stream, expected one reader"
+                )
             self._reader = self._loop.create_future()
-            await self._reader
+            try:
+                await self._reader
+            finally:
+                self._reader = None
         data = self._arrived.popleft()
-        self.took(len(data))
+        self.took((len(data),))
         return data
+
+    def check_writer(self) -> None:
+        """RuntimeError while another task waits to send."""
+        if self._writer is not None:
+            raise RuntimeError("another task waits to send on this stream, expected one writer")
 
     async def drained(self) -> None:
         """Wait until the sender may go on; InferenceError if the call failed."""
         while self.crowded:
             self._writer = self._loop.create_future()
-            await self._writer
+            try:
+                await self._writer
+            finally:
+                self._writer = None
         if self.done and self.error is not None:
             raise self.error
-
-
-class ThreadStream(StreamExchange):
-    """A streaming call of a thread: `arrived` is where it finds answers, and END after them."""
-
-    __slots__ = ("_writers", "arrived")
-
-    def __init__(
-        self, path: str, request: bytes | None, metadata: bytes, deadline_ns: int | None
-    ) -> None:
-        super().__init__(path, request, metadata, deadline_ns)
-        self.arrived: SimpleQueue[Buffer | None] = SimpleQueue()
-        self._writers: list[SimpleQueue[None]] = []
-
-    def message(self, data: Buffer) -> None:
-        """An answer came in."""
-        self.arrived.put(data)
-
-    def tell(self) -> None:
-        """The call is over: nobody is to wait any more."""
-        self.arrived.put(END)
-        self.room()
-
-    def opened(self) -> None:
-        """The call is on a connection, which may have room."""
-        super().opened()
-        self.room()
-
-    def room(self) -> None:
-        """Whoever waits to send is to look."""
-        if not self.crowded:
-            writers, self._writers = self._writers, []
-            for writer in writers:
-                writer.put(None)
-
-    def send_for(self, message: bytes, writer: "SimpleQueue[None]") -> None:
-        """Send a request; `writer` gets something once its thread may go on."""
-        self.send(message)
-        self._writers.append(writer)
-        self.room()
 
 
 class AsyncHttp2Call:
@@ -214,6 +189,7 @@ class AsyncHttp2Call:
         """Send one more request; returns once there is room for the next."""
         if self._exchange.done:
             raise self._exchange.error or cancelled("the call is over")
+        self._exchange.check_writer()
         self._exchange.send(message)
         await self._exchange.drained()
 
@@ -237,70 +213,6 @@ class AsyncHttp2Call:
         self._cancelled = True
         self._exchange.drop()
         self._exchange.abandon(cancelled("the stream was cancelled"))
-
-
-class Http2Call:
-    """A streaming call of a thread. Iterating gives the answers; dropping it ends the call."""
-
-    def __init__(self, exchange: ThreadStream, post: Any) -> None:
-        self._exchange = exchange
-        self._post = post
-        self._cancelled = False
-        self._taken = 0
-        self._over = False
-
-    def __iter__(self) -> "Http2Call":
-        return self
-
-    def __next__(self) -> Buffer:
-        exchange = self._exchange
-        data = END if self._over else exchange.arrived.get()
-        if self._cancelled:
-            raise cancelled("the stream was cancelled")
-        if data is END:
-            self._over = True
-            if exchange.error is not None:
-                raise exchange.error
-            raise StopIteration
-        self._taken += len(data)
-        if self._taken >= _CREDIT:
-            self._post(exchange.took, self._taken)
-            self._taken = 0
-        return data
-
-    def send(self, message: bytes) -> None:
-        """Send one more request; returns once there is room for the next."""
-        writer: SimpleQueue[None] = SimpleQueue()
-        self._post(self._exchange.send_for, message, writer)
-        writer.get()
-        if self._exchange.done:
-            raise self._exchange.error or cancelled("the call is over")
-
-    def done_sending(self) -> None:
-        """No more requests follow."""
-        self._post(self._exchange.half_close)
-
-    @property
-    def trailing_metadata(self) -> Metadata:
-        """What the server sent after its last answer."""
-        return self._exchange.trailing
-
-    @property
-    def initial_metadata(self) -> Metadata:
-        """What the server sent before its first answer."""
-        return self._exchange.initial
-
-    def cancel(self) -> None:
-        """End the call; what was already received is dropped. Safe to call more than once."""
-        self._cancelled = True
-        self._end()
-
-    def _end(self) -> None:
-        if not self._exchange.done:
-            self._post(self._exchange.abandon, cancelled("the stream was cancelled"))
-
-    def __del__(self) -> None:
-        self._end()
 
 
 def _wake(future: "asyncio.Future[None] | None") -> None:

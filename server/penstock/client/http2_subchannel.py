@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import socket
 import ssl
 from dataclasses import dataclass
 from enum import Enum
@@ -11,7 +12,7 @@ from penstock.client.http2_exchange import Exchange
 from penstock.client.http2_health import HealthWatch
 from penstock.client.http2_link import Link, LinkSettings
 from penstock.client.http2_status import cancelled
-from penstock.client.http2_targets import Endpoint
+from penstock.client.http2_targets import Endpoint, why_not
 from penstock.client.http2_tls import check_protocol
 
 FIRST_BACKOFF_S, MOST_BACKOFF_S, GROWTH, JITTER = 0.1, 5.0, 1.6, 0.2
@@ -115,8 +116,8 @@ class Subchannel:
                 if settings.context is not None:
                     check_protocol(transport.get_extra_info("ssl_object"))
                 await link.established
-        except (TimeoutError, OSError) as error:
-            text = str(error) or f"no answer within {CONNECT_S:g} s"
+        except (OSError, ValueError) as error:
+            text = self._why(error)
             link.close(text)
             self._failed(text)
         except asyncio.CancelledError:
@@ -124,6 +125,11 @@ class Subchannel:
             raise
         else:
             self._ready(link)
+
+    def _why(self, error: OSError | ValueError) -> str:
+        if isinstance(error, TimeoutError) and not error.args:
+            return f"{self.endpoint}: no answer within {CONNECT_S:g} s"
+        return why_not(self.endpoint, error, secure=self._settings.context is not None)
 
     def _new_link(self) -> Link:
         settings, endpoint = self._settings, self.endpoint
@@ -142,7 +148,7 @@ class Subchannel:
         name = None if context is None else self._settings.server_name or endpoint.server_name
         if endpoint.path:
             opened = await loop.create_unix_connection(
-                lambda: link, endpoint.path, ssl=context, server_hostname=name
+                lambda: link, sock=await self._unix(), ssl=context, server_hostname=name
             )
         else:
             opened = await loop.create_connection(
@@ -150,8 +156,19 @@ class Subchannel:
             )
         return opened[0]
 
+    async def _unix(self) -> socket.socket:
+        # Made here, since uvloop refuses the names of abstract ones.
+        made = socket.socket(socket.AF_UNIX)
+        try:
+            made.setblocking(False)
+            await self._loop.sock_connect(made, self.endpoint.path)
+        except BaseException:
+            made.close()
+            raise
+        return made
+
     def _failed(self, text: str) -> None:
-        self.error = f"{self.endpoint}: {text}"
+        self.error = text
         self.state = State.FAILED
         self._failures += 1
         self._later(self._not_before - self._loop.time(), self._due)
@@ -168,7 +185,8 @@ class Subchannel:
 
     def _ready(self, link: Link) -> None:
         if link.leaving:
-            self._failed(link.reason or "the server closed the connection at once")
+            reason = link.reason or "the server closed the connection at once"
+            self._failed(f"{self.endpoint}: {reason}")
             return
         self.state, self._current, self.error = State.READY, link, ""
         self._failures = 0
@@ -179,8 +197,9 @@ class Subchannel:
             self._owner.changed()
 
     def _begin_watch(self) -> None:
-        link = self._current
-        if link is not None and link.room:
+        link, self._watch = self._current, None
+        # Without room it begins when there is some, in `link_read`.
+        if link is not None and link.room > 0:
             self._watch = HealthWatch(lambda serving: self._heard(link, serving))
             link.start(self._watch)
 
@@ -214,6 +233,8 @@ class Subchannel:
 
     def link_read(self) -> None:
         """Calls may have ended: there may be room for others."""
+        if self._watch is None and self._settings.eager:
+            self._begin_watch()
         self._owner.changed()
 
     def again(self, exchange: Exchange) -> None:
@@ -233,6 +254,11 @@ class Subchannel:
         self._stop()
         for link in list(self._links):
             link.close("the channel was closed")
+
+    @property
+    def connections(self) -> int:
+        """How many there are, those that are being left among them."""
+        return len(self._links)
 
     def calls(self) -> list[Exchange]:
         """The calls that are open here."""
@@ -256,4 +282,4 @@ class Subchannel:
             self._task.cancel()
 
     def __repr__(self) -> str:
-        return f"<Subchannel {self.endpoint} {self.state.value} {len(self._links)} connections>"
+        return f"<Subchannel {self.endpoint} {self.state.value} {self.connections} connections>"

@@ -2,9 +2,11 @@
 
 import asyncio
 import socket
+import ssl
 from dataclasses import dataclass
 
 UNIX, UNIX_ABSTRACT, DNS = "unix:", "unix-abstract:", "dns:"
+_HUNG_UP = (ConnectionResetError, ConnectionAbortedError)
 _LITERALS = ("ipv4:", "ipv6:", "passthrough:///")
 
 
@@ -75,9 +77,19 @@ def _host_and_port(address: str) -> Endpoint:
     return Endpoint(host.removeprefix("[").removesuffix("]"), int(port))
 
 
+def why_not(endpoint: Endpoint, error: OSError | ValueError, *, secure: bool = False) -> str:
+    """Why there is no connection, or no address to connect to; `secure` if it was to have TLS."""
+    text = str(error)
+    if isinstance(error, ssl.SSLError) or (secure and isinstance(error, _HUNG_UP)):
+        return f"TLS with {endpoint} failed: {text or 'the server closed the connection'}"
+    if isinstance(error, OSError):
+        return f"{endpoint}: {text or 'the server closed the connection'}"
+    return f"{endpoint} can be no name of a server: {text}"
+
+
 async def resolve(target: Target) -> tuple[Endpoint, ...]:
     """Every endpoint behind a target: of a `dns:` one, all addresses of its name. OSError if the
-    name is not known.
+    name is not known, ValueError if it can be none.
     """
     if not target.many:
         return (target.endpoint,)

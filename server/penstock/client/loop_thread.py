@@ -53,9 +53,22 @@ class LoopThread:
         if wait and threading.current_thread() is not self._thread:
             self._thread.join()
 
+    def check(self) -> None:
+        """ValueError in a process that was forked off: the thread stayed behind."""
+        if self.forked:
+            raise ValueError(
+                "the client was made before this process forked, expected one of its own"
+            )
+
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """The result of a coroutine, from any thread but the loop's own."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            # An interrupt of the thread that waits; nothing for a coroutine that has ended.
+            future.cancel()
+            raise
 
     def post(self, action: Callable[..., object], *arguments: Any) -> None:
         """Do this on the loop, after what was posted before; here and now if the loop has ended."""
