@@ -65,8 +65,17 @@ class Content(Inflow):
         last = events[-1] if events else None
         if type(last) is Message and last.stream is stream:
             last.end = True
-            if self._opened_now(stream) and stream.opened_at == len(events) - 2:
-                events[-2:] = [Request(stream, last.message)]
+            message = last.message
+            # A large one stays an event of its own, so that its memory is given back like any.
+            if (
+                type(message) is bytes
+                and self._opened_now(stream)
+                and stream.opened_at == len(events) - 2
+            ):
+                # Nobody says of a whole request that it was consumed.
+                self._let_go(stream, stream.waiting)
+                stream.held = 0
+                events[-2:] = [Request(stream, message)]
         else:
             events.append(Ended(stream))
 
