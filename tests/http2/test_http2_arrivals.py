@@ -107,3 +107,16 @@ def test_requests_that_inflate_do_not_use_up_the_memory_of_others() -> None:
         call = channel.unary_unary("/s/Echo")
         for _ in range(20):
             assert call(message, compression=grpc.Compression.Gzip) == message
+
+
+@pytest.mark.parametrize("path", ["/s/BreakStream", "/s/Count", "/s/RefuseStream"])
+def test_messages_that_a_handler_left_unread_are_given_back(path: str) -> None:
+    """However it ended: it broke, returned or refused, with some of them in its inbox."""
+    with serving() as served, RawClient(served.address) as client:
+        client.start()
+        large = framed(bytes(70_000))
+        client.send(headers(1, block(request_fields(path))))
+        client.send(data(1, framed(b"1") + large + large))
+
+        assert client.answer(1).final
+        assert served.figure("penstock_http2_arriving_bytes") == 0
