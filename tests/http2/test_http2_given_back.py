@@ -1,6 +1,9 @@
 """What a call takes of its connection (windows, memory) comes back, however it came and ended."""
 
+import gc
+import weakref
 import zlib
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -16,9 +19,13 @@ from tests.http2.core import (
     written,
 )
 
-from penstock.transport.http2.events import Ended, Event, Message, Request
+from penstock.transport.http2.answers import OK_TRAILERS
+from penstock.transport.http2.events import Ended, Event, Message, Opened, Request
+from penstock.transport.http2.frames import END_HEADERS, PREFACE, ErrorCode, rst_stream
 from penstock.transport.http2.inflow import LARGE
 from penstock.transport.http2.server_connection import ServerConnection
+from penstock.transport.http2.settings import settings_frame
+from penstock.transport.http2.stream import Stream
 
 GZIP = block(FIELDS, (b"grpc-encoding", b"gzip"))
 SECOND_NS = 1_000_000_000
@@ -115,3 +122,67 @@ def test_a_window_is_never_used_up_by_calls_that_were_answered(compressed: bool)
 
     assert connection._held == 0
     assert connection.recv_window > connection.limits.connection_window >> 2
+
+
+class WeakStream(Stream):
+    """A stream whose end can be seen."""
+
+    __slots__ = ("__weakref__",)
+
+
+def body_of(size: int, *, end: bool = True) -> bytes:
+    return data(1, prefixed(bytes(size)), end=end)
+
+
+ENDINGS: dict[str, Callable[[ServerConnection, Stream], None]] = {
+    "answered": lambda link, stream: link.respond(stream, b"answer"),
+    "answered slowly": lambda link, stream: link.respond(stream, bytes(60_000)),
+    "refused": lambda link, stream: link.refuse(stream, 5, "no"),
+    "reset": lambda link, stream: link.reset(stream, ErrorCode.CANCEL),
+    "reset by the peer": lambda link, _: _feed(link, rst_stream(1, ErrorCode.CANCEL)),
+    "streamed": lambda link, stream: link.send_trailers(stream, OK_TRAILERS),
+}
+WAYS = {
+    "whole": headers(1) + body_of(100),
+    "large": headers(1) + body_of(300_000),
+    "large, in frames": headers(1)
+    + b"".join(data(1, piece) for piece in cut(prefixed(bytes(300_000)), [16_384, 200_000]))
+    + data(1, b"", end=True),
+    "its end alone": headers(1) + body_of(100, end=False) + data(1, b"", end=True),
+    "with trailers": headers(1)
+    + body_of(100, end=False)
+    + headers(1, END_HEADERS, block([(b"x", b"1")]), end=True),
+    "without its end": headers(1) + body_of(100, end=False),
+    "cut off": headers(1) + data(1, prefixed(bytes(300_000))[:-1]),
+    "two messages": headers(1)
+    + data(1, prefixed(bytes(300))[:100])
+    + data(1, prefixed(bytes(300))[100:])
+    + body_of(100),
+}
+
+
+def _feed(link: ServerConnection, text: bytes) -> None:
+    link.feed(text, NOW_NS)
+
+
+@pytest.mark.parametrize("end", ENDINGS.values(), ids=ENDINGS)
+@pytest.mark.parametrize("text", WAYS.values(), ids=WAYS)
+def test_nothing_of_a_call_that_is_over_lives_on_in_its_connection(
+    text: bytes, end: Callable[[ServerConnection, Stream], None]
+) -> None:
+    """Or an idle connection would keep the request, and what its handler made of it, for ever."""
+    link = ServerConnection(connected().limits, WeakStream)
+    link.feed(PREFACE + settings_frame({}), NOW_NS)
+    events = link.feed(text, NOW_NS)
+    stream = next(event.stream for event in events if isinstance(event, Opened | Request))
+    alive = [weakref.ref(stream)]
+    for event in events:
+        if isinstance(event, Message) and type(event.message) is memoryview:
+            alive.append(weakref.ref(event.message.obj))
+
+    end(link, stream)
+    written(link)
+    del events, event, stream
+    gc.collect()
+
+    assert [one() for one in alive if one() is not None] == []
