@@ -1,5 +1,6 @@
 """Every defence of the core: what it bounds, that honest clients do not meet it, that it counts."""
 
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import fields
 
@@ -217,6 +218,24 @@ def test_a_header_bomb_is_refused_and_the_connection_lives() -> None:
     assert story(events) == [("refused", 3, 8, "metadata_too_large")]
     assert connection.tallies["metadata_too_large"] == 1
     assert isinstance(event, Opened)
+
+
+def test_a_bomb_in_trailers_costs_no_more_than_its_bytes() -> None:
+    """They are weighed before anyone looks at what is in them, and only the stream is lost."""
+    connection = connected()
+    filled = b"\x40\x03x-a\x7f\xa1\x1e" + b"v" * 4_000
+    connection.feed(headers(1, header_block=block() + filled), NOW_NS)
+    bomb = headers(1, header_block=b"\xbe" * 65_000, end=True)
+
+    tracemalloc.start()
+    events = connection.feed(bomb, NOW_NS)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert story(events) == [("reset", 1, ErrorCode.PROTOCOL_ERROR)]
+    assert connection.tallies["malformed_trailers"] == 1
+    assert most < 8 << 20
+    assert story(connection.feed(call(3), NOW_NS))
 
 
 def test_settings_of_many_entries_are_stopped() -> None:

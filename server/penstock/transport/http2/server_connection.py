@@ -182,7 +182,7 @@ class ServerConnection(Answering):
         fields = self.decoder.fields(block)
         if stream.state & HALF_CLOSED_REMOTE:
             self._stream_fault(stream.id, ErrorCode.STREAM_CLOSED)
-        elif not ends or not valid_trailers(fields):
+        elif not ends or not valid_trailers(fields, self.limits.metadata_size):
             self._stream_fault(stream.id, ErrorCode.PROTOCOL_ERROR, "malformed_trailers")
         else:
             self._end_content(stream)
