@@ -64,14 +64,15 @@ class Inflater:
     own size reserved.
     """
 
-    __slots__ = ("_engine", "_limit", "_message", "_release", "_reserve", "_reserved")
+    __slots__ = ("_engine", "_limit", "_message", "_release", "_reserve", "reserved")
 
     def __init__(self, encoding: str, limit: int, reserve: Reserve, release: Release) -> None:
         self._engine = zlib.decompressobj(_WINDOW_BITS[encoding])
         self._limit = limit
         self._reserve = reserve
         self._release = release
-        self._reserved = 0
+        self.reserved = 0
+        """Bytes of memory that were asked for."""
         self._message = bytearray()
 
     def feed(self, data: bytes | memoryview) -> None:
@@ -97,14 +98,14 @@ class Inflater:
         message, self._message = self._message, bytearray()
         size = len(message)
         kept = size if size > LARGE else 0
-        surplus, self._reserved = self._reserved - kept, 0
+        surplus, self.reserved = self.reserved - kept, 0
         if surplus > 0:
             self._release(surplus)
         return memoryview(message).toreadonly() if kept else bytes(message)
 
     def discard(self) -> None:
         """Give back what was reserved."""
-        reserved, self._reserved = self._reserved, 0
+        reserved, self.reserved = self.reserved, 0
         self._message = bytearray()
         if reserved:
             self._release(reserved)
@@ -125,12 +126,12 @@ class Inflater:
                 f"Decompressed message larger than max ({self._limit})",
                 "message_too_large",
             )
-        if size > LARGE and size > self._reserved:
+        if size > LARGE and size > self.reserved:
             # Twice as much each time, so that reserving is rare and never more than that too much.
-            more = min(max(size, 2 * self._reserved), self._limit) - self._reserved
+            more = min(max(size, 2 * self.reserved), self._limit) - self.reserved
             if not self._reserve(more):
                 raise no_memory(size)
-            self._reserved += more
+            self.reserved += more
         self._message += inflated
 
 

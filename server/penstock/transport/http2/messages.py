@@ -151,6 +151,13 @@ class Assembler:
         self._filled = 0
         return large.toreadonly()
 
+    @property
+    def reserved(self) -> int:
+        """Bytes of memory that were asked for, for the message that is coming in."""
+        if self._large is not None:
+            return len(self._large)
+        return 0 if self._inflater is None else self._inflater.reserved
+
     def idle(self) -> bool:
         """Whether the stream is between two messages, where it may end."""
         return not self.missing and not self._prefix
