@@ -46,6 +46,7 @@ RESOURCE_EXHAUSTED = 8
 
 Reserve = Callable[[int], bool]
 Release = Callable[[int], None]
+Inflated = Callable[[int], None]
 
 
 def compress(message: bytes | memoryview, encoding: str, level: int) -> bytes | None:
@@ -61,16 +62,19 @@ class Inflater:
 
     Holds the inflated bytes and at most one step beyond `limit`. Memory beyond `LARGE` is reserved
     step by step, as nobody knows how long the message gets; what `finish` returns has exactly its
-    own size reserved.
+    own size reserved. `inflated` is told of every step, and may raise to stop it all.
     """
 
-    __slots__ = ("_engine", "_limit", "_message", "_release", "_reserve", "reserved")
+    __slots__ = ("_engine", "_inflated", "_limit", "_message", "_release", "_reserve", "reserved")
 
-    def __init__(self, encoding: str, limit: int, reserve: Reserve, release: Release) -> None:
+    def __init__(
+        self, encoding: str, limit: int, reserve: Reserve, release: Release, inflated: Inflated
+    ) -> None:
         self._engine = zlib.decompressobj(_WINDOW_BITS[encoding])
         self._limit = limit
         self._reserve = reserve
         self._release = release
+        self._inflated = inflated
         self.reserved = 0
         """Bytes of memory that were asked for."""
         self._message = bytearray()
@@ -119,6 +123,7 @@ class Inflater:
         return bool(inflated)
 
     def _append(self, inflated: bytes) -> None:
+        self._inflated(len(inflated))
         size = len(self._message) + len(inflated)
         if size > self._limit:
             raise MessageError(
