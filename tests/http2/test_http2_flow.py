@@ -227,6 +227,45 @@ def test_a_stall_is_seen_and_a_trickle_does_not_hide_it() -> None:
     assert connection.stalled_since_ns == 0
 
 
+def test_who_waits_for_its_turn_does_not_stall_while_others_move() -> None:
+    """Many answers behind one window of the connection, on a link that is slow but never stops."""
+    connection = connected({INITIAL_WINDOW_SIZE: MAX_WINDOW})
+    for number in range(200):
+        connection.respond(asked(connection, 1 + 2 * number), bytes(200_000))
+    written(connection)
+
+    for second in range(120):
+        connection.feed(window_update(0, 50_000), NOW_NS)
+        written(connection)
+        assert connection.stalled(NOW_NS + second * SECOND_NS, 5 * SECOND_NS) == []
+
+
+def test_who_waits_for_its_turn_stalls_with_the_others() -> None:
+    """A link that has stopped, or moves by a trickle only; and a window of its own that is shut is
+    no turn to wait for.
+    """
+    connection = connected({INITIAL_WINDOW_SIZE: 100_000})
+    shut, moving, waiting = (asked(connection, number) for number in (1, 3, 5))
+    connection.feed(window_update(0, 200_000 - 65_535), NOW_NS)
+    for stream in (shut, moving, waiting):
+        connection.respond(stream, bytes(150_000))
+    connection.feed(window_update(3, MAX_WINDOW >> 1) + window_update(5, MAX_WINDOW >> 1), NOW_NS)
+    written(connection)
+
+    seen = []
+    for second in range(30):
+        steady = 1_024 if second < 12 else 10
+        connection.feed(window_update(0, steady), NOW_NS)
+        written(connection)
+        late = connection.stalled(NOW_NS + second * SECOND_NS, 5 * SECOND_NS)
+        seen.append({stream.id for stream in late})
+
+    assert (shut.send_window, connection.send_window) == (0, 0)
+    assert seen[4] == set()
+    assert seen[5:12] == [{1}] * 7
+    assert seen[-1] == {1, 3, 5}
+
+
 def test_a_peer_that_sends_beyond_its_window_loses_the_stream() -> None:
     """FLOW_CONTROL_ERROR of the stream; nothing of what was too much is delivered."""
     connection = connected(stream_window=100_000)

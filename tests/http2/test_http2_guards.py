@@ -1,5 +1,7 @@
 """Every defence of the core: what it bounds, that honest clients do not meet it, that it counts."""
 
+import gzip
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import fields
 
@@ -22,7 +24,7 @@ from tests.http2.core import (
     written,
 )
 
-from penstock.transport.http2.events import Lost, Opened
+from penstock.transport.http2.events import Lost, Message, Opened
 from penstock.transport.http2.frames import (
     CONTINUATION,
     PADDED,
@@ -217,6 +219,81 @@ def test_a_header_bomb_is_refused_and_the_connection_lives() -> None:
     assert story(events) == [("refused", 3, 8, "metadata_too_large")]
     assert connection.tallies["metadata_too_large"] == 1
     assert isinstance(event, Opened)
+
+
+def test_a_bomb_in_trailers_costs_no_more_than_its_bytes() -> None:
+    """They are weighed before anyone looks at what is in them, and only the stream is lost."""
+    connection = connected()
+    filled = b"\x40\x03x-a\x7f\xa1\x1e" + b"v" * 4_000
+    connection.feed(headers(1, header_block=block() + filled), NOW_NS)
+    bomb = headers(1, header_block=b"\xbe" * 65_000, end=True)
+
+    tracemalloc.start()
+    events = connection.feed(bomb, NOW_NS)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert story(events) == [("reset", 1, ErrorCode.PROTOCOL_ERROR)]
+    assert connection.tallies["malformed_trailers"] == 1
+    assert most < 8 << 20
+    assert story(connection.feed(call(3), NOW_NS))
+
+
+def squeezed(stream_id: int, size: int) -> bytes:
+    """A whole call whose message inflates to this size."""
+    head = headers(stream_id, header_block=block(FIELDS, (b"grpc-encoding", b"gzip")))
+    return head + data(stream_id, prefixed(gzip.compress(bytes(size), 9), 1), end=True)
+
+
+@pytest.mark.parametrize("size", [1_000, 50_000, 1_000_000])
+def test_what_messages_inflate_to_is_bounded_by_a_rate(size: int) -> None:
+    """Small ones as well as large ones; and a client that has time inflates as much as it likes."""
+    hasty, patient = connected(inflated=FEW), connected(inflated=FEW)
+    most = 20 * 65_536
+
+    taken = inflated = 0
+    for number in range(2_000):
+        taken += bool(hasty.feed(squeezed(2 * number + 1, size), NOW_NS)) and not hasty.closing
+        later = NOW_NS + inflated * SECOND_NS // (10 * 65_536)
+        patient.feed(squeezed(2 * number + 1, size), later)
+        inflated += size
+        for connection in (hasty, patient):
+            for stream in list(connection.streams.values()):
+                connection.respond(stream, b"answer")
+            written(connection)
+        if inflated > 4 * most:
+            break
+
+    assert calmed(hasty, "inflated")
+    assert most - size <= taken * size <= most + 65_536
+    assert patient.error is None
+
+
+def test_an_inflation_that_is_stopped_leaves_no_memory_behind() -> None:
+    """It stops in the middle of a message, and whatever was reserved for that is given back."""
+    used = 0
+
+    def reserve(size: int) -> bool:
+        nonlocal used
+        used += size
+        return True
+
+    def release(size: int) -> None:
+        nonlocal used
+        used -= size
+
+    for tokens in range(1, 40):
+        connection = connected(inflated=Rate(tokens, 1), reserve=reserve, release=release)
+        text = squeezed(1, 1_000_000) + squeezed(3, 1_000_000)
+
+        events = connection.feed(text, NOW_NS)
+        for event in events:
+            if isinstance(event, Message):
+                release(len(event.message))
+        connection.lost()
+
+        assert used == 0, tokens
+        assert calmed(connection, "inflated") == (tokens < 30)
 
 
 def test_settings_of_many_entries_are_stopped() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -263,6 +264,14 @@ def test_trailers_of_a_request_bear_no_pseudo_fields() -> None:
     assert not valid_trailers([(b"x", b"\n")])
 
 
+def test_trailers_of_a_request_weigh_no_more_than_metadata_may() -> None:
+    """Names, values, and 32 bytes for each field."""
+    fields = [(b"x-a", b"a" * 65), (b"x-b", b"b" * 65)]
+
+    assert valid_trailers(fields, limit=200)
+    assert not valid_trailers(fields, limit=199)
+
+
 # What the fields of a request may hold, right and wrong, so that each check is met often.
 odd_fields = st.one_of(
     st.sampled_from(USUAL),
@@ -520,3 +529,29 @@ def test_a_response_with_too_much_metadata_is_not_kept() -> None:
 
     assert final_status(head).status == 8
     assert head.metadata == ()
+
+
+@pytest.mark.parametrize("status", [[], [(b":status", b"200")]])
+def test_a_response_with_too_much_metadata_is_weighed_before_it_is_read(
+    status: list[Field],
+) -> None:
+    """A few bytes may stand for megabytes; nobody looks for what else is wrong with those."""
+    bomb = [*status, *[(b"x-bin", b"!" * 4_000)] * 60_000]
+
+    tracemalloc.start()
+    head = ResponseHeads()(bomb)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert final_status(head).status == 8
+    assert head.http_status == (200 if status else 0)
+    assert head.metadata == ()
+    assert most < 8 << 20
+
+
+def test_a_response_with_too_much_metadata_still_keeps_the_rules_of_pseudo_fields() -> None:
+    """What a block is, head or trailers, has to be known in any case."""
+    head = response((":status", "200"), (":status", "200"), ("x-a", "a" * 20_000))
+
+    assert head.problem
+    assert final_status(head).status == 13

@@ -1,6 +1,7 @@
 """Header blocks: the vectors of RFC 7541, the `hpack` library as the oracle, bytes of all sorts."""
 
 import random
+from typing import Any
 
 import hpack
 import pytest
@@ -178,6 +179,45 @@ def test_a_string_is_huffman_exactly_if_encoding_gives_it_back(data: bytes) -> N
         return
 
     assert huffman.encode(decoded) == data
+
+
+class CountedRow(list[tuple[huffman.Row, bytes]]):
+    """A row that counts how often a byte was looked up in any."""
+
+    looked_up = 0
+
+    def __getitem__(self, byte: Any) -> Any:
+        CountedRow.looked_up += 1
+        return super().__getitem__(byte)
+
+
+class CountedTree(huffman._Tree):
+    """A code of which nothing was seen yet."""
+
+    def _row(self, node: tuple[int, int]) -> huffman.Row:
+        if node not in self._rows:
+            self._rows[node] = CountedRow()
+            self._nodes[id(self._rows[node])] = node
+        return self._rows[node]
+
+
+def test_a_huffman_string_is_walked_once_whatever_it_meets_for_the_first_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each row is filled when it is met, and the walk goes on from there, however deep in."""
+    tree = CountedTree()
+    monkeypatch.setattr(huffman, "_TREE", tree)
+    monkeypatch.setattr(CountedRow, "looked_up", 0)
+    text = b"a" * 3_000 + bytes(range(256)) * 20
+    coded = huffman.encode(text)
+
+    decoded = huffman.decode(coded)
+    # A row knows all the others: none may get into the text of an assertion that fails.
+    rows, looked_up = len(tree._rows), CountedRow.looked_up
+
+    assert decoded == text
+    assert rows > 200
+    assert looked_up <= len(coded) + rows
 
 
 @pytest.mark.parametrize(

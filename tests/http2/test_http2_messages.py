@@ -358,7 +358,7 @@ def test_damaged_compressed_messages_raise_the_one_error(noise: bytes) -> None:
     packed = bytearray(gzip.compress(b"some text to be compressed" * 4))
     packed[3 : 3 + len(noise)] = noise
 
-    inflater = Inflater("gzip", 1000, lambda size: True, lambda size: None)
+    inflater = Inflater("gzip", 1000, lambda size: True, lambda size: None, lambda size: None)
     try:
         inflater.feed(bytes(packed))
         inflater.finish()

@@ -7,6 +7,7 @@ import sys
 import textwrap
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,13 +19,17 @@ from tests.http2.frames import (
     block,
     data,
     headers,
+    message,
     ping,
+    rst_stream,
     settings,
     window_update,
 )
 from tests.http2.raw import RawClient, eventually, request_fields
 from tests.http2.under_attack import CROWD, Neighbour, attacked
 from tests.http2.under_attack import loop_name as loop_name
+
+from penstock.transport.http2.limits import Limits
 
 STALL: dict[str, Any] = {"stream_stall_s": 0.4}
 
@@ -216,6 +221,88 @@ def test_half_a_message_holds_no_more_than_came() -> None:
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
 
         assert grown < 200 << 10, f"{grown} KiB"
+
+
+def test_whoever_claims_all_memory_and_dribbles_keeps_nobody_out() -> None:
+    """It has to fill what it claimed at a pace, while others wait for it."""
+    with (
+        attacked(**STALL, max_arriving_bytes=64 << 20) as served,
+        RawClient(served.address) as client,
+        RawClient(served.address) as other,
+    ):
+        client.start()
+        other.start((Setting.INITIAL_WINDOW_SIZE, 1 << 20))
+        other.send(window_update(0, 1 << 24))
+        client.send(headers(1, ECHO), data(1, b"\0" + (64 << 20).to_bytes(4)))
+        client.fence()
+        kept_out = other.call(1, bytes(300_000))
+        eventually(lambda: dribbled(client), "it is given up")
+
+        assert kept_out.status == 8
+        assert client.so_far(1).status == 8
+        assert served.defended("stalled_requests") == 1
+        assert other.call(3, bytes(300_000)).messages == [bytes(300_000)]
+
+
+def dribbled(client: RawClient) -> bool:
+    """Send some more of the first call's message; whether that was answered."""
+    client.send(data(1, bytes(1_100)))
+    client.fence()
+    return client.so_far(1).status is not None
+
+
+def test_whoever_claims_little_may_dribble() -> None:
+    """The same pace, and nobody waits for what it claimed."""
+    with (
+        attacked(**STALL, max_arriving_bytes=1 << 30) as served,
+        RawClient(served.address) as client,
+    ):
+        client.start()
+        client.send(headers(1, ECHO), data(1, b"\0" + (64 << 20).to_bytes(4)))
+        end = time.monotonic() + 1.2
+        while time.monotonic() < end:
+            time.sleep(0.01)
+
+            assert not dribbled(client)
+
+
+def test_a_call_that_we_hold_up_ourselves_is_not_given_up() -> None:
+    """The connection's window is closed by what other calls do not read."""
+    limits = replace(
+        Limits(), connection_window=65_535, stream_window=65_535, connection_held=100_000
+    )
+    with attacked(**STALL, limits=limits) as served, RawClient(served.address) as client:
+        client.start()
+        piece, left, stream = message(bytes(16_000)), 65_535, -1
+        while left >= len(piece):
+            stream += 2
+            client.send(headers(stream, block(request_fields("/s/HangStream"))))
+            for _ in range(min(3, left // len(piece))):
+                client.send(data(stream, piece))
+                left -= len(piece)
+            client.fence()
+            left += granted(client)
+        body = message(bytes(60_000))
+        client.send(headers(99, ECHO), data(99, body[:left]))
+        time.sleep(1.2)
+        client.fence()
+        held_up = client.so_far(99).status
+
+        client.send(*map(rst_stream, range(1, stream + 1, 2)))
+        client.wait(lambda one: one.type == Type.WINDOW_UPDATE and not one.stream)
+        client.send(data(99, body[left:], end=True))
+
+        assert left < len(body)
+        assert held_up is None
+        assert client.answer(99).messages == [bytes(60_000)]
+        assert served.defended("stalled_requests") == 0
+
+
+def granted(client: RawClient) -> int:
+    """What the server gave back on the connection since this was last asked."""
+    seen, client.seen = client.seen, []
+    updates = [one for one in seen if one.type == Type.WINDOW_UPDATE and not one.stream]
+    return sum(int.from_bytes(one.payload) for one in updates)
 
 
 FEW = """

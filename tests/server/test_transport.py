@@ -1,5 +1,6 @@
 """Every transport carries bytes, statuses, deadlines and cancellations, and nothing else."""
 
+import ast
 import asyncio
 import socket
 import time
@@ -11,11 +12,13 @@ from typing import Any, Protocol
 import grpc
 import grpc.aio
 import pytest
+from tests.http2.raw import RawClient
 
 from penstock.status import Answer
 from penstock.transport.addresses import listen_addresses
 from penstock.transport.base import Call, Method, Refusal, Transport
 from penstock.transport.grpcio import GrpcioOptions, GrpcioTransport
+from penstock.transport.http2.grpc_timeout import LONGEST_NS
 from penstock.transport.http2.options import Http2Options
 from penstock.transport.http2.server import Http2Transport
 from penstock_runtime.errors import FailedPrecondition, ResourceExhausted, Status
@@ -149,6 +152,23 @@ async def test_a_call_knows_its_method_peer_metadata_and_deadline(serving: Serve
     # gRPC rounds a deadline up on its way.
     assert 0 < left < 31
     assert without[3] is None
+
+
+@pytest.mark.asyncio
+async def test_a_deadline_beyond_a_year_is_a_year(serving: Serve) -> None:
+    """The protocol can say eleven thousand years, but no clock and no lock can."""
+
+    def left(address: str) -> float:
+        with RawClient(address) as client:
+            client.start()
+            client.request(1, b"", "/s/Describe", (b"grpc-timeout", b"99999999H"))
+            (known,) = client.answer(1).messages
+            return float(ast.literal_eval(known.decode())[3])
+
+    async with serving() as (address,):
+        left_s = await asyncio.to_thread(left, address)
+
+    assert left_s == pytest.approx(LONGEST_NS / 1e9, abs=60)
 
 
 @pytest.mark.asyncio

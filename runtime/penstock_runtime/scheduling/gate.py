@@ -4,6 +4,10 @@ once.
 
 import threading
 
+LONGEST_WAIT_S = 3600.0
+"""Locks refuse to be waited for longer than some centuries; whoever waits for a time looks again
+after this one."""
+
 
 class Gate:
     """A binary signal for one waiting thread; lighter than a Condition, which makes a lock per
@@ -25,5 +29,7 @@ class Gate:
             return
 
     def wait(self, timeout_s: float | None) -> bool:
-        """Wait until opened, and close again; False when the time ran out."""
-        return self._lock.acquire(timeout=-1 if timeout_s is None else timeout_s)
+        """Wait until opened, and close again; False when the time ran out, or `LONGEST_WAIT_S`."""
+        return self._lock.acquire(
+            timeout=-1 if timeout_s is None else min(timeout_s, LONGEST_WAIT_S)
+        )

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from heapq import heappop, heappush
 from itertools import count
 
+from penstock_runtime.scheduling.gate import LONGEST_WAIT_S
+
 _log = logging.getLogger("penstock.timer")
 
 
@@ -56,7 +58,7 @@ class Timer:
                 rest_ns = self._due[0][0] - self._clock()
                 if rest_ns <= 0:
                     return heappop(self._due)[2]
-                self._changed.wait(rest_ns / 1e9)
+                self._changed.wait(min(rest_ns / 1e9, LONGEST_WAIT_S))
 
     def __repr__(self) -> str:
         return f"<Timer {len(self._due)} appointments>"

@@ -21,6 +21,7 @@ from penstock.transport.base import (
     StreamHandler,
     UnaryHandler,
 )
+from penstock.transport.http2.grpc_timeout import LONGEST_NS
 from penstock.transport.tls import TlsFiles
 from penstock_runtime.errors import FailedPrecondition, PenstockError, Status
 from penstock_runtime.observability.metrics import Family
@@ -125,7 +126,9 @@ class GrpcioCall:
     def deadline_ns(self) -> int | None:
         """The monotonic time after which the caller does not wait any more."""
         remaining = self._context.time_remaining()
-        return None if remaining is None else time.monotonic_ns() + int(remaining * 1e9)
+        if remaining is None:
+            return None
+        return time.monotonic_ns() + int(min(remaining * 1e9, LONGEST_NS))
 
     def set_trailing_metadata(self, metadata: Metadata) -> None:
         """Send this at the end of a call that succeeds."""

@@ -24,5 +24,10 @@ class Arrivals:
         """Count a message out: it was read, or never will be."""
         self.used -= size
 
+    @property
+    def scarce(self) -> bool:
+        """Whether so much is taken that who came next may be refused."""
+        return self.used * 2 > self.limit
+
     def __repr__(self) -> str:
         return f"<Arrivals {self.used} of {self.limit} bytes>"

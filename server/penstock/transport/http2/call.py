@@ -257,6 +257,8 @@ class ServerCall(Stream):
     def _leave(self) -> None:
         """The call is answered, or nobody waits for an answer: nothing is to happen to it."""
         self.on_cancel = None
+        if self.inbox is not None:
+            self.inbox.drop()
         # The inbox knows the call as well: together they would wait for the garbage collector.
         self.begin = self.message = self.inbox = None
         bucket = self.bucket

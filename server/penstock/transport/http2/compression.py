@@ -46,6 +46,7 @@ RESOURCE_EXHAUSTED = 8
 
 Reserve = Callable[[int], bool]
 Release = Callable[[int], None]
+Inflated = Callable[[int], None]
 
 
 def compress(message: bytes | memoryview, encoding: str, level: int) -> bytes | None:
@@ -61,17 +62,21 @@ class Inflater:
 
     Holds the inflated bytes and at most one step beyond `limit`. Memory beyond `LARGE` is reserved
     step by step, as nobody knows how long the message gets; what `finish` returns has exactly its
-    own size reserved.
+    own size reserved. `inflated` is told of every step, and may raise to stop it all.
     """
 
-    __slots__ = ("_engine", "_limit", "_message", "_release", "_reserve", "_reserved")
+    __slots__ = ("_engine", "_inflated", "_limit", "_message", "_release", "_reserve", "reserved")
 
-    def __init__(self, encoding: str, limit: int, reserve: Reserve, release: Release) -> None:
+    def __init__(
+        self, encoding: str, limit: int, reserve: Reserve, release: Release, inflated: Inflated
+    ) -> None:
         self._engine = zlib.decompressobj(_WINDOW_BITS[encoding])
         self._limit = limit
         self._reserve = reserve
         self._release = release
-        self._reserved = 0
+        self._inflated = inflated
+        self.reserved = 0
+        """Bytes of memory that were asked for."""
         self._message = bytearray()
 
     def feed(self, data: bytes | memoryview) -> None:
@@ -97,14 +102,14 @@ class Inflater:
         message, self._message = self._message, bytearray()
         size = len(message)
         kept = size if size > LARGE else 0
-        surplus, self._reserved = self._reserved - kept, 0
+        surplus, self.reserved = self.reserved - kept, 0
         if surplus > 0:
             self._release(surplus)
         return memoryview(message).toreadonly() if kept else bytes(message)
 
     def discard(self) -> None:
         """Give back what was reserved."""
-        reserved, self._reserved = self._reserved, 0
+        reserved, self.reserved = self.reserved, 0
         self._message = bytearray()
         if reserved:
             self._release(reserved)
@@ -118,6 +123,7 @@ class Inflater:
         return bool(inflated)
 
     def _append(self, inflated: bytes) -> None:
+        self._inflated(len(inflated))
         size = len(self._message) + len(inflated)
         if size > self._limit:
             raise MessageError(
@@ -125,12 +131,12 @@ class Inflater:
                 f"Decompressed message larger than max ({self._limit})",
                 "message_too_large",
             )
-        if size > LARGE and size > self._reserved:
+        if size > LARGE and size > self.reserved:
             # Twice as much each time, so that reserving is rare and never more than that too much.
-            more = min(max(size, 2 * self._reserved), self._limit) - self._reserved
+            more = min(max(size, 2 * self.reserved), self._limit) - self.reserved
             if not self._reserve(more):
                 raise no_memory(size)
-            self._reserved += more
+            self.reserved += more
         self._message += inflated
 
 

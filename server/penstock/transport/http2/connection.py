@@ -8,7 +8,7 @@ ended (`_sent_end`). The rules about frames are common to both and live here and
 
 from typing import Any
 
-from penstock.transport.http2.content import Content
+from penstock.transport.http2.bulk import Bulk
 from penstock.transport.http2.events import Event, Lost, Reset, Room
 from penstock.transport.http2.faults import ConnectionFault
 from penstock.transport.http2.frames import (
@@ -43,7 +43,7 @@ _UNUSUAL = PADDED | PRIORITY_FLAG | END_HEADERS
 _unpack = FRAME_HEADER.unpack_from
 
 
-class Connection(Content):
+class Connection(Bulk):
     """What both sides have in common. `received` never raises; see the module for what to override.
 
     `read_buffer` may be shared by all connections of a loop: nothing stays in it between calls.
@@ -119,6 +119,8 @@ class Connection(Content):
             self._fail(ours)
         if self.rooms:
             self._report_rooms()
+        # An idle connection must not keep alive what its last calls brought and were given.
+        self._events = []
         return events
 
     def feed(self, data: bytes | memoryview, now_ns: int) -> list[Event]:

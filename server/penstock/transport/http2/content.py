@@ -1,6 +1,6 @@
 """DATA frames to messages: what of a frame is there is taken in, and credit is given back for it.
 
-A frame that comes in parts is remembered here; a large message is read into its own memory.
+A frame that comes in parts is remembered here.
 """
 
 from penstock.transport.http2.compression import MessageError
@@ -10,7 +10,6 @@ from penstock.transport.http2.flow import credit_due, credit_for_message
 from penstock.transport.http2.frames import (
     DATA,
     END_STREAM,
-    FRAME_HEADER,
     PADDED,
     ErrorCode,
     window_update,
@@ -44,7 +43,8 @@ class Content(Inflow):
         # Of a DATA frame that is one message, which needs no accounts if the stream ends with it.
         longest = min(limits.message_size, LARGE)
         self._quick_size = min(PREFIX.size + longest, limits.stream_window)
-        # The DATA frame that is being taken in: its bytes of messages, then those to pass over.
+        # The DATA frame that is being taken in: its bytes of messages, then those to pass over. Its
+        # stream is known for longer only while a large message is coming in.
         self._content_left = 0
         self._content_stream: Stream | None = None
         self._content_ends = 0
@@ -65,8 +65,17 @@ class Content(Inflow):
         last = events[-1] if events else None
         if type(last) is Message and last.stream is stream:
             last.end = True
-            if self._opened_now(stream) and stream.opened_at == len(events) - 2:
-                events[-2:] = [Request(stream, last.message)]
+            message = last.message
+            # A large one stays an event of its own, so that its memory is given back like any.
+            if (
+                type(message) is bytes
+                and self._opened_now(stream)
+                and stream.opened_at == len(events) - 2
+            ):
+                # Nobody says of a whole request that it was consumed.
+                self._let_go(stream, stream.waiting)
+                stream.held = 0
+                events[-2:] = [Request(stream, message)]
         else:
             events.append(Ended(stream))
 
@@ -180,12 +189,23 @@ class Content(Inflow):
             position = stop
         if self._content_left:
             return position
-        if self._content_ends and self._content_stream is not None:
-            self._content_ends = 0
-            self._end_content(self._content_stream)
+        self._finish_content()
         stop = min(position + self._skip_left, n)
         self._skip_left -= stop - position
         return stop
+
+    def _finish_content(self) -> None:
+        stream, ends = self._content_stream, self._content_ends
+        self._content_ends = 0
+        if stream is not None and ends:
+            self._end_content(stream)
+        if not self._within_large():
+            self._content_stream = None
+
+    def _drop(self, stream: Stream) -> None:
+        if stream is self._content_stream:
+            self._content_stream = None
+        super()._drop(stream)
 
     def _feed(self, stream: Stream, data: bytes, start: int, stop: int) -> None:
         assembler = stream.assembler
@@ -202,53 +222,6 @@ class Content(Inflow):
         for message in messages:
             self._deliver(stream, message)
         self._give_credit(stream)
-
-    def _filled(self, size: int) -> None:
-        """So many bytes were read right into the large message that is coming in."""
-        self._content_left -= size
-        stream = self._content_stream
-        if stream is not None and stream.assembler is not None:
-            message = stream.assembler.advance(size)
-            if message is not None:
-                self._deliver(stream, message)
-            self._give_credit(stream)
-        if not self._content_left:
-            self._content(b"", 0, 0)
-
-    def _straight_in(self, buffer: memoryview, position: int, size: int, longest_word: int) -> int:
-        """Copy what plain whole frames hold of the large message that is coming in.
-
-        Peers that send frames of 16 KiB send many. The last frame is left to the careful way.
-        """
-        stream = self._content_stream
-        target = self._target_of(stream)
-        if stream is None or target is None or self._content_left or self._skip_left:
-            return position
-        filled = 0
-        while size - position > FRAME_HEADER.size:
-            word, flags, stream_id = FRAME_HEADER.unpack_from(buffer, position)
-            length = word >> 8
-            start = position + FRAME_HEADER.size
-            if (
-                word & 0xFF != DATA
-                or flags
-                or stream_id != stream.id
-                or start + length > size
-                or filled + length >= len(target)
-                or not self.limits.tiny <= length <= stream.recv_window
-                or word > longest_word
-                or stream.expected is not None
-            ):
-                break
-            position = start + length
-            target[filled : filled + length] = buffer[start:position]
-            filled += length
-            stream.recv_window -= length
-        if filled and stream.assembler is not None:
-            self.recv_window -= filled
-            stream.assembler.advance(filled)
-            self._give_credit(stream)
-        return position
 
     def _deliver(self, stream: Stream, message: Buffer) -> None:
         self._hold(stream, len(message))
@@ -281,13 +254,6 @@ class Content(Inflow):
         if credit:
             stream.recv_window += credit
             self._put_control(window_update(stream.id, credit))
-
-    def _current_target(self) -> memoryview | None:
-        """Where the rest of the open DATA frame goes, if that is a large message."""
-        if not self._content_left:
-            return None
-        target = self._target_of(self._content_stream)
-        return None if target is None else target[: self._content_left]
 
     def _within_large(self) -> bool:
         return self._target_of(self._content_stream) is not None

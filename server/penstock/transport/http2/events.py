@@ -21,11 +21,14 @@ class Event:
 
 
 class Request(Event):
-    """A whole unary request: HEADERS, one message and END_STREAM; instead of Opened and Message."""
+    """A whole unary request: HEADERS, one message and END_STREAM; instead of Opened and Message.
+
+    Nothing is held for it, so nothing is to be given back; a large message never comes this way.
+    """
 
     __slots__ = ("message", "stream")
 
-    def __init__(self, stream: Any, message: Buffer) -> None:
+    def __init__(self, stream: Any, message: bytes) -> None:
         self.stream = stream
         self.message = message
 

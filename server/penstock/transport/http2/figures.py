@@ -1,6 +1,5 @@
 """What a scrape learns of the HTTP/2 transport."""
 
-from collections import Counter
 from collections.abc import Sequence
 
 from penstock.transport.http2.hub import Hub
@@ -11,15 +10,16 @@ _DEFENCES = "penstock_http2_defences_total"
 
 def transport_families(hub: Hub) -> Sequence[Family]:
     """Connections, streams, bytes, GOAWAYs, and every defence by its name; from any thread."""
-    # The loop may add and remove connections meanwhile.
+    # The loop may add connections and names meanwhile. A copy is made at one go, without a turn for
+    # another thread; going through what the loop changes is not.
     connections = hub.connections.copy()
-    tallies = Counter(hub.tallies)
+    tallies = hub.tallies.copy()
     streams, bytes_in, bytes_out = 0, hub.past_in, hub.past_out
     for connection in connections:
         streams += len(connection.link.streams)
         bytes_in += connection.bytes_in
         bytes_out += connection.bytes_out
-        tallies.update(connection.link.tallies)
+        tallies.update(connection.link.tallies.copy())
     counts = hub.counts.copy()
     accepted, goaways = counts.pop("connections", 0), counts.pop("goaways", 0)
     tallies.update(counts)

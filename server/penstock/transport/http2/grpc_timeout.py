@@ -4,6 +4,9 @@ import re
 
 MAX_DIGITS = 8
 _MOST = 10**MAX_DIGITS - 1
+LONGEST_NS = 365 * 24 * 3_600_000_000_000
+"""A year. Nobody waits longer, but clocks and locks are asked for what the protocol can say: eleven
+thousand years, which are more than 64 bits of nanoseconds."""
 
 _UNITS = (
     (b"n", 1),
@@ -18,7 +21,7 @@ _LENIENT = re.compile(rb" *([0-9]{1,10}) *([numSMH]) *")
 
 
 def parse_timeout(value: bytes) -> int | None:
-    """Nanoseconds, 0 or more; None for what is no timeout.
+    """Nanoseconds, from 0 to `LONGEST_NS`; None for what is no timeout.
 
     Ten digits and blanks are taken as grpc's core takes them, although 8 digits are what the
     protocol allows.
@@ -26,11 +29,15 @@ def parse_timeout(value: bytes) -> int | None:
     digits = value[:-1]
     if digits.isdigit() and len(digits) <= MAX_DIGITS:
         size = _NANOSECONDS.get(value[-1])
-        return None if size is None else int(digits) * size
-    match = _LENIENT.fullmatch(value)
-    if match is None:
-        return None
-    return int(match[1]) * _NANOSECONDS[match[2][0]]
+        if size is None:
+            return None
+        timeout_ns = int(digits) * size
+    else:
+        match = _LENIENT.fullmatch(value)
+        if match is None:
+            return None
+        timeout_ns = int(match[1]) * _NANOSECONDS[match[2][0]]
+    return timeout_ns if timeout_ns < LONGEST_NS else LONGEST_NS
 
 
 def format_timeout(timeout_ns: int) -> bytes:

@@ -17,7 +17,7 @@ from penstock.transport.http2.head_problems import (
     not_grpc,
     too_large,
 )
-from penstock.transport.http2.hpack_tables import ENTRY_OVERHEAD, Field
+from penstock.transport.http2.hpack_tables import ENTRY_OVERHEAD, Field, weight
 from penstock.transport.http2.metadata import (
     BINARY_SUFFIX,
     binary_metadata,
@@ -168,8 +168,7 @@ class RequestHeads:
 
     def careful(self, fields: list[Field]) -> RequestHead:
         """The head of any request, after every check."""
-        size = sum([len(name) + len(value) for name, value in fields])
-        size += ENTRY_OVERHEAD * len(fields)
+        size = weight(fields)
         if size > self._limit:
             return _refused(too_large(size, self._limit), size)
         wrong = malformed(fields)
@@ -221,10 +220,13 @@ def _refused(problem: Problem, size: int) -> RequestHead:
     return RequestHead("", None, None, (), [], size, None, problem)
 
 
-def valid_trailers(fields: list[Field]) -> bool:
-    """Whether these may stand behind a request's body: no pseudo fields, nothing malformed."""
+def valid_trailers(fields: list[Field], limit: int = METADATA_LIMIT) -> bool:
+    """Whether these may stand behind a request's body: no pseudo fields, nothing malformed, and
+    together no heavier than `limit`.
+    """
     return (
-        not any(name[:1] == b":" for name, _ in fields)
+        weight(fields) <= limit
+        and not any(name[:1] == b":" for name, _ in fields)
         and malformed_field(fields) is None
         and malformed_values(fields) is None
     )

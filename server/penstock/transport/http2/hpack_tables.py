@@ -15,6 +15,15 @@ class HeaderBlockTooLarge(HpackError):
 ENTRY_OVERHEAD = 32
 """What a field weighs beyond its name and its value (RFC 7541, 4.1)."""
 
+
+def weight(fields: list[Field]) -> int:
+    """What header fields weigh together (RFC 9113, 6.5.2).
+
+    To be known before anyone joins or decodes them: a block of 64 KiB may stand for 250 MiB.
+    """
+    return sum([len(name) + len(value) for name, value in fields]) + ENTRY_OVERHEAD * len(fields)
+
+
 _STATIC = """\
 :authority
 :method GET

@@ -8,23 +8,31 @@ leads there, as text never leads to most of them.
 from penstock.transport.http2.hpack_tables import EOS, HUFFMAN_CODES, HpackError
 
 Row = list[tuple["Row", bytes]]
+Node = tuple[int, int]
+"""The bits that lead to it, and their number."""
+Half = tuple[Node | None, bytes]
+"""The node that four bits lead to, None for none, and the symbols that ended on the way."""
 
 MAX_PADDING = 7
 """Bits; a longer padding would hold a whole byte that says nothing (RFC 7541, 5.2)."""
 
 
+_DEAD_END: list[Half] = [(None, b"")] * 16
+
+
 class _Tree:
-    """The code as rows. A node is the bits that lead to it: (bits, number of bits)."""
+    """The code as rows, one for each node that was reached."""
 
     def __init__(self) -> None:
         self._symbols = {code: symbol for symbol, code in enumerate(HUFFMAN_CODES)}
-        self._nodes: dict[int, tuple[int, int]] = {}
-        self._rows: dict[tuple[int, int], Row] = {}
+        self._nodes: dict[int, Node] = {}
+        self._rows: dict[Node, Row] = {}
+        self._halves: dict[Node, list[Half]] = {}
         self.failed: Row = []
         self.failed.extend([(self.failed, b"")] * 256)
         self.root = self._row((0, 0))
 
-    def _row(self, node: tuple[int, int]) -> Row:
+    def _row(self, node: Node) -> Row:
         row = self._rows.get(node)
         if row is None:
             row = self._rows[node] = []
@@ -33,21 +41,29 @@ class _Tree:
 
     def fill(self, row: Row) -> None:
         """Make the cells of a row that was reached for the first time."""
-        start = self._nodes[id(row)]
-        row.extend([self._cell(start, byte) for byte in range(256)])
+        for middle, ended in self._halves_from(self._nodes[id(row)]):
+            for node, more in _DEAD_END if middle is None else self._halves_from(middle):
+                row.append((self.failed if node is None else self._row(node), ended + more))
 
-    def _cell(self, node: tuple[int, int], byte: int) -> tuple[Row, bytes]:
+    def _halves_from(self, node: Node) -> list[Half]:
+        """Where each four bits lead. Bytes are made of two of these, which are few."""
+        halves = self._halves.get(node)
+        if halves is None:
+            halves = self._halves[node] = [self._half(node, bits) for bits in range(16)]
+        return halves
+
+    def _half(self, node: Node, four: int) -> Half:
         ended = bytearray()
         bits, length = node
-        for shift in range(7, -1, -1):
-            bits, length = bits << 1 | (byte >> shift & 1), length + 1
+        for shift in range(3, -1, -1):
+            bits, length = bits << 1 | (four >> shift & 1), length + 1
             symbol = self._symbols.get((bits, length))
             if symbol == EOS:
-                return self.failed, b""
+                return None, b""
             if symbol is not None:
                 ended.append(symbol)
                 bits = length = 0
-        return self._row((bits, length)), bytes(ended)
+        return (bits, length), bytes(ended)
 
     def padding_ends_here(self, row: Row) -> bool:
         """Whether a string may end at this row: what is left over is the start of EOS."""
@@ -65,13 +81,14 @@ def decode(data: bytes) -> bytes:
     row = _TREE.root
     symbols: list[bytes] = []
     add = symbols.append
-    try:
-        for byte in data:
-            row, ended = row[byte]
-            add(ended)
-    except IndexError:
-        _TREE.fill(row)
-        return decode(data)
+    while len(symbols) < len(data):
+        try:
+            for byte in data[len(symbols) :]:
+                row, ended = row[byte]
+                add(ended)
+        except IndexError:
+            # Met for the first time: what came before it need not be walked again.
+            _TREE.fill(row)
     if row is not _TREE.root and not _TREE.padding_ends_here(row):
         raise HpackError(f"Huffman string of {len(data)} bytes ends in the middle of a symbol")
     return b"".join(symbols)

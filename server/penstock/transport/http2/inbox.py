@@ -40,10 +40,14 @@ class Inbox:
         self._closed = True
         self._wake()
 
-    def cancel(self) -> None:
-        """The call is over: nothing can be read any more, and whoever waits is cancelled."""
+    def drop(self) -> None:
+        """Nobody reads any more: let go of what is there."""
         while self._messages:
             self._left(self._messages.popleft())
+
+    def cancel(self) -> None:
+        """The call is over: nothing can be read any more, and whoever waits is cancelled."""
+        self.drop()
         self._closed = True
         if self._waiter is not None:
             self._waiter.cancel()

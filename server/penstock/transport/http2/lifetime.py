@@ -10,6 +10,7 @@ from penstock.status import CODES
 from penstock.transport.http2.call import Link, ServerCall
 from penstock.transport.http2.frames import ErrorCode
 from penstock.transport.http2.hub import Hub
+from penstock.transport.http2.unfinished import Unfinished
 from penstock.transport.http2.watch import Action, ConnectionWatch
 from penstock_runtime.errors import Status
 
@@ -39,8 +40,7 @@ class Lifetime(asyncio.BufferedProtocol):
         self._pieces_at_ping = 0
         """What had been sent of answers when the time was looked at, and when the peer pinged."""
         self._unwritten = 0
-        self._half_read: dict[int, tuple[int, int]] = {}
-        """Streams within a message: bytes that were missing, and when."""
+        self._unfinished = Unfinished(hub.policy.stall_ns, hub.limits.stall_progress)
         self._closed_ns: int | None = None
         """When the last word was said."""
 
@@ -105,21 +105,17 @@ class Lifetime(asyncio.BufferedProtocol):
             hub.counts["stalled_streams"] += 1
             link.reset(stream, ErrorCode.CANCEL)
             cast(ServerCall, stream).gone()
-        half_read: dict[int, tuple[int, int]] = {}
-        for call in self._calls():
-            assembler = call.assembler
-            # Without a window it is we who stop the peer.
-            if assembler is None or assembler.idle() or call.recv_window <= 0:
-                continue
-            missing, since_ns = assembler.missing, now_ns
-            before = self._half_read.get(call.id)
-            if before is not None and 0 <= before[0] - missing < hub.limits.stall_progress:
-                missing, since_ns = before
-            half_read[call.id] = missing, since_ns
-            if now_ns - since_ns >= stall_ns:
-                hub.counts["stalled_requests"] += 1
-                call.cut(RESOURCE_EXHAUSTED, STALLED)
-        self._half_read = half_read
+        scarce = hub.arrivals.scarce
+        for call in self._unfinished.late(self._awaited(), now_ns, scarce=scarce):
+            hub.counts["stalled_requests"] += 1
+            call.cut(RESOURCE_EXHAUSTED, STALLED)
+
+    def _awaited(self) -> list[ServerCall]:
+        """Calls that their peer may go on with: without a window it is we who stop it."""
+        if self.link.recv_window <= 0:
+            return []
+        calls = self._calls()
+        return [call for call in calls if call.assembler is not None and call.recv_window > 0]
 
     # -- the end ---------------------------------------------------------------------------------
 

@@ -91,6 +91,9 @@ class Limits:
     that send the five bytes before a message in a frame of their own."""
     ignored_frames: Rate = field(default=Rate(1_000, 1_000))
     """PRIORITY and unknown frames, and small frames of streams that are closed."""
+    inflated: Rate = field(default=Rate(4_096, 1_024))
+    """Units of 64 KiB that compressed messages inflate to: that happens on the event loop, at some
+    0.3 GB/s, and a few bytes are enough to ask for it."""
     tiny: int = 64
     stall_progress: int = KIB
     """A stream that sends less than this in a stall's time is stalled as if it sent nothing."""

@@ -13,6 +13,7 @@ from penstock.transport.http2.compression import (
     INTERNAL,
     LARGE,
     RESOURCE_EXHAUSTED,
+    Inflated,
     Inflater,
     MessageError,
     Release,
@@ -48,14 +49,15 @@ class Assembler:
 
     `limit` in bytes holds for a message as it is sent and as it is inflated; what is inflated may
     not exceed MOST_INFLATED either. `reserve` is asked before memory above 64 KiB is taken;
-    `release` is told of reserved memory that no message leaves with. After a MessageError,
-    `discard`.
+    `release` is told of reserved memory that no message leaves with, `inflated` of bytes that
+    compressed messages become; it may raise. After any error, `discard`.
     """
 
     __slots__ = (
         "_buffer",
         "_encoding",
         "_filled",
+        "_inflated",
         "_inflater",
         "_large",
         "_limit",
@@ -73,6 +75,7 @@ class Assembler:
         reserve: Reserve | None = None,
         release: Release | None = None,
         role: str = "SERVER",
+        inflated: Inflated | None = None,
     ) -> None:
         self.missing = 0
         """Bytes that the current message still lacks, as it is sent; 0 between messages."""
@@ -81,6 +84,7 @@ class Assembler:
         self._reserve = reserve or _always
         self._release = release or _ignore
         self._role = role
+        self._inflated = inflated or _ignore
         self._prefix = b""
         # Where the message is put together: one of the three, or none of them between messages.
         self._buffer: bytearray | None = None
@@ -151,6 +155,13 @@ class Assembler:
         self._filled = 0
         return large.toreadonly()
 
+    @property
+    def reserved(self) -> int:
+        """Bytes of memory that were asked for, for the message that is coming in."""
+        if self._large is not None:
+            return len(self._large)
+        return 0 if self._inflater is None else self._inflater.reserved
+
     def idle(self) -> bool:
         """Whether the stream is between two messages, where it may end."""
         return not self.missing and not self._prefix
@@ -220,7 +231,9 @@ class Assembler:
                 INTERNAL, f"grpc-encoding {self._encoding[:64]!r} is not known", "bad_encoding"
             )
         limit = min(self._limit, MOST_INFLATED)
-        self._inflater = Inflater(self._encoding, limit, self._reserve, self._release)
+        self._inflater = Inflater(
+            self._encoding, limit, self._reserve, self._release, self._inflated
+        )
 
     def _take(self, data: bytes | memoryview) -> None:
         size = len(data)
@@ -247,6 +260,6 @@ class Assembler:
             return b""
         try:
             return inflater.finish()
-        except MessageError:
+        except Exception:
             inflater.discard()
             raise

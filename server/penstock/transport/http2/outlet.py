@@ -50,6 +50,8 @@ class Outlet:
         "_full",
         "_join_limit",
         "_largest",
+        "_moved_bytes",
+        "_moved_ns",
         "_out_room",
         "_ready",
         "_table_update",
@@ -83,6 +85,8 @@ class Outlet:
         self.unsent = 0
         """Bytes of messages that wait with their streams."""
         self._full = False
+        # Of messages that had to wait: what went out of them, and when it was enough last.
+        self._moved_bytes = self._moved_ns = 0
         self.pieces = 0
         """Of answers, handed out so far; frames that answer no call are not among them."""
         self._largest = MIN_FRAME_SIZE
@@ -115,12 +119,23 @@ class Outlet:
         return out
 
     def stalled(self, now_ns: int, longer_than_ns: int) -> list[Any]:
-        """Streams whose unsent bytes did not move for so long, as seen by calls of this method."""
+        """Streams whose unsent bytes did not move for so long, as seen by calls of this method.
+
+        While others move, whose own window is open only waits for its turn.
+        """
+        if self._moved_bytes >= self.limits.stall_progress:
+            self._moved_bytes, self._moved_ns = 0, now_ns
+        moves = now_ns - self._moved_ns < longer_than_ns
         late = []
         for stream in self._waiting.values():
             if not stream.stalled_since_ns:
                 stream.stalled_since_ns = now_ns
-            elif now_ns - stream.stalled_since_ns >= longer_than_ns:
+            elif now_ns - stream.stalled_since_ns < longer_than_ns:
+                continue
+            elif moves and stream.send_window > 0:
+                # Its peer has all the time again from here, should it shut that window.
+                stream.stalled_since_ns = now_ns
+            else:
                 late.append(stream)
         return late
 
@@ -177,6 +192,7 @@ class Outlet:
         stream.send_window -= size
         self.send_window -= size
         stream.unsent -= size
+        self._moved_bytes += size
         self._sent(size)
         last = not stream.unsent
         flags = END_STREAM if last and stream.trailers == b"" else 0

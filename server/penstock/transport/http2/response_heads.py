@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from penstock.transport.http2.hpack_tables import ENTRY_OVERHEAD, Field
+from penstock.transport.http2.hpack_tables import Field, weight
 from penstock.transport.http2.metadata import TOKEN, all_metadata, percent_decode
 
 METADATA_LIMIT = 16384
@@ -44,8 +44,8 @@ class ResponseHead:
     def __init__(self, fields: list[Field], limit: int) -> None:
         found = dict(fields)
         self.fields = fields
-        self.size = sum([len(name) + len(value) + ENTRY_OVERHEAD for name, value in fields])
-        self.problem = _malformed(fields, found)
+        self.size = weight(fields)
+        self.problem = _misframed(fields, found)
         self.http_status = 0 if self.problem else int(found.get(b":status", b"0"))
         self.status = _number(found.get(b"grpc-status"))
         self.text = percent_decode(found.get(b"grpc-message", b""))
@@ -56,6 +56,8 @@ class ResponseHead:
             self.status = RESOURCE_EXHAUSTED
             self.text = f"received metadata size exceeds hard limit ({self.size} vs. {limit})"
             self.fields = []
+        elif self.problem is None:
+            self.problem = _malformed(fields, found)
 
     def __repr__(self) -> str:
         return f"<ResponseHead http {self.http_status} grpc {self.status} {self.text!r}>"
@@ -106,13 +108,19 @@ def _number(value: bytes | None) -> int | None:
     return int(value) if value.isdigit() and len(value) <= 2 and int(value) <= _MOST else UNKNOWN
 
 
-def _malformed(fields: list[Field], found: dict[bytes, bytes]) -> str | None:
+def _misframed(fields: list[Field], found: dict[bytes, bytes]) -> str | None:
+    """Why nobody can say what kind of block this is, or None."""
     pseudo = [name for name, _ in fields if name[:1] == b":"]
     if pseudo not in ([], [b":status"]) or (pseudo and fields[0][0] != b":status"):
         return "pseudo fields other than one :status at the front"
     status = found.get(b":status", b"000")
     if len(status) != 3 or not status.isdigit():
         return "a :status that is no three digits"
+    return None
+
+
+def _malformed(fields: list[Field], found: dict[bytes, bytes]) -> str | None:
+    """What is wrong with the fields themselves, or None."""
     if not all(TOKEN.fullmatch(name) for name in found if name != b":status"):
         return "a field name that is empty, in capitals or no token"
     try:

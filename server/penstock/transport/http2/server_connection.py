@@ -33,6 +33,9 @@ from penstock.transport.http2.stream import HALF_CLOSED_REMOTE, Past, Stream
 SHUTDOWN_PING = b"shutdown"
 """Its answer tells that the client has seen the first GOAWAY."""
 
+INFLATED_UNIT = 64 * 1024
+"""Bytes that a token of `Limits.inflated` stands for."""
+
 _DATA_AND_PREFIX = Struct(">IBIBI")
 _unpack_data = _DATA_AND_PREFIX.unpack_from
 _DATA_START = FRAME_HEADER.size + PREFIX.size
@@ -41,7 +44,7 @@ _DATA_START = FRAME_HEADER.size + PREFIX.size
 class ServerConnection(Answering):
     """One client's connection. `out` holds our SETTINGS from the start."""
 
-    __slots__ = ("_draining", "_final_id", "_max_streams")
+    __slots__ = ("_draining", "_final_id", "_inflated", "_max_streams")
 
     def __init__(
         self,
@@ -62,6 +65,8 @@ class ServerConnection(Answering):
         self._max_streams = limits.max_concurrent_streams
         self._draining = False
         self._final_id: int | None = None
+        # Bytes that were inflated and make no whole unit yet.
+        self._inflated = 0
 
     def shutdown(self) -> None:
         """Let the client know that no new calls are welcome; those on their way are served.
@@ -182,7 +187,7 @@ class ServerConnection(Answering):
         fields = self.decoder.fields(block)
         if stream.state & HALF_CLOSED_REMOTE:
             self._stream_fault(stream.id, ErrorCode.STREAM_CLOSED)
-        elif not ends or not valid_trailers(fields):
+        elif not ends or not valid_trailers(fields, self.limits.metadata_size):
             self._stream_fault(stream.id, ErrorCode.PROTOCOL_ERROR, "malformed_trailers")
         else:
             self._end_content(stream)
@@ -190,7 +195,20 @@ class ServerConnection(Answering):
     def _assembler(self, stream: Stream) -> Assembler:
         limits = self.limits
         encoding = stream.head.encoding
-        return Assembler(limits.message_size, encoding, limits.reserve, limits.release)
+        return Assembler(
+            limits.message_size,
+            encoding,
+            limits.reserve,
+            limits.release,
+            inflated=None if encoding is None else self._inflating,
+        )
+
+    def _inflating(self, size: int) -> None:
+        """So many bytes more were inflated."""
+        self._inflated += size
+        while self._inflated >= INFLATED_UNIT:
+            self._inflated -= INFLATED_UNIT
+            self.guards.spend("inflated", self._now_ns)
 
     def _message_failed(self, stream: Stream, error: MessageError) -> None:
         self.tallies[error.name] += 1
