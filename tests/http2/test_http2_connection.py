@@ -459,6 +459,27 @@ def test_a_shutdown_loses_no_call_that_was_on_its_way() -> None:
     assert [type(event) for event in connection.feed(ping(bytes(8)), NOW_NS)] == [Pinged, Drained]
 
 
+def test_a_shutdown_can_be_settled_without_its_acknowledgement() -> None:
+    """As if the client had heard of it; once, and only where there is a shutdown."""
+    connection = connected()
+    connection.settle()
+    stream = asked(connection)
+    nothing = written(connection)
+    connection.shutdown()
+    written(connection)
+
+    connection.settle()
+    connection.settle()
+    final = written(connection)
+    late = connection.feed(call(3) + ping(SHUTDOWN_PING, ack=True), NOW_NS)
+    connection.respond(stream, b"1")
+
+    assert nothing == []
+    assert [int.from_bytes(each.payload[:4], "big") for each in final] == [1]
+    assert [type(event) for event in late] == [PingAcked]
+    assert connection.drained
+
+
 def test_a_connection_that_is_closed_says_so_and_hears_nothing_more() -> None:
     """close() sends GOAWAY with code and text; open streams end without events."""
     connection = connected()

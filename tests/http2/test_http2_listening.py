@@ -12,7 +12,7 @@ import pytest
 from tests.http2.frames import Type
 from tests.http2.loops import on_each_loop
 from tests.http2.on_loop import channel_to, echo, figure, serve, until
-from tests.http2.raw import RawClient, eventually
+from tests.http2.raw import Answer, RawClient, eventually
 from tests.http2.service import Serving, serving
 
 from penstock.transport.base import Buffer, Call, Method, QuickCall
@@ -149,6 +149,49 @@ async def test_a_stop_ends_idle_connections_politely() -> None:
 
     assert time.monotonic() - began < 10
     assert figure(transport, "penstock_http2_connections") == 0
+
+
+@on_each_loop
+async def test_a_successor_may_have_the_unix_socket_while_calls_still_end(tmp_path: Path) -> None:
+    """Whoever binds the path after us keeps its file."""
+    address = f"unix:{tmp_path / 's'}"
+    release = asyncio.Event()
+
+    async def hold(data: bytes, call: Call) -> bytes:
+        await release.wait()
+        return bytes(data)
+
+    async with (
+        serve(Method("/s/H", unary=hold), addresses=(address,)) as (_, first),
+        channel_to(address) as channel,
+    ):
+        inside = channel.unary_unary("/s/H")(b"1", timeout=30)
+        await until(lambda: figure(first, "penstock_http2_streams") == 1)
+        turning_away, turn_away = asyncio.Event(), first._hub.turn_away  # type: ignore[union-attr]
+
+        async def slowly() -> None:
+            await turning_away.wait()
+            await turn_away()
+
+        first._hub.turn_away = slowly  # type: ignore[union-attr,method-assign]
+        stopping = asyncio.ensure_future(first.stop(20))
+        await asyncio.sleep(0)
+        async with serve(Method("/s/E", unary=echo), addresses=(address,)):
+            turning_away.set()
+            release.set()
+            await stopping
+            answer = await asyncio.to_thread(called, address)
+        assert await inside == b"1"
+
+    assert answer.messages == [b"2"]
+
+
+def called(address: str) -> Answer:
+    """A call over a connection of its own."""
+    with RawClient(address) as client:
+        client.start()
+        client.request(1, b"2", "/s/E")
+        return client.answer(1)
 
 
 @contextmanager

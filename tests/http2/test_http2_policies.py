@@ -22,6 +22,7 @@ from tests.http2.frames import (
     headers,
     message,
     ping,
+    split,
     window_update,
 )
 from tests.http2.raw import RawClient, eventually, request_fields
@@ -162,6 +163,46 @@ def test_a_connection_is_retired_in_two_steps(options: dict[str, Any], why: str)
         assert [frame.code for frame in said] == [0, 0]
         assert [int.from_bytes(frame.payload[:4]) for frame in said] == [MAX_WINDOW, 1]
         counted(served, why)
+        all_closed(served)
+
+
+def test_a_client_that_never_answers_the_ping_of_a_shutdown_is_drained_too() -> None:
+    """It had the time of a keepalive to do so; calls that it began go on, later ones do not."""
+    options: dict[str, Any] = {"max_connection_age_ms": 100, "keepalive_timeout_ms": 300}
+    with serving(**options) as served, RawClient(served.address) as client:
+        client.start()
+        client.wait(lambda frame: frame.is_(Type.GOAWAY))
+        client.request(1, b"", "/s/Double")
+        client.send(headers(3, block(request_fields("/s/Double"))))
+        final = client.wait(lambda frame: frame.is_(Type.GOAWAY))
+        client.request(5, b"too late")
+        client.fence()
+        client.send(data(3, message(b"x"), end=True))
+        goaways(client)
+
+        assert int.from_bytes(final.payload[:4]) == 3
+        assert client.so_far(3).messages == [b"x", b"x"]
+        assert client.so_far(5).frames == []
+        all_closed(served)
+
+
+def test_last_words_arrive_although_the_client_still_sends() -> None:
+    """What nobody reads any more would make a TCP reset of a socket that is closed at once."""
+    options: dict[str, Any] = {"max_connection_age_ms": 100, "max_connection_age_grace_ms": 100}
+    with serving(**options) as served, RawClient(served.address) as client:
+        client.start()
+        client.send(headers(1, block(request_fields("/s/Drain"))))
+        client.fence()
+        piece = data(1, message(bytes(16_000)))
+        while served.figure("penstock_http2_streams"):
+            client.socket.sendall(piece)
+        client.socket.sendall(piece * 20)
+        received = b""
+        while chunk := client.socket.recv(1 << 16):
+            received += chunk
+
+        said = [frame for frame in split(received) if frame.is_(Type.GOAWAY)]
+        assert [frame.code for frame in said] == [0, 0]
         all_closed(served)
 
 

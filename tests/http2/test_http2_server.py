@@ -14,7 +14,7 @@ from tests.http2.raw import RawClient, eventually, request_fields
 from tests.http2.service import serving
 
 from penstock.status import Answer
-from penstock.transport.base import Buffer, Call, Method, QuickCall
+from penstock.transport.base import Buffer, Call, Method, QuickCall, Refusal
 from penstock_runtime.errors import Status
 
 
@@ -114,6 +114,38 @@ async def test_an_unexpected_error_is_unknown_as_in_grpcio(
 
             assert error.value.code() is grpc.StatusCode.UNKNOWN
             assert error.value.details() == "Unexpected <class 'ValueError'>: nö"
+    assert len([record for record in caplog.records if record.exc_info]) == 3
+
+
+@on_each_loop
+async def test_a_refusal_that_cannot_be_sent_is_an_internal_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """With trailing metadata that gRPC forbids; the call ends all the same, and the log has it."""
+    answer = Answer(Status.NOT_FOUND, "no such thing", (("Capitals", "are forbidden"),))
+
+    async def unary(data: bytes, call: Call) -> bytes:
+        raise Refusal(answer)
+
+    async def stream(messages: AsyncIterator[bytes], call: Call) -> None:
+        await call.write(b"first")
+        raise Refusal(answer)
+
+    def submit(data: Buffer, call: QuickCall) -> None:
+        asyncio.get_running_loop().call_soon(call.refuse, answer)
+
+    methods = (
+        Method("/s/U", unary=unary),
+        Method("/s/S", stream=stream),
+        Method("/s/Q", submit=submit),
+    )
+    async with serve(*methods) as (address, _), channel_to(address) as channel:
+        for path in ("/s/U", "/s/S", "/s/Q"):
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await channel.unary_unary(path)(b"", timeout=5)
+
+            assert error.value.code() is grpc.StatusCode.INTERNAL
+            assert "'Capitals'" in str(error.value.details())
     assert len([record for record in caplog.records if record.exc_info]) == 3
 
 

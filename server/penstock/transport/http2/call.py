@@ -22,6 +22,7 @@ _log = logging.getLogger("penstock.transport")
 
 CHUNKS_A_TURN = 256
 """Chunks that may wait for the end of the loop's turn before their writers wait as well."""
+INTERNAL = CODES[Status.INTERNAL]
 UNKNOWN = CODES[Status.UNKNOWN]
 
 
@@ -162,7 +163,12 @@ class ServerCall(Stream):
     def end(self, code: int, text: str, trailing: Metadata = ()) -> None:
         """End the call with this status; what is not sent yet is dropped."""
         self._leave()
-        self.connection.refuse(self, code, text, trailing)
+        try:
+            self.connection.refuse(self, code, text, trailing)
+        except ValueError as error:
+            # Whoever handled the call has no other way to end it.
+            _log.exception("%s was refused with metadata that cannot be sent", self.method)
+            self.connection.refuse(self, INTERNAL, f"refused with status {code} and bad {error}")
         self._write()
 
     def fail(self, error: Exception) -> None:

@@ -41,6 +41,8 @@ class Lifetime(asyncio.BufferedProtocol):
         """What had been sent of answers when the time was looked at, and when the peer pinged."""
         self._unwritten = 0
         self._unfinished = Unfinished(hub.policy.stall_ns, hub.limits.stall_progress)
+        self._retired_ns: int | None = None
+        """When the peer was asked to go elsewhere."""
         self._closed_ns: int | None = None
         """When the last word was said."""
 
@@ -59,7 +61,7 @@ class Lifetime(asyncio.BufferedProtocol):
             self._look_at_socket(now_ns, self._paused_ns)
         else:
             self._look_at_streams(now_ns)
-        link = self.link
+        hub, link = self._hub, self.link
         action = self._watch.look(
             now_ns,
             spoke=link.established,
@@ -72,8 +74,14 @@ class Lifetime(asyncio.BufferedProtocol):
         if action is Action.PING:
             link.ping(PING)
         elif action is not Action.NOTHING:
-            self._hub.counts[self._watch.why] += 1
+            hub.counts[self._watch.why] += 1
             {Action.RETIRE: self.retire, Action.CUT: self.cut, Action.DROP: self.abort}[action]()
+        if (
+            self._retired_ns is not None
+            and now_ns - self._retired_ns >= hub.policy.keepalive_timeout_ns
+        ):
+            # A peer that does not say that it knows must not stay for ever.
+            link.settle()
         if link.out:
             self.flush()
 
@@ -122,6 +130,8 @@ class Lifetime(asyncio.BufferedProtocol):
     def retire(self) -> None:
         """Ask the peer to go elsewhere with new calls; those inside go on."""
         self._hub.counts["goaways"] += 1
+        if self._retired_ns is None:
+            self._retired_ns = time.monotonic_ns()
         self.link.shutdown()
         self.flush()
 
@@ -152,10 +162,15 @@ class Lifetime(asyncio.BufferedProtocol):
         if transport is None or self._closed_ns is not None:
             return
         self._closed_ns = time.monotonic_ns()
-        if self.link.error is not None and transport.can_write_eof():
-            transport.write_eof()
-        else:
+        if not transport.can_write_eof():
             transport.close()
+            return
+        # Something unread is on its way more often than not, if only credit for our last answer.
+        try:
+            transport.write_eof()
+        except OSError:
+            # The peer went first.
+            transport.abort()
 
     def _calls(self) -> list[ServerCall]:
         return [cast(ServerCall, stream) for stream in self.link.streams.values()]

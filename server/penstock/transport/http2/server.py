@@ -55,10 +55,11 @@ class Http2Transport:
         self._listeners = []
         if hub is None or hub.stopping:
             return
+        # While we still listen they are certainly ours: a successor may bind the path from then on.
+        remove_socket_files([name for name in self._addresses if name.startswith(UNIX)])
         for listener in listeners:
             listener.close()
         await hub.turn_away()
-        remove_socket_files([name for name in self._addresses if name.startswith(UNIX)])
         if grace_s > 0:
             for connection in tuple(hub.connections):
                 connection.retire()

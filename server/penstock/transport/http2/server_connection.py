@@ -78,6 +78,13 @@ class ServerConnection(Answering):
             self.out.append(goaway(MAX_STREAM_ID, ErrorCode.NO_ERROR))
             self.ping(SHUTDOWN_PING)
 
+    def settle(self) -> None:
+        """The client knows of the shutdown, or had enough time to: no more calls are taken."""
+        if self._draining and self._final_id is None and not self.closing:
+            self._final_id = max(0, self.history.last)
+            self._max_streams = 0
+            self.out.append(goaway(self._final_id, ErrorCode.NO_ERROR))
+
     @property
     def drained(self) -> bool:
         """Whether a shutdown is complete: what `out` holds is the last."""
@@ -228,9 +235,7 @@ class ServerConnection(Answering):
 
     def _ping_acked(self, data: bytes) -> None:
         if data == SHUTDOWN_PING and self._draining and self._final_id is None:
-            self._final_id = max(0, self.history.last)
-            self._max_streams = 0
-            self.out.append(goaway(self._final_id, ErrorCode.NO_ERROR))
+            self.settle()
         else:
             super()._ping_acked(data)
 

@@ -79,7 +79,7 @@ def _listen_unix(path: str) -> socket.socket:
 
 
 def remove_socket_files(addresses: Sequence[str]) -> None:
-    """Remove the files of Unix sockets that were closed."""
+    """Remove the files of Unix sockets that are about to be closed."""
     for address in addresses:
         if address.startswith(UNIX):
             Path(address.removeprefix(UNIX)).unlink(missing_ok=True)
