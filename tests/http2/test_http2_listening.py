@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -246,3 +247,40 @@ async def test_a_connection_that_is_taken_in_is_counted_once() -> None:
 
     assert seen == [False] * 4
     assert len(hub.connections) == 1
+
+
+class FullSocket(asyncio.Transport):
+    """Takes nothing for now; remembers how it was ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Let it go."""
+
+    def writelines(self, list_of_data: Any) -> None:
+        """Let them go."""
+
+    def can_write_eof(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        self.ended = True
+
+
+@pytest.mark.asyncio
+async def test_a_connection_is_not_ended_while_its_socket_tells_of_room() -> None:
+    """asyncio's transports would tell of the end twice; it comes right after."""
+    hub = Hub((), Http2Options(("127.0.0.1:0",)), Limits(), cap=2)
+    connection, transport = ServerProtocol(hub), FullSocket()
+    connection.connection_made(transport)
+    connection.pause_writing()
+    connection.close(0, "enough")
+
+    connection.resume_writing()
+    at_once = transport.ended
+    await asyncio.sleep(0)
+
+    assert (at_once, transport.ended) == (False, True)
+    hub.close()

@@ -149,7 +149,9 @@ class ServerProtocol(Lifetime):
         if not self._reading and self._transport is not None:
             self._reading = True
             self._transport.resume_reading()
-        self.flush()
+        # Not now: asyncio's transport, which calls this, takes it amiss if it is closed meanwhile,
+        # and tells its protocol of the end twice.
+        self.schedule()
 
     # -- writing ---------------------------------------------------------------------------------
 
