@@ -24,9 +24,7 @@ from penstock.transport.http2.server import Http2Transport
 from penstock_runtime.errors import FailedPrecondition, ResourceExhausted, Status
 
 UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-REFUSAL = Refusal(
-    Answer(Status.NOT_FOUND, "no such thing: 'ä'", (("grpc-retry-pushback-ms", "7"),))
-)
+NO_SUCH_THING = Answer(Status.NOT_FOUND, "no such thing: 'ä'", (("grpc-retry-pushback-ms", "7"),))
 
 
 async def echo(data: bytes, call: Call) -> bytes:
@@ -43,7 +41,7 @@ async def describe(data: bytes, call: Call) -> bytes:
 
 async def refuse(data: bytes, call: Call) -> bytes:
     """Refuses."""
-    raise REFUSAL
+    raise Refusal(NO_SUCH_THING)
 
 
 async def double(messages: AsyncIterator[bytes], call: Call) -> None:
@@ -56,7 +54,7 @@ async def double(messages: AsyncIterator[bytes], call: Call) -> None:
 async def refuse_stream(messages: AsyncIterator[bytes], call: Call) -> None:
     """Answers once and then refuses."""
     await call.write(b"first")
-    raise REFUSAL
+    raise Refusal(NO_SUCH_THING)
 
 
 METHODS = (
