@@ -17,11 +17,13 @@ from penstock_kernels.ragged import (
     length_mask,
     scatter_rows,
 )
+from penstock_runtime.classification import classified
 from penstock_runtime.config import ModelConfig, ModelOutput
 from penstock_runtime.config_scheduling import LengthBatching
 from penstock_runtime.datatype import DataType, from_numpy
 from penstock_runtime.errors import FailureReason, Internal
-from penstock_runtime.request import EMPTY, InferResponse, Parameters, Timing
+from penstock_runtime.labels import NO_LABELS, Labels
+from penstock_runtime.request import EMPTY, InferRequest, InferResponse, Parameters, Timing
 from penstock_runtime.scheduling.base import Pending
 from penstock_runtime.scheduling.length_batcher import padded_length
 from penstock_runtime.stream import OneOutput
@@ -50,13 +52,14 @@ class Batch(NamedTuple):
 
 
 class BatchPlan:
-    """How one model's batches are merged and split."""
+    """How one model's batches are merged and split; `labels` are those of its outputs' classes."""
 
-    def __init__(self, config: ModelConfig, version: int) -> None:
+    def __init__(self, config: ModelConfig, version: int, labels: Labels = NO_LABELS) -> None:
         self._name = config.name
         self._version = str(version)
         self._batched = config.max_batch_size > 0
         self._outputs = {declared.name: declared for declared in config.output}
+        self._labels = labels
         rules = config.dynamic_batching.length_batching if config.dynamic_batching else None
         self._lengths = rules
         self._axes = _length_axes(config, rules)
@@ -204,11 +207,18 @@ class BatchPlan:
             self._name,
             self._version,
             request.id,
-            tuple(tensors),
+            self._as_asked(tensors, request) if request.outputs else tuple(tensors),
             parameters or EMPTY,
             final,
             timing=timing,
         )
+
+    def _as_asked(self, tensors: Sequence[Tensor], request: InferRequest) -> tuple[Tensor, ...]:
+        # A loop, and no `any`: most requests name their outputs and ask for nothing else.
+        for output in request.outputs:
+            if output.parameters is not EMPTY:
+                return classified(tensors, request.outputs, self._labels, self._batched)
+        return tuple(tensors)
 
     def _tensor(self, declared: ModelOutput, array: Any, pending: Pending) -> Tensor:
         if self._plain and array.dtype == declared.data_type.numpy:

@@ -12,6 +12,7 @@ from penstock_runtime.batch import BatchPlan
 from penstock_runtime.config import ModelConfig
 from penstock_runtime.errors import PenstockError
 from penstock_runtime.instance import ModelInstance
+from penstock_runtime.labels import read_labels
 from penstock_runtime.observability.first_response import first_response_bounds
 from penstock_runtime.observability.statistics import ModelStatistics
 from penstock_runtime.placement import placements
@@ -126,6 +127,7 @@ def start_model(
     refuse_unavailable(config)
     homes = placements(config, uses_gpu=backend.uses_gpu)
     warmups = warmup_requests(config, source.root)
+    labels = read_labels(config, source.root)
     loaded = backend.load(source)
     statistics = make_statistics(config, source.version)
     rules = config.dynamic_batching
@@ -136,7 +138,7 @@ def start_model(
         instances=len(homes),
         preserve_ordering=bool(rules and rules.preserve_ordering),
     )
-    plan = BatchPlan(config, source.version)
+    plan = BatchPlan(config, source.version, labels)
     instances = tuple(
         ModelInstance(home, loaded, plan, scheduler, statistics, warmups) for home in homes
     )

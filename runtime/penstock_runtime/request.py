@@ -15,6 +15,7 @@ Parameter = bool | int | float | str
 Parameters = Mapping[str, Parameter]
 EMPTY: Parameters = MappingProxyType({})
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+CLASSIFICATION = "classification"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,11 @@ class RequestedOutput:
 
     name: str
     parameters: Parameters = field(default_factory=lambda: EMPTY)
+
+    @property
+    def classes(self) -> int:
+        """How many of each row's highest values are wanted, as text; 0: the output as it is."""
+        return int(self.parameters.get(CLASSIFICATION, 0))
 
 
 class InferRequest(NamedTuple):

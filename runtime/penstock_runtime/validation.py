@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
+from penstock_runtime.classification import check_classification
 from penstock_runtime.config import ModelConfig, ModelInput
 from penstock_runtime.datatype import DataType
 from penstock_runtime.errors import InvalidArgument, Violation
@@ -50,7 +51,7 @@ class RequestValidator:
         self._name = config.name
         self._max_batch = config.max_batch_size
         self._inputs = {declared.name: declared for declared in config.input}
-        self._outputs = frozenset(declared.name for declared in config.output)
+        self._outputs = {declared.name: declared for declared in config.output}
         self._required = frozenset(d.name for d in config.input if not d.optional)
         rules = config.dynamic_batching.length_batching if config.dynamic_batching else None
         self._by_length = frozenset(rules.input) if rules else frozenset[str]()
@@ -116,6 +117,8 @@ class RequestValidator:
                 self._wrong_datatype(tensor, declared)
         rows = self._rows(request.inputs) if self._max_batch > 0 else 1
         arrays = {t.name: self._fit(t, self._inputs[t.name]) for t in request.inputs}
+        if request.outputs:
+            check_classification(request.outputs, self._outputs, rows)
         return Checked(arrays, rows, self._signature(arrays), self._length(arrays))
 
     # -- names -----------------------------------------------------------------------------------

@@ -18,7 +18,6 @@ from penstock_runtime.model import Model
 from penstock_runtime.request import InferRequest
 from penstock_runtime.stream import ResponseStream
 
-CLASSIFICATION = "classification"
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _DECOUPLED = "ModelInfer RPC doesn't support models with decoupled transaction policy"
 
@@ -65,11 +64,6 @@ class Admission:
         """
         request = decode_request(data, time.monotonic_ns(), deadline_ns, headers, headers)
         holder.request = request
-        for output in request.outputs:
-            if output.parameters and CLASSIFICATION in output.parameters:
-                raise Unsupported(
-                    f"classification of output '{output.name}' is not available in this version"
-                )
         model = self._core.model(request.model_name, request.model_version)
         decoupled = model.decoupled
         if tell is not None:

@@ -14,6 +14,7 @@ from penstock_runtime.core import InferenceCore
 from penstock_runtime.errors import NotFound, Unavailable
 
 EXTENSIONS: Sequence[str] = (
+    "classification",
     "model_repository",
     "model_repository(unload_dependents)",
     "schedule_policy",

@@ -93,14 +93,32 @@ def in_shared_memory(request: Any) -> None:
     del request.raw_input_contents[0]
 
 
+def classes(**choice: Any) -> Callable[[Any], None]:
+    """Ask for OUTPUT0 as classes, so many by this kind of parameter."""
+
+    def change(request: Any) -> None:
+        output = request.outputs.add(name="OUTPUT0")
+        for kind, value in choice.items():
+            setattr(output.parameters["classification"], kind, value)
+
+    return change
+
+
+def classes_in_shared_memory(request: Any) -> None:
+    """Ask for OUTPUT0 as classes in a region."""
+    classes(int64_param=1)(request)
+    request.outputs[0].parameters["shared_memory_region"].string_param = "region"
+    request.outputs[0].parameters["shared_memory_byte_size"].int64_param = 64
+
+
 def strings(*items: bytes, tail: bytes = b"") -> bytes:
     """The length-prefixed form of these strings."""
     return b"".join(len(item).to_bytes(4, "little") + item for item in items) + tail
 
 
-def identity(raw: bytes, shape: tuple[int, ...] = (1, 2)) -> Any:
+def identity(raw: bytes, shape: tuple[int, ...] = (1, 2), **more: Any) -> Any:
     """A request for the identity of strings."""
-    return infer("simple_identity", (shape,), ("INPUT0",), ("BYTES",), (raw,))
+    return infer("simple_identity", (shape,), ("INPUT0",), ("BYTES",), (raw,), **more)
 
 
 STRINGS = "for inference input 'INPUT0' for model 'simple_identity'"
@@ -154,6 +172,14 @@ TABLE: list[tuple[str, Any, str, str]] = [
     ("priority is negative", infer(change=parameter("priority", int64_param=-1)), "INVALID_ARGUMENT", "invalid value for 'priority', expected value >= 0."),
     ("timeout is text", infer(change=parameter("timeout", string_param="x")), "INVALID_ARGUMENT", "invalid value type for 'timeout' parameter, expected int64_param."),
     ("reserved key", infer(change=parameter("triton_secret", bool_param=True)), "INVALID_ARGUMENT", RESERVED),
+    # Classification
+    ("classification is text", infer(change=classes(string_param="3")), "INVALID_ARGUMENT", "invalid value type for 'classification' parameter, expected int64_param."),
+    ("classification is uint64", infer(change=classes(uint64_param=3)), "INVALID_ARGUMENT", "invalid value type for 'classification' parameter, expected int64_param."),
+    ("no classes", infer(change=classes(int64_param=0)), "INVALID_ARGUMENT", "invalid value for 'classification' parameter, expected value > 0, got 0."),
+    ("fewer classes than none", infer(change=classes(int64_param=-1)), "INVALID_ARGUMENT", "invalid value for 'classification' parameter, expected value > 0, got -1."),
+    ("classes of strings", identity(strings(b"a", b"b"), change=classes(int64_param=1)), "INVALID_ARGUMENT", "class result not available for output due to unsupported type 'BYTES'"),
+    ("classes in shared memory", infer(change=classes_in_shared_memory), "INVALID_ARGUMENT", "output can't set both 'shared_memory_region' and 'classification'"),
+    # Identity
     ("huge id", infer(id="x" * 2000), "INVALID_ARGUMENT", "id"),
     ("control characters in the id", infer(id="a\nb"), "INVALID_ARGUMENT", "id"),
 ]  # fmt: skip

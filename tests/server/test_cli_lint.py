@@ -127,6 +127,23 @@ def test_findings_say_what_and_how_to_mend_it(
     assert shape.endswith(")")
 
 
+@pytest.mark.parametrize("path", ["", "m", "m/config.pbtxt"])
+def test_label_files_that_are_not_there_are_found(tmp_path: Path, path: str) -> None:
+    """At the line that names them; one that is there is no finding."""
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    config = tmp_path / "m" / "config.pbtxt"
+    there, missing = ' label_filename: "labels.txt" }', '\n  label_filename: "other.txt" }'
+    output = 'output { name: "%s" data_type: TYPE_FP32 dims: 2'
+    config.write_text(f"{output % 'Y'}{there}\n{output % 'Z'}{missing}\n")
+    (tmp_path / "m" / "labels.txt").write_text("cat\ndog\n")
+
+    _, findings = lint(tmp_path / path)
+
+    (found,) = (finding for finding in findings if finding.severity == "error")
+    assert found.line == 3
+    assert found.text.startswith("output[1].label_filename: label file 'other.txt' of output 'Z'")
+
+
 def test_a_clean_repository_is_success(
     repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 from tests.transports import chosen
@@ -11,8 +12,12 @@ from tests.transports import chosen
 from penstock.cli.main import main
 from penstock.cli.serve import with_source
 from penstock.client.sync import Client
+from penstock.codec.request_encoder import encode_request
+from penstock.codec.response_decoder import decode_response
 from penstock.config import ServerOptions
 from penstock.embedded import BackgroundServer
+from penstock_runtime.request import InferRequest, RequestedOutput
+from penstock_runtime.tensor import tensor
 
 MODEL = """\
 from collections.abc import Iterator
@@ -259,3 +264,27 @@ def test_a_python_file_is_served_with_the_modules_beside_it(tmp_path: Path) -> N
     assert name == "tenfold"
     assert answers == [10.0, 1.0]
     assert not Path(options.model_repository[0]).exists()
+
+
+def test_a_python_file_is_served_with_the_labels_beside_it(tmp_path: Path) -> None:
+    """What @model(labels=...) names is found where the file is, and only there."""
+    (tmp_path / "names.txt").write_text("cat\ndog\n")
+    file = tmp_path / "pets.py"
+    mark = '@model(labels={"Y": "names.txt"})'
+    body = 'def pets(X: FP32[2]) -> FP32[2].named("Y"):\n    return X\n'
+    file.write_text(f"from penstock import FP32, model\n\n\n{mark}\n{body}")
+    plain = ServerOptions(
+        transport=chosen(), grpc_address=("127.0.0.1",), grpc_port=0, metrics_port=0
+    )
+
+    with (
+        with_source(plain, str(file)) as options,
+        BackgroundServer(options) as server,
+        grpc.insecure_channel(server.grpc_address) as channel,
+    ):
+        infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        wanted = (RequestedOutput("Y", {"classification": 1}),)
+        x = tensor("X", np.array([1, 2], np.float32))
+        reply = decode_response(infer(encode_request(InferRequest("pets", (x,), outputs=wanted))))
+
+    assert reply.outputs[0].numpy().tolist() == [b"2.000000:1:dog"]

@@ -122,6 +122,30 @@ def test_classification_is_an_integer() -> None:
     assert text == "invalid value type for 'classification' parameter, expected int64_param."
 
 
+@pytest.mark.parametrize("count", [0, -1, -(2**63)])
+def test_classification_is_of_one_class_or_more(count: int) -> None:
+    """Nothing, and less than nothing, is no number of classes."""
+    wrong = {"classification": InferParameter(int64_param=count)}
+
+    text = refusal(message(outputs=[Output(name="y", parameters=wrong)]))
+
+    assert text == (
+        f"invalid value for 'classification' parameter, expected value > 0, got {count}."
+    )
+
+
+def test_classification_does_not_go_into_shared_memory() -> None:
+    """Both at once are refused as such, whether shared memory is there or not."""
+    both = {
+        "classification": InferParameter(int64_param=1),
+        "shared_memory_region": InferParameter(string_param="r"),
+    }
+
+    text = refusal(message(outputs=[Output(name="y", parameters=both)]))
+
+    assert text == "output can't set both 'shared_memory_region' and 'classification'"
+
+
 def test_forwarded_headers_join_the_parameters() -> None:
     """Headers that the server forwards are parameters to the model; reserved names are refused."""
     data = with_parameter("k", int64_param=1).SerializeToString()

@@ -136,6 +136,24 @@ async def test_requested_outputs_are_known_kinds_too(
 
 
 @pytest.mark.asyncio
+async def test_classes_are_known_kinds_too(services: Services) -> None:
+    """The same classes the first time and the tenth, among requests for the numbers themselves."""
+    outputs = (RequestedOutput("OUTPUT0", {"classification": 2}),)
+    asked = InferRequest(
+        "batched", (tensor("X", np.array([[1, 4, 2, 4]], np.float32)),), outputs=outputs
+    )
+    data = encode_request(asked)
+
+    answers = []
+    for _ in range(10):
+        reply = decode_response(await answered_quickly(submit_of(services), data, FakeCall()))
+        answers.append(reply.outputs[0].numpy().tolist())
+        await answer(services, body("batched", 1, 4, 2, 4, outputs=("OUTPUT0",)))
+
+    assert answers == [[[b"5.000000:1", b"5.000000:3"]]] * 10
+
+
+@pytest.mark.asyncio
 async def test_a_failure_among_known_kinds_is_its_own(
     services: Services, core: InferenceCore
 ) -> None:

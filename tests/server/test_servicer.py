@@ -121,8 +121,8 @@ async def test_metadata_lists_only_what_is_there() -> None:
     )
 
     assert reply.name == "triton"
-    assert "statistics" in reply.extensions
-    assert not {"classification", "system_shared_memory", "trace"} & set(reply.extensions)
+    assert {"statistics", "classification"} <= set(reply.extensions)
+    assert not {"system_shared_memory", "trace"} & set(reply.extensions)
 
 
 @pytest.mark.asyncio

@@ -173,20 +173,6 @@ async def test_several_responses_to_a_unary_call_are_an_error(infer: Infer) -> N
 
 
 @pytest.mark.asyncio
-async def test_classification_says_that_it_is_not_there(infer: Infer) -> None:
-    """A parameter that would change the output is never ignored."""
-    message = ModelInferRequest.FromString(request_bytes())
-    output = message.outputs.add()
-    output.name = "OUT"
-    output.parameters["classification"].int64_param = 3
-    services = services_for(FakeShelf(echo_model()))
-
-    status, text = await refused(infer, services, message.SerializeToString())
-
-    assert (status, "classification" in text) == (Status.UNIMPLEMENTED, True)
-
-
-@pytest.mark.asyncio
 async def test_requests_beyond_the_byte_budget_are_refused_with_a_hint(infer: Infer) -> None:
     """The first may be larger than the whole budget; a second one has to wait."""
     model = FakeModel()

@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from penstock.cli.command import CommandError
@@ -15,6 +16,7 @@ from penstock_runtime.config import ModelConfig
 from penstock_runtime.config_check import problems
 from penstock_runtime.config_reader import parse_json, parse_yaml
 from penstock_runtime.errors import InvalidArgument
+from penstock_runtime.labels import label_problems
 from penstock_runtime.repository.index import ModelFolder, is_bare, scan
 
 DESCRIPTION = """Read the configuration of every model of a repository and print everything that is
@@ -67,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 def lint(path: Path) -> tuple[int, list[Finding]]:
     """How many models there are, and everything that is wrong with them."""
     if path.is_file():
-        return 1, list(lint_file(path, path.parent.name, str(path)))
+        return 1, list(lint_file(path, path.parent.name, str(path), path.parent))
     if not path.is_dir():
         raise CommandError(f"{path} is not there, expected a model repository")
     folders = scan(path, model_name=path.resolve().name if is_bare(path) else "")
@@ -88,11 +90,14 @@ def lint_folder(folder: ModelFolder) -> Iterator[Finding]:
     if folder.config_path is not None:
         place = f"{folder.name}/{folder.config_path.name}"
         name = "" if folder.named_by_operator else folder.name
-        yield from lint_file(folder.config_path, name, place)
+        yield from lint_file(folder.config_path, name, place, folder.root)
 
 
-def lint_file(path: Path, name: str, place: str) -> Iterator[Finding]:
-    """What is wrong with one configuration file of the model `name` ("": it may have any)."""
+def lint_file(path: Path, name: str, place: str, root: Path | None = None) -> Iterator[Finding]:
+    """What is wrong with one configuration file of the model `name` ("": it may have any).
+
+    With `root`, the model's folder, also with the files there that it names.
+    """
     parser = PARSERS.get(path.suffix)
     if parser is None:
         raise CommandError(f"{path} is no configuration, expected {', '.join(PARSERS)}")
@@ -106,7 +111,8 @@ def lint_file(path: Path, name: str, place: str) -> Iterator[Finding]:
     if config.name and name and config.name != name:
         text_of = f"name: '{config.name}' is not the name of the model's folder, '{name}'"
         yield Finding(place, line_of(text, "name"), "error", text_of, "remove the name")
-    for problem in problems(config):
+    of_files = label_problems(config, root) if root is not None else ()
+    for problem in chain(problems(config), of_files):
         line = line_of(text, problem.field)
         message = f"{problem.field}: {problem.message}"
         yield Finding(place, line, problem.severity, message, problem.fix)

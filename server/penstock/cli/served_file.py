@@ -1,5 +1,7 @@
 """One Python file served as a model: a repository of one, whose code leads back to the file."""
 
+import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +18,7 @@ from pathlib import Path
 
 from penstock.cli.served_file import load
 
-served = load(Path({path!r}), {name!r})
+served = load(Path({path!r}), {name!r}, Path(__file__).parents[1])
 """
 
 
@@ -41,9 +43,10 @@ def repository_of(file: Path, name: str, model_name: str) -> Iterator[Path]:
         yield Path(folder)
 
 
-def load(path: Path, name: str) -> Callable[..., Any]:
+def load(path: Path, name: str, folder: Path) -> Callable[..., Any]:
     """The model of a file: what is called `name`, else what is marked with @model, else Model or
-    predict. Modules beside the file can be imported.
+    predict. Modules beside the file can be imported; label files beside it are brought into
+    `folder`, the model's, since none is read from elsewhere.
     """
     # Here, in the process that has the model: one that only starts it does without numpy.
     from penstock_runtime.backends.module_loader import ModelModules
@@ -52,7 +55,32 @@ def load(path: Path, name: str) -> Callable[..., Any]:
     found = getattr(module, name, None) if name else _only_model(module, path)
     if not callable(found):
         raise InvalidArgument(f"{path.name} has no class or function {name!r}")
+    _bring_labels(found, path.parent, folder)
     return found  # type: ignore[no-any-return]
+
+
+def _bring_labels(found: Any, home: Path, folder: Path) -> None:
+    from penstock_runtime.model_api import SETTINGS
+
+    settings = getattr(found, "__dict__", {}).get(SETTINGS)
+    for name in settings.labels.values() if settings is not None else ():
+        source, target = home / name, folder / name
+        inside = target.resolve().is_relative_to(folder.resolve())
+        # What is not brought is missed, and told of, when the labels are read.
+        if inside and source.is_file() and not _is_copy(target, source):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # Other processes may read it meanwhile. A hidden name is no part of the model.
+            private = target.with_name(f".{target.name}.{os.getpid()}")
+            shutil.copy2(source, private)
+            private.replace(target)
+
+
+def _is_copy(target: Path, source: Path) -> bool:
+    """Whether it is there already: a file anew in the folder would be a reason to load again."""
+    if not target.is_file():
+        return False
+    there, here = target.stat(), source.stat()
+    return (there.st_size, there.st_mtime_ns) == (here.st_size, here.st_mtime_ns)
 
 
 def _only_model(module: ModuleType, path: Path) -> Any:

@@ -20,7 +20,7 @@ from penstock.codec.wire import shown
 from penstock_protos.inference import ModelInferRequest
 from penstock_runtime.datatype import AnyArray, DataType, from_wire
 from penstock_runtime.errors import InvalidArgument, Unsupported, Violation
-from penstock_runtime.request import RequestedOutput
+from penstock_runtime.request import CLASSIFICATION, RequestedOutput
 
 _SHARED_MEMORY = "shared_memory_region"
 _MOST_REMEMBERED = 1024
@@ -110,9 +110,13 @@ def _datatype(tensor: _InputTensor) -> DataType:
 
 
 def _requested(output: _OutputTensor) -> RequestedOutput:
-    if _SHARED_MEMORY in output.parameters:
+    shared = _SHARED_MEMORY in output.parameters
+    if shared and CLASSIFICATION not in output.parameters:
         _refuse_shared_memory()
-    return RequestedOutput(output.name, read_output_parameters(output.parameters))
+    parameters = read_output_parameters(output.parameters)
+    if shared:
+        raise InvalidArgument("output can't set both 'shared_memory_region' and 'classification'")
+    return RequestedOutput(output.name, parameters)
 
 
 class _Sources:

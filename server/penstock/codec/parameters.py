@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from penstock.codec.wire import shown, sized, varint
 from penstock_protos.inference import InferParameter, ModelInferRequest
 from penstock_runtime.errors import Internal, InvalidArgument
-from penstock_runtime.request import EMPTY, Parameter, Parameters
+from penstock_runtime.request import CLASSIFICATION, EMPTY, Parameter, Parameters
 
 EMPTY_FINAL_RESPONSE = "triton_enable_empty_final_response"
 FINAL_RESPONSE = "triton_final_response"
@@ -31,7 +31,7 @@ _EXPECTED = {
     "priority": ("int64_param", "uint64_param"),
     "timeout": ("int64_param",),
     EMPTY_FINAL_RESPONSE: ("bool_param",),
-    "classification": ("int64_param",),
+    CLASSIFICATION: ("int64_param",),
 }
 _INT64_MAX = (1 << 63) - 1
 _UINT64 = (1 << 64) - 1
@@ -67,7 +67,7 @@ def read_options(entries: bytes) -> RequestOptions:
     for key in sorted(found):
         _check_reserved(key)
         value = _read(key, found[key])
-        if key in _EXPECTED and key not in ALLOWED_RESERVED and key != "classification":
+        if key in _EXPECTED and key not in ALLOWED_RESERVED and key != CLASSIFICATION:
             scheduling[key] = value
         else:
             custom[key] = value
@@ -124,10 +124,16 @@ def _either(names: tuple[str, ...]) -> str:
 
 
 def read_output_parameters(found: Mapping[str, InferParameter]) -> Parameters:
-    """Parameters of a requested output; the key `classification` must be an integer."""
+    """Parameters of a requested output; `classification` must be an integer of 1 or more."""
     if not found:
         return EMPTY
-    return MappingProxyType({key: _read(key, found[key]) for key in sorted(found)})
+    parameters = {key: _read(key, found[key]) for key in sorted(found)}
+    classes = parameters.get(CLASSIFICATION, 1)
+    if classes < 1:
+        raise InvalidArgument(
+            f"invalid value for '{CLASSIFICATION}' parameter, expected value > 0, got {classes}."
+        )
+    return MappingProxyType(parameters)
 
 
 def read_any(found: Mapping[str, InferParameter]) -> Parameters:
