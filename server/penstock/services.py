@@ -10,6 +10,7 @@ from penstock.health import Health
 from penstock.interceptors import Gate, Guard, Observer
 from penstock.limits import ByteBudget, default_inflight_bytes
 from penstock.reflection import Reflection
+from penstock.restrictions import Restrictions, read_restrictions
 from penstock.rpc import Rpc, bind
 from penstock.servicer_infer import InferServicer
 from penstock.servicer_metadata import MetadataServicer
@@ -87,7 +88,8 @@ def build_services(
         core, gate, options.server_name, strict_readiness=options.strict_readiness
     )
     health = Health(core, metadata.is_ready, max_watchers=options.max_health_watchers)
-    guard = Guard(gate, observer, delay_s=options.grpc_response_delay_s)
+    restricted = read_restrictions(options.grpc_restricted_protocol)
+    guard = Guard(gate, observer, delay_s=options.grpc_response_delay_s, restrictions=restricted)
     owners = (
         InferServicer(shop),
         metadata,
@@ -97,14 +99,19 @@ def build_services(
         UnsupportedServicer(),
     )
     methods = tuple(
-        guard.method(rpc, handler, _quick(rpc, shop, observer)) for rpc, handler in bind(*owners)
+        guard.method(rpc, handler, _quick(rpc, shop, observer, restricted))
+        for rpc, handler in bind(*owners)
     )
     return Services(methods, gate, budget, health, metadata, (codec_threads, admin_threads))
 
 
-def _quick(rpc: Rpc, shop: Workshop, observer: Observer | None) -> QuickHandler | None:
+def _quick(
+    rpc: Rpc, shop: Workshop, observer: Observer | None, restricted: Restrictions
+) -> QuickHandler | None:
     """The quick way into the method, where there is one."""
-    return QuickInfer(shop, rpc, observer).submit if rpc.name == "ModelInfer" else None
+    if rpc.name != "ModelInfer":
+        return None
+    return QuickInfer(shop, rpc, observer).handler(restricted.get(rpc.category))
 
 
 def _one(name: str, text: str, value: float) -> Family:
