@@ -9,11 +9,13 @@ from penstock.config import ServerOptions
 from penstock.health import Health
 from penstock.interceptors import Gate, Guard, Observer
 from penstock.limits import ByteBudget, default_inflight_bytes
+from penstock.logs import Logs
 from penstock.reflection import Reflection
 from penstock.restrictions import Restrictions, read_restrictions
 from penstock.rpc import Rpc, bind
 from penstock.servicer_infer import InferServicer
-from penstock.servicer_metadata import MetadataServicer
+from penstock.servicer_logs import LogServicer
+from penstock.servicer_metadata import LOGGING, MetadataServicer
 from penstock.servicer_quick import QuickInfer
 from penstock.servicer_repository import RepositoryServicer
 from penstock.servicer_unsupported import UnsupportedServicer
@@ -65,8 +67,12 @@ def build_services(
     options: ServerOptions,
     observer: Observer | None = None,
     access: AccessLog | None = None,
+    logs: Logs | None = None,
 ) -> Services:
-    """The handlers of a server; call it on the loop that will serve them."""
+    """The handlers of a server; call it on the loop that will serve them.
+
+    `logs` are those that callers may see to; without them the program keeps its own.
+    """
     gate = Gate()
     budget = ByteBudget(options.max_inflight_bytes or default_inflight_bytes())
     codec_threads = ThreadPoolExecutor(CODEC_THREADS, "penstock-codec")
@@ -85,7 +91,11 @@ def build_services(
         access=access if access is not None else AccessLog(),
     )
     metadata = MetadataServicer(
-        core, gate, options.server_name, strict_readiness=options.strict_readiness
+        core,
+        gate,
+        options.server_name,
+        strict_readiness=options.strict_readiness,
+        more_extensions=(LOGGING,) if logs is not None else (),
     )
     health = Health(core, metadata.is_ready, max_watchers=options.max_health_watchers)
     restricted = read_restrictions(options.grpc_restricted_protocol)
@@ -96,6 +106,7 @@ def build_services(
         RepositoryServicer(core, admin_threads),
         health,
         Reflection(),
+        LogServicer(logs),
         UnsupportedServicer(),
     )
     methods = tuple(
