@@ -47,7 +47,8 @@ class Violation:
 class PenstockError(Exception):
     """Base of every error that a caller may see.
 
-    `reason` is a stable machine-readable word; `retry_after_ns` hints when a retry may succeed;
+    `reason` is a stable machine-readable word; `retry_after_ns` hints when a retry may succeed, and
+    below 0 that none will;
     `scheduled` is True for errors of the engine (validation, queue, model), whose text carries the
     request id on the wire, and False for errors of the protocol layer.
     """

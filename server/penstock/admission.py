@@ -11,6 +11,7 @@ from typing import Protocol
 from penstock.codec.decode import decode_request
 from penstock.codec.templates import Template
 from penstock.codec.wire import Buffer
+from penstock.restrictions import HEADER_PREFIX
 from penstock.unary_request import UnaryRequest
 from penstock_runtime.core import InferenceCore
 from penstock_runtime.errors import Cancelled, InvalidArgument, Unsupported
@@ -40,7 +41,12 @@ class Admission:
         if self._forward is None:
             return NO_HEADERS
         search = self._forward.search
-        return {name: value for name, value in metadata.items() if search(name)}
+        # Secrets are for the server: a model might log or answer what it is told.
+        return {
+            name: value
+            for name, value in metadata.items()
+            if search(name) and not name.startswith(HEADER_PREFIX)
+        }
 
     @property
     def forwards(self) -> bool:

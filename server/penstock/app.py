@@ -17,6 +17,7 @@ from typing import Any
 from penstock.config import ServerOptions
 from penstock.drain import StopRequest
 from penstock.logs import Logs, configure_logs
+from penstock.restrictions import describe_restrictions, read_restrictions
 from penstock.server import EXIT_FAILED, ProgressCallback, Server
 from penstock.version import __version__
 from penstock_runtime.errors import InvalidArgument, PenstockError
@@ -176,6 +177,9 @@ def announce_setup(server: Server) -> None:
         o.grpc_keepalive_timeout / 1000,
         o.grpc_http2_min_recv_ping_interval_without_data / 1000,
     )
+    if o.grpc_restricted_protocol:
+        restricted = read_restrictions(o.grpc_restricted_protocol)
+        _log.info("restricted protocols: %s", describe_restrictions(restricted))
     if o.ignored:
         flags = ", ".join(f"--{name}" for name in o.ignored)
         _log.warning("flags that have no effect here: %s", flags)

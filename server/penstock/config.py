@@ -35,10 +35,13 @@ class FlagInfo:
     minimum: float | None = None
     maximum: float | None = None
     metavar: str = ""
+    separator: str = ","
+    """Between the values of a repeated option in its environment variable."""
 
 
-def _option(default: Any, group: str, text: str, **more: Any) -> Any:
-    return field(default=default, metadata={"flag": FlagInfo(group, text, **more)})
+def _option(default: Any, group: str, text: str, secret: bool = False, **more: Any) -> Any:
+    info = FlagInfo(group, text, **more)
+    return field(default=default, repr=not secret, metadata={"flag": info})
 
 
 def _port(default: int, group: str, text: str) -> Any:
@@ -205,6 +208,16 @@ class ServerOptions:
         "grpc",
         "Models see the metadata whose names match this expression (any case).",
         metavar="REGEX",
+    )
+    grpc_restricted_protocol: tuple[str, ...] = _option(
+        (),
+        "grpc",
+        "These groups of RPCs (health, metadata, inference, shared-memory, model-config, "
+        "model-repository, statistics, trace, logging) answer only callers who send the metadata "
+        "triton-grpc-protocol-KEY: VALUE; may be repeated, in the environment separated by ;.",
+        secret=True,
+        metavar="GROUP[,GROUP]:KEY=VALUE",
+        separator=";",
     )
 
     # -- metrics ---------------------------------------------------------------------------------

@@ -53,8 +53,7 @@ _IGNORED = (
 )
 _NOT_YET = "is not available in this version; leave it out"
 _REFUSED = {
-    "grpc-restricted-protocol": f"restricting protocols {_NOT_YET}",
-    "http-restricted-api": f"restricting protocols {_NOT_YET}",
+    "http-restricted-api": f"restricting protocols of HTTP {_NOT_YET}",
     "allow-client-shm": f"client shared memory {_NOT_YET}",
 }
 

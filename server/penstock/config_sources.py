@@ -15,6 +15,7 @@ from typing import Any
 
 from penstock.config import FLAGS, FOREIGN_FLAGS, GROUPS, Flag, ServerOptions
 from penstock.config_foreign import ForeignFlag
+from penstock.restrictions import read_restrictions
 from penstock_runtime.errors import InvalidArgument
 
 _TRUE = frozenset(("true", "1", "yes", "on"))
@@ -72,20 +73,23 @@ def from_arguments(namespace: argparse.Namespace, environ: Mapping[str, str]) ->
     values: dict[str, Any] = {**file, **variables, **flags}
     if values.get("drain_delay", -1.0) < 0:
         values["drain_delay"] = 5.0 if "KUBERNETES_SERVICE_HOST" in environ else 0.0
+    # Here, so that a mistake ends the start before anything is imported or bound.
+    read_restrictions(values.get("grpc_restricted_protocol", ()))
     foreign: Mapping[str, str] = given.get(_GIVEN_FOREIGN, {})
     delay = read_value(_HOOK, environ.get(RESPONSE_DELAY_HOOK, "0"), RESPONSE_DELAY_HOOK)
     return ServerOptions(**values, ignored=tuple(foreign), grpc_response_delay_s=delay)
 
 
 def read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    """What PENSTOCK_* variables say; a repeated option separates its values by commas."""
+    """What PENSTOCK_* variables say; a repeated option separates its values by its separator."""
     values: dict[str, Any] = {}
     for flag in FLAGS:
         text = environ.get(flag.variable)
         if text is None:
             continue
         if flag.repeated:
-            values[flag.field] = tuple(part.strip() for part in text.split(",") if part.strip())
+            parts = map(str.strip, text.split(flag.info.separator))
+            values[flag.field] = tuple(part for part in parts if part)
         else:
             values[flag.field] = read_value(flag, text, flag.variable)
     return values
@@ -128,7 +132,9 @@ def unknown_flag(given: str) -> str:
     name = given.lstrip("-").partition("=")[0].replace("_", "-")
     known = [flag.name for flag in FLAGS] + list(FOREIGN_FLAGS)
     near = difflib.get_close_matches(name, known, 1)
-    return f"unknown option {given!r}" + (f", did you mean --{near[0]}?" if near else "")
+    # Without its value, which may be a secret if the option was only misspelt.
+    told = f"unknown option {given.partition('=')[0]!r}"
+    return told + (f", did you mean --{near[0]}?" if near else "")
 
 
 def _convert(default: Any, text: str) -> Any:
@@ -165,7 +171,14 @@ def _parse_file(path: Path, text: str) -> Any:
         raise InvalidArgument(f"{path} is not valid: {error}") from None
     except Exception as error:
         # yaml's errors derive from Exception, and yaml may not be there to name them.
-        raise InvalidArgument(f"{path} is not valid: {error}") from None
+        raise InvalidArgument(f"{path} is not valid: {_yaml_problem(error)}") from None
+
+
+def _yaml_problem(error: Exception) -> str:
+    """What is wrong and where; yaml itself would show the line, and with it perhaps a secret."""
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or type(error).__name__
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark else problem
 
 
 def _from_file(flag: Flag, value: Any, source: str) -> Any:

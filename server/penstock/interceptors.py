@@ -1,5 +1,5 @@
 """What happens around every handler, whatever the transport: the gate, the count of calls inside,
-the clock, the log line, and errors turned into statuses, once.
+the secrets of restricted methods, the clock, the log line, and errors turned into statuses, once.
 """
 
 import asyncio
@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
+from penstock.restrictions import UNRESTRICTED, Restriction, Restrictions
 from penstock.rpc import Category, Kind, Rpc
 from penstock.status import translate
 from penstock.transport.base import (
@@ -120,11 +121,17 @@ class Guard:
     """Wraps handlers. Without an observer a call that succeeds pays for two additions only."""
 
     def __init__(
-        self, gate: Gate, observer: Observer | None = None, *, delay_s: float = 0.0
+        self,
+        gate: Gate,
+        observer: Observer | None = None,
+        *,
+        delay_s: float = 0.0,
+        restrictions: Restrictions = UNRESTRICTED,
     ) -> None:
         self._gate = gate
         self._observer = observer
         self._delay_s = delay_s
+        self._restrictions = restrictions
 
     def method(
         self,
@@ -137,14 +144,26 @@ class Guard:
         `submit`, the quick way into a unary method, guards itself.
         """
         if rpc.kind is Kind.STREAM:
-            return Method(rpc.path, stream=self._stream(rpc, handler))  # type: ignore[arg-type]
-        unary: UnaryHandler = handler  # type: ignore[assignment]
+            return self._stream_method(rpc, handler)  # type: ignore[arg-type]
+        return self._unary_method(rpc, handler, submit)  # type: ignore[arg-type]
+
+    def _stream_method(self, rpc: Rpc, handler: StreamHandler) -> Method:
+        # Whether a method is restricted is asked here, once, and not with every call.
+        restriction = self._restrictions.get(rpc.category)
+        if restriction is not None:
+            handler = _restricted_stream(handler, restriction)
+        return Method(rpc.path, stream=self._stream(rpc, handler))
+
+    def _unary_method(self, rpc: Rpc, handler: UnaryHandler, submit: QuickHandler | None) -> Method:
+        restriction = self._restrictions.get(rpc.category)
         if self._delay_s and rpc.category is not Category.INFERENCE:
-            unary = _delayed(unary, self._delay_s)
-        unary = self._unary(rpc, unary)
+            handler = _delayed(handler, self._delay_s)
+        if restriction is not None:
+            handler = _restricted_unary(handler, restriction)
+        handler = self._unary(rpc, handler)
         if self._observer is not None:
-            unary = _observed_unary(rpc, unary, self._observer)
-        return Method(rpc.path, unary=unary, submit=submit)
+            handler = _observed_unary(rpc, handler, self._observer)
+        return Method(rpc.path, unary=handler, submit=submit)
 
     def _unary(self, rpc: Rpc, handler: UnaryHandler) -> UnaryHandler:
         gate = self._gate
@@ -218,6 +237,22 @@ def _observed_unary(rpc: Rpc, handler: UnaryHandler, observer: Observer) -> Unar
         return reply
 
     return observed
+
+
+def _restricted_unary(handler: UnaryHandler, restriction: Restriction) -> UnaryHandler:
+    async def restricted(data: bytes, call: Call) -> bytes:
+        restriction.check(call.metadata)
+        return await handler(data, call)
+
+    return restricted
+
+
+def _restricted_stream(handler: StreamHandler, restriction: Restriction) -> StreamHandler:
+    async def restricted(messages: AsyncIterator[bytes], call: Call) -> None:
+        restriction.check(call.metadata)
+        await handler(messages, call)
+
+    return restricted
 
 
 def _delayed(handler: UnaryHandler, delay_s: float) -> UnaryHandler:

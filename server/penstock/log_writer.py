@@ -4,6 +4,7 @@ import os
 import select
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from penstock_runtime.errors import InvalidArgument
 from penstock_runtime.observability.access_log import AccessEntry
@@ -15,6 +16,24 @@ ENTRY_BYTES = 1024
 
 # The first line wakes the thread, which then gathers what follows: one write for many lines.
 LINGER_S = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How what is handed over becomes lines: `render` for access entries, `gap` for the number of
+    lines that were lost; `mark` changes every line.
+    """
+
+    render: Callable[[AccessEntry], str]
+    gap: Callable[[int], str]
+    mark: Callable[[str], str] | None = None
+
+    def lines(self, items: Sequence[str | AccessEntry], lost: int = 0) -> list[str]:
+        """Each as a line, and one more where some were lost."""
+        lines = [item if isinstance(item, str) else self.render(item) for item in items]
+        if lost:
+            lines.append(self.gap(lost))
+        return lines if self.mark is None else [self.mark(line) for line in lines]
 
 
 class LogWriter:
@@ -33,12 +52,12 @@ class LogWriter:
         mark: Callable[[str], str] | None = None,
     ) -> None:
         self._write = write
-        self._mark = mark
-        self._render = render
-        self._gap = gap
+        self._style = Style(render, gap, mark)
         self._limit = limit_bytes
         self._lock = threading.Lock()
         self._waiting: list[str | AccessEntry] = []
+        self._finished: list[str] = []
+        """What waited when the style changed, in the style that it was meant for."""
         self._size = 0
         self._dropped = 0
         self._told = 0
@@ -59,6 +78,13 @@ class LogWriter:
     def put_entry(self, entry: AccessEntry) -> None:
         """Take one access entry; its text is made by the writing thread."""
         self._put(entry, ENTRY_BYTES)
+
+    def restyle(self, style: Style) -> None:
+        """Write what comes from here on in this style."""
+        with self._lock:
+            self._finished += self._style.lines(self._waiting)
+            self._waiting = []
+            self._style = style
 
     def close(self, timeout_s: float) -> bool:
         """Write what waits and end the thread; False if it did not end in time."""
@@ -90,25 +116,20 @@ class LogWriter:
     def _flush(self) -> None:
         with self._lock:
             items, self._waiting, self._size = self._waiting, [], 0
+            finished, self._finished = self._finished, []
+            style = self._style
             lost = self._dropped - self._told
             self._told = self._dropped
-        if not items and not lost:
+        if not items and not finished and not lost:
             return
         try:
-            self._write(self._text(items, lost))
+            lines = finished + style.lines(items, lost)
+            self._write(("\n".join(lines) + "\n").encode(errors="backslashreplace"))
         except Exception:
             # The log cannot tell of its own failure; the count can.
             with self._lock:
-                self._dropped += len(items)
+                self._dropped += len(items) + len(finished)
                 self._told -= lost
-
-    def _text(self, items: Sequence[str | AccessEntry], lost: int) -> bytes:
-        lines = [item if isinstance(item, str) else self._render(item) for item in items]
-        if lost:
-            lines.append(self._gap(lost))
-        if self._mark is not None:
-            lines = [self._mark(line) for line in lines]
-        return ("\n".join(lines) + "\n").encode(errors="backslashreplace")
 
     def __repr__(self) -> str:
         return f"LogWriter(waiting={len(self._waiting)}, dropped={self._dropped})"

@@ -8,12 +8,14 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from math import isfinite
 from typing import Literal
 
 from penstock.config import ServerOptions
-from penstock.log_writer import LogWriter, in_pieces, open_file, to_descriptor
+from penstock.log_settings import LogSettings
+from penstock.log_writer import LogWriter, Style, in_pieces, open_file, to_descriptor
 from penstock_runtime.errors import InvalidArgument
 from penstock_runtime.observability.access_log import AccessLog, human_line, json_line
 from penstock_runtime.observability.log_text import one_line, timestamp
@@ -59,14 +61,20 @@ class JsonFormatter(logging.Formatter):
 
 
 class LineHandler(logging.Handler):
-    """Formats in the thread that logs (arguments may change later) and hands the line over."""
+    """Formats in the thread that logs (arguments may change later) and hands the line over.
+
+    `wants` is asked of every level: loggers know only the lowest that is written.
+    """
 
     def __init__(self, put: Callable[[str], object]) -> None:
         super().__init__()
         self._put = put
+        self.wants: Callable[[int], bool] = lambda _level: True
 
     def emit(self, record: logging.LogRecord) -> None:
         """Hand over the record's line; one that cannot be formatted says where it is from."""
+        if not self.wants(record.levelno):
+            return
         try:
             line = self.format(record)
         except Exception as error:
@@ -76,7 +84,7 @@ class LineHandler(logging.Handler):
         self._put(line)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Logs:
     """What `configure` set up; `close` takes it back and writes what is still waiting."""
 
@@ -84,6 +92,20 @@ class Logs:
     writer: LogWriter
     handler: LineHandler
     previous: Mapping[str, int]
+    process: int | None = None
+    settings: LogSettings = field(default_factory=LogSettings)
+    """What `change` was last told."""
+
+    def change(self, settings: LogSettings) -> None:
+        """Write from now on what these say, and as they say; the access log has its own switch."""
+        formatter, style = _style(settings.is_json, self.process)
+        # A record is either written by the one style or by the other.
+        with self.handler.lock or nullcontext():
+            self.handler.wants = settings.wants
+            self.handler.setFormatter(formatter)
+            self.writer.restyle(style)
+        _set_levels(settings.level)
+        self.settings = settings
 
     def families(self) -> list[Family]:
         """How many lines were lost."""
@@ -126,14 +148,10 @@ def configure(
         raise InvalidArgument(
             f"log level {level!r} is unknown: expected one of {', '.join(LEVELS)}"
         )
-    json_wanted = log_format == "json"
-    formatter = JsonFormatter() if json_wanted else HumanFormatter()
+    formatter, style = _style(log_format == "json", process)
     sink = write or (open_file(file) if file else to_descriptor(STDERR))
     writer = LogWriter(
-        sink if process is None else in_pieces(sink),
-        json_line if json_wanted else human_line,
-        lambda dropped: formatter.format(_gap(dropped)),
-        mark=None if process is None else _mark(process, json_wanted),
+        sink if process is None else in_pieces(sink), style.render, style.gap, mark=style.mark
     )
     handler = LineHandler(writer.put_line)
     handler.setFormatter(formatter)
@@ -141,30 +159,25 @@ def configure(
     logging.getLogger().addHandler(handler)
     logging.captureWarnings(True)
     log = AccessLog(writer.put_entry, access_every) if access else AccessLog()
-    return Logs(log, writer, handler, previous)
+    return Logs(log, writer, handler, previous, process)
 
 
 def configure_logs(options: ServerOptions, process: int | None = None) -> Logs:
     """Logs as the options want them; `process` is the number of one of several servers."""
-    return configure(
-        "json" if options.log_format == "json" else "human",
-        log_level(options),
-        file=options.log_file,
-        access=options.access_log,
-        process=process,
-    )
+    logs = configure(file=options.log_file, access=options.access_log, process=process)
+    logs.change(LogSettings.of(options))
+    return logs
 
 
-def log_level(options: ServerOptions) -> str:
-    """The lowest level that is written."""
-    if options.log_verbose > 0:
-        return "debug"
-    wanted = (
-        (options.log_info, "info"),
-        (options.log_warning, "warning"),
-        (options.log_error, "error"),
+def _style(json_wanted: bool, process: int | None) -> tuple[logging.Formatter, Style]:
+    """How records become lines, and everything else that is written."""
+    formatter = JsonFormatter() if json_wanted else HumanFormatter()
+    style = Style(
+        json_line if json_wanted else human_line,
+        lambda dropped: formatter.format(_gap(dropped)),
+        None if process is None else _mark(process, json_wanted),
     )
-    return next((level for on, level in wanted if on), "critical")
+    return formatter, style
 
 
 def _mark(process: int, json_wanted: bool) -> Callable[[str], str]:

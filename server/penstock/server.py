@@ -64,7 +64,7 @@ class Server:
         counts = rpc_metrics() if options.rpc_metrics else None
         observer = CallObserver(counts, access)
         self.services: Services = build_services(
-            self.core, options, observer if observer.needed else None, access
+            self.core, options, observer if observer.needed else None, access, logs
         )
         self._watch = LoopWatch(options.stall_dump_secs, self.services.health.beat)
         self._transport: Transport = make_transport(options, self.services.methods)

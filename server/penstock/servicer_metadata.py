@@ -23,19 +23,29 @@ EXTENSIONS: Sequence[str] = (
     "parameters",
     "statistics",
 )
-"""The protocol's extensions that are there; nothing is listed that would answer UNIMPLEMENTED."""
+"""The protocol's extensions that are always there; nothing is listed that would answer
+UNIMPLEMENTED.
+"""
+LOGGING = "logging"
 
 
 class MetadataServicer:
     """Answers the calls that only look."""
 
     def __init__(
-        self, core: InferenceCore, gate: Gate, server_name: str, *, strict_readiness: bool = True
+        self,
+        core: InferenceCore,
+        gate: Gate,
+        server_name: str,
+        *,
+        strict_readiness: bool = True,
+        more_extensions: Sequence[str] = (),
     ) -> None:
         self._core = core
         self._gate = gate
         self._server_name = server_name
         self._strict = strict_readiness
+        self._extensions = (*EXTENSIONS, *more_extensions)
 
     # -- health ----------------------------------------------------------------------------------
 
@@ -73,7 +83,7 @@ class MetadataServicer:
     async def server_metadata(self, data: bytes, _call: Call) -> bytes:
         """Name, version, extensions."""
         parse(inference.ServerMetadataRequest, data)
-        message = describe.server_metadata(self._server_name, __version__, EXTENSIONS)
+        message = describe.server_metadata(self._server_name, __version__, self._extensions)
         return message.SerializeToString()
 
     async def model_metadata(self, data: bytes, _call: Call) -> bytes:

@@ -15,10 +15,11 @@ from penstock.codec.encode import encode_message
 from penstock.codec.heavy import CONTENTS_LIMIT, is_heavy
 from penstock.codec.templates import kinds_of_length
 from penstock.interceptors import Observer
+from penstock.restrictions import Restriction
 from penstock.rpc import Rpc
 from penstock.status import translate
 from penstock.timing import with_timing
-from penstock.transport.base import Buffer, Message, QuickCall
+from penstock.transport.base import Buffer, Message, QuickCall, QuickHandler
 from penstock.unary_request import UnaryRequest
 from penstock.wishes import TIMING_PARAMETER, TYPED_METADATA, metadata_flag, wants_typed
 from penstock.workshop import Workshop, is_heavy_response
@@ -41,6 +42,29 @@ class QuickInfer:
         self.timed = shop.access.enabled
         """Whether anyone wants to know the timing of every request."""
         self._asides: set[asyncio.Task[None]] = set()
+
+    def handler(self, restriction: Restriction | None = None) -> QuickHandler:
+        """`submit`, and before it the check of a secret only where there is one."""
+        if restriction is None:
+            return self.submit
+
+        def submit_restricted(data: Buffer, call: QuickCall) -> None:
+            try:
+                # A server that drains tells everyone so, and lets nobody in.
+                if not self._shop.gate.closed:
+                    restriction.check(call.metadata)
+            except Exception as error:
+                self._turn_away(data, call, error)
+            else:
+                self.submit(data, call)
+
+        return submit_restricted
+
+    def _turn_away(self, data: Buffer, call: QuickCall, error: Exception) -> None:
+        """Refuse a call that did not come in; it is observed as others are."""
+        if self._watch is not None:
+            self._watch.started()
+        self.refuse(UnaryRequest(self, call, data, time.monotonic_ns()), error)
 
     def submit(self, data: Buffer, call: QuickCall) -> None:
         """Admit one request; the call is answered later, or now if it is refused."""

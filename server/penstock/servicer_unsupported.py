@@ -25,10 +25,6 @@ class UnsupportedServicer:
         """Read or change how requests are traced."""
         _refuse("tracing is not available in this version; --access-log times every request")
 
-    async def log_settings(self, _data: bytes, _call: Call) -> bytes:
-        """Read or change what is logged."""
-        _refuse("log settings are fixed at the start of the server, by its --log-* flags")
-
 
 def _refuse(text: str) -> NoReturn:
     raise Unsupported(text, reason="NOT_AVAILABLE")

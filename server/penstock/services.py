@@ -9,10 +9,13 @@ from penstock.config import ServerOptions
 from penstock.health import Health
 from penstock.interceptors import Gate, Guard, Observer
 from penstock.limits import ByteBudget, default_inflight_bytes
+from penstock.logs import Logs
 from penstock.reflection import Reflection
+from penstock.restrictions import Restrictions, read_restrictions
 from penstock.rpc import Rpc, bind
 from penstock.servicer_infer import InferServicer
-from penstock.servicer_metadata import MetadataServicer
+from penstock.servicer_logs import LogServicer
+from penstock.servicer_metadata import LOGGING, MetadataServicer
 from penstock.servicer_quick import QuickInfer
 from penstock.servicer_repository import RepositoryServicer
 from penstock.servicer_unsupported import UnsupportedServicer
@@ -64,8 +67,12 @@ def build_services(
     options: ServerOptions,
     observer: Observer | None = None,
     access: AccessLog | None = None,
+    logs: Logs | None = None,
 ) -> Services:
-    """The handlers of a server; call it on the loop that will serve them."""
+    """The handlers of a server; call it on the loop that will serve them.
+
+    `logs` are those that callers may see to; without them the program keeps its own.
+    """
     gate = Gate()
     budget = ByteBudget(options.max_inflight_bytes or default_inflight_bytes())
     codec_threads = ThreadPoolExecutor(CODEC_THREADS, "penstock-codec")
@@ -84,27 +91,38 @@ def build_services(
         access=access if access is not None else AccessLog(),
     )
     metadata = MetadataServicer(
-        core, gate, options.server_name, strict_readiness=options.strict_readiness
+        core,
+        gate,
+        options.server_name,
+        strict_readiness=options.strict_readiness,
+        more_extensions=(LOGGING,) if logs is not None else (),
     )
     health = Health(core, metadata.is_ready, max_watchers=options.max_health_watchers)
-    guard = Guard(gate, observer, delay_s=options.grpc_response_delay_s)
+    restricted = read_restrictions(options.grpc_restricted_protocol)
+    guard = Guard(gate, observer, delay_s=options.grpc_response_delay_s, restrictions=restricted)
     owners = (
         InferServicer(shop),
         metadata,
         RepositoryServicer(core, admin_threads),
         health,
         Reflection(),
+        LogServicer(logs),
         UnsupportedServicer(),
     )
     methods = tuple(
-        guard.method(rpc, handler, _quick(rpc, shop, observer)) for rpc, handler in bind(*owners)
+        guard.method(rpc, handler, _quick(rpc, shop, observer, restricted))
+        for rpc, handler in bind(*owners)
     )
     return Services(methods, gate, budget, health, metadata, (codec_threads, admin_threads))
 
 
-def _quick(rpc: Rpc, shop: Workshop, observer: Observer | None) -> QuickHandler | None:
+def _quick(
+    rpc: Rpc, shop: Workshop, observer: Observer | None, restricted: Restrictions
+) -> QuickHandler | None:
     """The quick way into the method, where there is one."""
-    return QuickInfer(shop, rpc, observer).submit if rpc.name == "ModelInfer" else None
+    if rpc.name != "ModelInfer":
+        return None
+    return QuickInfer(shop, rpc, observer).handler(restricted.get(rpc.category))
 
 
 def _one(name: str, text: str, value: float) -> Family:

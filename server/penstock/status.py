@@ -81,7 +81,9 @@ def public_error(error: BaseException) -> PenstockError:
 
 def _trailing(error: PenstockError, text: str) -> Iterator[tuple[str, str | bytes]]:
     if error.retry_after_ns is not None:
-        yield PUSHBACK_KEY, str(max(1, -(-error.retry_after_ns // 1_000_000)))
+        # Negative is gRPC's word for: do not try again.
+        after_ms = -(-error.retry_after_ns // 1_000_000)
+        yield PUSHBACK_KEY, str(-1 if error.retry_after_ns < 0 else max(1, after_ms))
     details = list(_details(error))
     if details:
         code = CODES[error.status]
@@ -98,7 +100,7 @@ def _details(error: PenstockError) -> Iterator[rpc_status.Any]:
         yield _packed("BadRequest", rpc_status.BadRequest(field_violations=fields))
     if error.reason:
         yield _packed("ErrorInfo", rpc_status.ErrorInfo(reason=error.reason, domain=DOMAIN))
-    if error.retry_after_ns is not None:
+    if error.retry_after_ns is not None and error.retry_after_ns >= 0:
         seconds, nanos = divmod(error.retry_after_ns, 1_000_000_000)
         delay = rpc_status.Duration(seconds=seconds, nanos=nanos)
         yield _packed("RetryInfo", rpc_status.RetryInfo(retry_delay=delay))

@@ -12,6 +12,7 @@ from tests.transports import chosen
 from penstock.app import serve
 from penstock.config import ServerOptions
 from penstock.drain import StopRequest
+from penstock.logs import Logs
 from penstock.server import Server
 
 MODELS = Path(__file__).parents[1] / "models"
@@ -35,11 +36,12 @@ class Running:
 
 class ServerThread:
     """Starts a server for these options, waits until its models are loaded, stops it by its
-    drain.
+    drain. With `logs` its callers may see to them.
     """
 
-    def __init__(self, settings: ServerOptions) -> None:
+    def __init__(self, settings: ServerOptions, logs: Logs | None = None) -> None:
         self._settings = settings
+        self._logs = logs
         self._started: Future[Running] = Future()
         self._thread = threading.Thread(target=self._run, name="server-loop")
         self._stop = StopRequest()
@@ -75,6 +77,7 @@ class ServerThread:
 
         return await serve(
             self._settings,
+            logs=self._logs,
             stop=self._stop,
             started=lambda server: tasks.append(asyncio.ensure_future(tell(server))),
         )

@@ -233,7 +233,7 @@ def test_no_refusal_shows_the_inside_of_the_server(stub: Any) -> None:
         ("SystemSharedMemoryRegister", service_pb2.SystemSharedMemoryRegisterRequest(name="r", key="/k", byte_size=1), "UNIMPLEMENTED", "Client shared memory is disabled"),
         ("CudaSharedMemoryRegister", service_pb2.CudaSharedMemoryRegisterRequest(name="r"), "UNIMPLEMENTED", "Client shared memory is disabled"),
         ("TraceSetting", service_pb2.TraceSettingRequest(), "UNIMPLEMENTED", "tracing is not available"),
-        ("LogSettings", service_pb2.LogSettingsRequest(), "UNIMPLEMENTED", "log"),
+        ("LogSettings", service_pb2.LogSettingsRequest(), "UNIMPLEMENTED", "log settings are not available"),
     ],
 )  # fmt: skip
 def test_the_other_rpcs_refuse_in_the_same_way(

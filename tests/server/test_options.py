@@ -106,7 +106,8 @@ def test_the_environment_separates_values_by_commas() -> None:
         (("--strict-readiness=maybe",), "expected bool"),
         (("--grpc-prot=1",), "did you mean --grpc-port"),
         (("--config-file=/nowhere.json",), "cannot read --config-file"),
-        (("--grpc-restricted-protocol=x",), "restricting protocols is not available"),
+        (("--grpc-restricted-protocol=x",), "expected <group>[,<group>]:<key>=<value>"),
+        (("--http-restricted-api=x",), "restricting protocols of HTTP is not available"),
         (("--allow-client-shm=true",), "shared memory is not available"),
     ],
 )

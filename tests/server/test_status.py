@@ -63,6 +63,15 @@ def test_a_retry_hint_is_pushback_and_retry_info() -> None:
     assert (retry.retry_delay.seconds, retry.retry_delay.nanos) == (1, 500_000_001)
 
 
+def test_a_retry_that_would_be_in_vain_is_forbidden() -> None:
+    """In gRPC's word for it; a delay would be an invitation."""
+    answer = translate(Unavailable("restricted", reason="R", retry_after_ns=-1))
+
+    assert dict(answer.trailing)["grpc-retry-pushback-ms"] == "-1"
+    urls = [detail.type_url for detail in details(answer.trailing).details]
+    assert urls == ["type.googleapis.com/google.rpc.ErrorInfo"]
+
+
 def test_details_name_the_field_and_the_reason() -> None:
     """Violations become BadRequest, the reason an ErrorInfo."""
     error = InvalidArgument(

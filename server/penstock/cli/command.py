@@ -35,12 +35,14 @@ class Parser(argparse.ArgumentParser):
         """The arguments; an option that is not known is answered with the nearest one that is."""
         known, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            self.error(f"unknown argument {unknown[0]!r}{self._nearest(unknown[0])}")
+            # Without its value, which may be a secret if the option was only misspelt.
+            name = unknown[0].partition("=")[0]
+            self.error(f"unknown argument {name!r}{self._nearest(name)}")
         return known
 
     def _nearest(self, given: str) -> str:
         options = sorted(set(_OPTION.findall(self.format_help())))
-        near = difflib.get_close_matches(given.partition("=")[0], options, 1)
+        near = difflib.get_close_matches(given, options, 1)
         return f", did you mean {near[0]}?" if near else ""
 
     def error(self, message: str) -> Never:

@@ -56,6 +56,10 @@ def run(args: argparse.Namespace) -> int:
 @contextmanager
 def with_source(options: ServerOptions, source: str) -> Iterator[ServerOptions]:
     """The options with what the positional argument says, for the time of the block."""
+    if source.startswith("-"):
+        # argparse takes what holds a blank for no option, however it begins. Its value may be a
+        # secret.
+        raise CommandError(f"unknown argument {source.partition('=')[0]!r}")
     file = split_source(source)
     if file is not None:
         with repository_of(*file, options.model_name) as folder:
