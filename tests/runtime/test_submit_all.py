@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.runtime.fakes import MS, HandClock, config, pending
@@ -167,3 +168,18 @@ def test_a_short_execution_is_handed_over_with_others_and_a_long_one_alone() -> 
         (5 * MS, True): 1,
         (5 * MS, False): 1,
     }
+
+
+def test_a_deadline_that_has_passed_is_none_that_cannot_be_met() -> None:
+    """While the instance is busy as well, alone or with others: nobody is told to try elsewhere."""
+    clock = HandClock(10 * MS)
+    busy = scheduler(clock)
+    for _ in range(20):
+        busy.predictor.observe(5 * MS)
+
+    late = [pending(at=1, deadline=9 * MS) for _ in range(2)]
+    refused = [error for _, error in busy.submit_all(late)]
+    with pytest.raises(DeadlineExceeded, match="was not executed"):
+        busy.submit(pending(at=1, deadline=9 * MS))
+
+    assert [type(error) for error in refused] == [DeadlineExceeded] * 2

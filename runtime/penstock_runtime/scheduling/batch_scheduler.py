@@ -145,7 +145,9 @@ class BatchScheduler:
         return refused
 
     def _admit(self, pending: Pending, deadline_ns: int, now: int) -> None:
-        """Refuse at once what cannot make its deadline."""
+        """Refuse at once what cannot make its deadline, or has missed it already."""
+        if deadline_ns <= now:
+            raise expired_deadline(pending, now)
         per_batch = self._batcher.rows_per_batch()
         ahead = self._batcher.rows_ahead(pending)
         wait = self.predictor.wait_ns(ahead, per_batch, self._instances)
