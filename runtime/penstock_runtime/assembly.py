@@ -10,6 +10,7 @@ from penstock_runtime.model import Model, start_model
 from penstock_runtime.repository.loader import ConfigParser, Loader
 from penstock_runtime.repository.options import RepositoryOptions
 from penstock_runtime.repository.repository import ModelRepository
+from penstock_runtime.response_cache import ResponseCache
 from penstock_runtime.scheduling.timer import Timer
 
 HOLD_HOOK = "TRITONSERVER_DELAY_SCHEDULER"
@@ -22,13 +23,15 @@ def open_repository(
     allow_pickle: Collection[str] = (),
     complete: bool = True,
     hold_until: int = 0,
+    cache: ResponseCache | None = None,
 ) -> ModelRepository[Model]:
     """A repository with every backend there is; nothing is loaded before its `start`.
 
     `parsers` are for configuration files beyond JSON and YAML; with `hold_until` each model's
-    batcher waits once for so many requests, as Triton's tests want it.
+    batcher waits once for so many requests, as Triton's tests want it; `cache` is shared by the
+    models that ask for one.
     """
-    start = partial(_start, Timer(), hold_until)
+    start = partial(_start, Timer(), hold_until, cache)
     loader = Loader(
         default_registry(), start, parsers, allow_pickle=allow_pickle, complete=complete
     )
@@ -41,5 +44,11 @@ def hold_until_hook(environ: Mapping[str, str] = os.environ) -> int:
     return int(text) if text.isdigit() else 0
 
 
-def _start(timer: Timer, hold_until: int, source: ModelSource, backend: Backend) -> Model:
-    return start_model(source, backend, timer, hold_until=hold_until)
+def _start(
+    timer: Timer,
+    hold_until: int,
+    cache: ResponseCache | None,
+    source: ModelSource,
+    backend: Backend,
+) -> Model:
+    return start_model(source, backend, timer, hold_until=hold_until, cache=cache)

@@ -17,8 +17,10 @@ from penstock_runtime.observability.first_response import first_response_bounds
 from penstock_runtime.observability.statistics import ModelStatistics
 from penstock_runtime.placement import placements
 from penstock_runtime.request import InferRequest
-from penstock_runtime.scheduling.base import Batcher, Pending, QueueStats
-from penstock_runtime.scheduling.batch_scheduler import BatchScheduler, Refused
+from penstock_runtime.response_cache import ResponseCache
+from penstock_runtime.scheduling.base import Batcher, Pending, QueueStats, Refused, Scheduler
+from penstock_runtime.scheduling.batch_scheduler import BatchScheduler
+from penstock_runtime.scheduling.caching_scheduler import CachingScheduler
 from penstock_runtime.scheduling.dynamic_batcher import DynamicBatcher
 from penstock_runtime.scheduling.length_batcher import LengthBatcher
 from penstock_runtime.scheduling.timer import Timer
@@ -41,7 +43,7 @@ class Model:
         config: ModelConfig,
         version: int,
         loaded: LoadedModel,
-        scheduler: BatchScheduler,
+        scheduler: Scheduler,
         instances: tuple[ModelInstance, ...],
         statistics: ModelStatistics,
     ) -> None:
@@ -117,47 +119,71 @@ class Model:
 
 
 def start_model(
-    source: ModelSource, backend: Backend, timer: Timer, *, hold_until: int = 0
+    source: ModelSource,
+    backend: Backend,
+    timer: Timer,
+    *,
+    hold_until: int = 0,
+    cache: ResponseCache | None = None,
 ) -> Model:
     """Load a version and make its instances; returns when they are warm, or raises what prevented
-    it.
+    it. The cache is for the models whose configuration asks for it.
     """
     started = time.monotonic()
     config = source.config
     refuse_unavailable(config)
+    cache = cache_of(config, cache)
     homes = placements(config, uses_gpu=backend.uses_gpu)
     warmups = warmup_requests(config, source.root)
     labels = read_labels(config, source.root)
     loaded = backend.load(source)
-    statistics = make_statistics(config, source.version)
-    rules = config.dynamic_batching
+    statistics = make_statistics(config, source.version, response_cache=cache is not None)
+    ordered = bool(config.dynamic_batching and config.dynamic_batching.preserve_ordering)
     scheduler = BatchScheduler(
         make_batcher(config, hold_until),
         statistics,
         timer,
         instances=len(homes),
-        preserve_ordering=bool(rules and rules.preserve_ordering),
+        # What the cache answers has its place in the order too, so that it keeps it.
+        preserve_ordering=ordered and cache is None,
     )
+    door: Scheduler = scheduler
+    if cache is not None:
+        door = CachingScheduler(scheduler, cache, statistics, timer, preserve_ordering=ordered)
     plan = BatchPlan(config, source.version, labels)
     instances = tuple(
         ModelInstance(home, loaded, plan, scheduler, statistics, warmups) for home in homes
     )
-    model = Model(config, source.version, loaded, scheduler, instances, statistics)
+    model = Model(config, source.version, loaded, door, instances, statistics)
     _start_all(model)
     statistics.set_memory(loaded.memory_bytes())
     statistics.load_seconds = time.monotonic() - started
     return model
 
 
-def make_statistics(config: ModelConfig, version: int) -> ModelStatistics:
+def cache_of(config: ModelConfig, cache: ResponseCache | None) -> ResponseCache | None:
+    """The server's cache if the model asks for it; says so where it asks in vain."""
+    if config.response_cache is None or not config.response_cache.enable:
+        return None
+    if cache is None:
+        _log.warning(
+            "model '%s' enables the response cache and this server has none: every request is "
+            "executed (start it with --cache-config=local,size=BYTES)",
+            config.name,
+        )
+    return cache
+
+
+def make_statistics(
+    config: ModelConfig, version: int, *, response_cache: bool = False
+) -> ModelStatistics:
     """The counters of one version, with the histogram bounds that its configuration asks for."""
-    cache = config.response_cache
     return ModelStatistics(
         config.name,
         version,
         config.metric_tags,
         decoupled=config.decoupled,
-        response_cache=cache is not None and cache.enable,
+        response_cache=response_cache,
         first_response_ms=first_response_bounds(config.extra.get("model_metrics")),
     )
 

@@ -63,7 +63,10 @@ class InferRequest(NamedTuple):
 
 
 class Timing(NamedTuple):
-    """Where one request's time went, in nanoseconds, and in what company it was executed."""
+    """Where one request's time went, in nanoseconds, and in what company it was executed.
+
+    With `cache_hit` it was not: the response cache had its answer.
+    """
 
     queue_ns: int = 0
     compute_input_ns: int = 0
@@ -71,6 +74,7 @@ class Timing(NamedTuple):
     compute_output_ns: int = 0
     batch_size: int = 0
     instance: str = ""
+    cache_hit: bool = False
 
 
 class InferResponse(NamedTuple):

@@ -4,12 +4,8 @@ A model that needs sequences kept apart and is served without that gives wrong a
 does not load says why.
 """
 
-import logging
-
 from penstock_runtime.config import ModelConfig
 from penstock_runtime.errors import Unsupported
-
-_log = logging.getLogger("penstock.model")
 
 
 def refuse_unavailable(config: ModelConfig) -> None:
@@ -31,9 +27,3 @@ def refuse_unavailable(config: ModelConfig) -> None:
                 f"model '{config.name}' asks for {field}, which is not available in this version",
                 reason="NOT_AVAILABLE",
             )
-    if config.response_cache is not None and config.response_cache.enable:
-        _log.warning(
-            "model '%s' enables the response cache, which is not available in this version: "
-            "every request is executed",
-            config.name,
-        )

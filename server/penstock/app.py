@@ -180,6 +180,10 @@ def announce_setup(server: Server) -> None:
     if o.grpc_restricted_protocol:
         restricted = read_restrictions(o.grpc_restricted_protocol)
         _log.info("restricted protocols: %s", describe_restrictions(restricted))
+    if server.cache is not None:
+        _log.info(
+            "a response cache of %d bytes for models that enable it", server.cache.limit_bytes
+        )
     if o.ignored:
         flags = ", ".join(f"--{name}" for name in o.ignored)
         _log.warning("flags that have no effect here: %s", flags)

@@ -18,6 +18,7 @@ GROUPS: Mapping[str, str] = MappingProxyType(
         "grpc": "the gRPC port",
         "metrics": "the metrics port",
         "logging": "what is written to the log",
+        "cache": "responses that are kept and given again, for the models that ask for it",
         "limits": "bounds beyond which the answer is immediate and retryable",
         "ignored": "flags of Triton that are accepted and have no effect here",
     }
@@ -249,6 +250,18 @@ class ServerOptions:
     log_error: bool = _option(True, "logging", "Write errors.")
     log_file: str = _option("", "logging", "Write to this file rather than to stderr.")
     access_log: bool = _option(False, "logging", "One line for every request.")
+
+    # -- cache -----------------------------------------------------------------------------------
+    cache_config: tuple[str, ...] = _option(
+        (),
+        "cache",
+        "local,size=BYTES switches the response cache on, ttl=SECONDS bounds the age of what it "
+        "gives; may be repeated.",
+        metavar="local,KEY=VALUE",
+    )
+    response_cache_byte_size: int = _option(
+        0, "cache", "The old name of --cache-config=local,size=BYTES (0: no cache).", minimum=0
+    )
 
     # -- limits ----------------------------------------------------------------------------------
     max_inflight_bytes: int = _option(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from penstock.cache_config import CacheSettings, cache_settings
 from penstock.config import ServerOptions
 from penstock.config_text import parse_config_text
 from penstock.drain import StopRequest, drain
@@ -27,6 +28,7 @@ from penstock_runtime.model import Model
 from penstock_runtime.observability.access_log import AccessLog
 from penstock_runtime.repository.options import ControlMode, RepositoryOptions
 from penstock_runtime.repository.repository import LoadProgress, ModelRepository
+from penstock_runtime.response_cache import ResponseCache
 
 _log = logging.getLogger("penstock.server")
 
@@ -51,12 +53,16 @@ class Server:
         self.stop = stop
         self.grpc_addresses: Sequence[str] = ()
         self.metrics_port: int | None = None
+        self.cache = make_cache(
+            cache_settings(options.cache_config, options.response_cache_byte_size)
+        )
         self.repository: ModelRepository[Model] = open_repository(
             repository_options(options),
             {"config.pbtxt": parse_config_text},
             allow_pickle=options.allow_pickle,
             complete=not options.disable_auto_complete_config,
             hold_until=hold_until_hook(),
+            cache=self.cache,
         )
         self.core = InferenceCore(self.repository)
         self._progress = progress
@@ -71,6 +77,7 @@ class Server:
         sources = [self.services.families, self._watch.families, self._transport.families]
         sources += [counts.families] if counts is not None else []
         sources += [logs.families] if logs is not None else []
+        sources += [self.cache.families] if self.cache is not None else []
         self.metrics = server_metrics(
             self.repository, sources, metrics_options(options.metrics_config)
         )
@@ -233,6 +240,14 @@ def repository_options(options: ServerOptions) -> RepositoryOptions:
         model_config_name=options.model_config_name,
         drain_timeout_s=max(float(options.exit_timeout_secs), 1.0),
     )
+
+
+def make_cache(settings: CacheSettings) -> ResponseCache | None:
+    """The response cache that the settings ask for; None for none."""
+    if not settings.size:
+        return None
+    ttl_ns = max(round(settings.ttl_s * 1e9), 1) if settings.ttl_s else None
+    return ResponseCache(settings.size, ttl_ns)
 
 
 def in_daemon(work: Callable[[], T], name: str) -> "asyncio.Future[T]":

@@ -15,6 +15,7 @@ from collections.abc import Coroutine, Iterator
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from penstock.cache_config import cache_settings
 from penstock.config import ServerOptions
 from penstock.http import MetricsServer
 from penstock.limits import default_inflight_bytes
@@ -79,15 +80,20 @@ def check(options: ServerOptions) -> None:
 def worker_options(options: ServerOptions, addresses: tuple[str, ...]) -> ServerOptions:
     """What each process is told: these, on the shared port, without a metrics port of its own.
 
-    The bound on requests in flight is one for all processes: each has its share of it.
+    The bound on requests in flight is one for all processes, and so is the size of the response
+    cache: each has its share of it.
     """
     inflight = options.max_inflight_bytes or default_inflight_bytes()
+    cache = cache_settings(options.cache_config, options.response_cache_byte_size)
+    share = replace(cache, size=cache.size // options.processes)
     return replace(
         options,
         grpc_address=addresses,
         reuse_grpc_port=True,
         allow_metrics=False,
         max_inflight_bytes=max(1, inflight // options.processes),
+        cache_config=share.flags(),
+        response_cache_byte_size=0,
     )
 
 

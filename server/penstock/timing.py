@@ -17,4 +17,6 @@ def with_timing(request: InferRequest, response: InferResponse) -> InferResponse
         parameters["penstock_compute_output_us"] = timing.compute_output_ns // 1000
         parameters["penstock_batch_size"] = timing.batch_size
         parameters["penstock_instance"] = timing.instance
+        if timing.cache_hit:
+            parameters["penstock_cache_hit"] = True
     return response._replace(parameters=parameters)

@@ -180,6 +180,21 @@ def test_optional_families_appear_only_when_asked_for() -> None:
     assert not any(name.startswith("nv_cache") for name in full)
 
 
+def test_the_summaries_of_looks_into_the_cache_are_those_of_models_that_have_one() -> None:
+    """Under Triton's names, in microseconds."""
+    cached = busy(response_cache=True)
+    cached.record_cache_hit(RequestTiming(900_000, 0), 3_000)
+    cached.record_cache_miss(5_000)
+    views = [ModelView(cached.snapshot(), IDLE)]
+
+    text = render(model_families(views, NOW, MetricsOptions(summary_latencies=True))).decode()
+
+    labels = '{model="m",team="a",version="1"}'
+    assert f"nv_cache_hit_summary_per_model_sum{labels} 3" in text
+    assert f"nv_cache_miss_summary_per_model_sum{labels} 5" in text
+    assert f"nv_cache_miss_summary_per_model_count{labels} 1" in text
+
+
 def test_a_summary_tells_quantiles_in_microseconds() -> None:
     """A summary's quantiles come from the histograms, sum and count are exact."""
     families = model_families(

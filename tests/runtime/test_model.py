@@ -203,7 +203,7 @@ def test_what_cannot_make_its_deadline_is_refused_at_once_with_a_hint(
     while model.queue_stats().requests:
         time.sleep(0.001)
     for _ in range(20):
-        model._scheduler.predictor.observe(100_000_000)
+        model._scheduler.predictor.observe(100_000_000)  # type: ignore[attr-defined]
     # Half an execution for the one under way and one of its own: 150 of 400 ms. Then 100 more each.
     deadline = time.monotonic_ns() + 400_000_000
     accepted = [ask(model, deadline_ns=deadline + i) for i in range(3)]

@@ -1,13 +1,12 @@
 """Laws of what this version does not do: it says so at load."""
 
-import logging
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from tests.runtime.fakes import config
 
-from penstock_runtime.config import BatchInput, ModelInput, ResponseCache
+from penstock_runtime.config import BatchInput, ModelInput
 from penstock_runtime.config_scheduling import (
     DynamicBatching,
     Ensembling,
@@ -46,11 +45,3 @@ def test_a_ragged_input_that_is_batched_by_length_is_fine() -> None:
     refuse_unavailable(replace(config(batching=rules), input=RAGGED))
 
     assert rules.length_batching is not None
-
-
-def test_a_response_cache_is_done_without_and_said(caplog: pytest.LogCaptureFixture) -> None:
-    """Answers are the same without it, so the model is served and the log says so."""
-    with caplog.at_level(logging.WARNING):
-        refuse_unavailable(replace(config(), response_cache=ResponseCache(enable=True)))
-
-    assert "every request is executed" in caplog.text

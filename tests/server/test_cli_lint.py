@@ -144,6 +144,20 @@ def test_label_files_that_are_not_there_are_found(tmp_path: Path, path: str) -> 
     assert found.text.startswith("output[1].label_filename: label file 'other.txt' of output 'Z'")
 
 
+def test_a_response_cache_is_doubtful_unless_the_server_is_said_to_have_one(
+    repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model that asks for what its server lacks is served without."""
+    (repository / "good" / "config.pbtxt").write_text("\nresponse_cache { enable: true }\n")
+    folder = str(repository / "good")
+
+    assert main(["lint", folder]) == 0
+    assert "good/config.pbtxt:2: warning: response_cache: " in capsys.readouterr().out
+    assert main(["lint", folder, "--strict"]) == 1
+    assert main(["lint", folder, "--strict", "--cache-config=local,size=1000"]) == 0
+    assert main(["lint", folder, "--strict", "--cache-config", "local,size=0"]) == 1
+
+
 def test_a_clean_repository_is_success(
     repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -265,6 +266,23 @@ def test_each_process_has_its_share_of_the_memory_and_all_else_alike() -> None:
     changed = ("grpc_address", "reuse_grpc_port", "allow_metrics", "max_inflight_bytes")
     back = {name: getattr(options, name) for name in changed}
     assert replace(resolved, **back) == options
+
+
+@pytest.mark.parametrize(
+    ("given", "share"),
+    [
+        ({}, ()),
+        ({"response_cache_byte_size": 4000}, ("local,size=1000",)),
+        ({"cache_config": ("local,size=4000", "ttl=2.5")}, ("local,size=1000,ttl=2.5",)),
+    ],
+)
+def test_the_response_cache_is_shared_out_too(
+    given: dict[str, Any], share: tuple[str, ...]
+) -> None:
+    """Its size is the server's, not that of each process."""
+    resolved = worker_options(ServerOptions(processes=4, **given), ("127.0.0.1:5",))
+
+    assert (resolved.cache_config, resolved.response_cache_byte_size) == (share, 0)
 
 
 def test_the_cores_are_shared_out_unless_the_environment_says_otherwise(

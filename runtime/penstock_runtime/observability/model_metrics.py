@@ -35,6 +35,14 @@ _PHASES = (
     ("compute_output", "of handing out the outputs of a request's batch"),
 )
 
+_LOOKUPS = (
+    ("cache_hit", "of looks into the response cache that found the answer"),
+    (
+        "cache_miss",
+        "of looks into the response cache that found none, and of keeping what was made",
+    ),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class MetricsOptions:
@@ -219,21 +227,32 @@ def _first_response_ms(views: Sequence[ModelView]) -> Family:
 
 
 def _summaries(views: Sequence[ModelView], quantiles: Sequence[float]) -> list[Family]:
-    return [
-        Family(
-            f"nv_inference_{phase}_summary_us",
-            "summary",
-            f"Microseconds {what}",
-            tuple(
-                sample
-                for view in views
-                for sample in summary_samples(
-                    model_labels(view.statistics), _phase(view, phase), quantiles, 1e3
-                )
-            ),
+    families = [
+        _summary(
+            f"nv_inference_{phase}_summary_us", f"Microseconds {what}", phase, views, quantiles
         )
         for phase, what in _PHASES
     ]
+    cached = [view for view in views if view.statistics.response_cache]
+    if not cached:
+        return families
+    return families + [
+        _summary(f"nv_{phase}_summary_per_model", f"Microseconds {what}", phase, cached, quantiles)
+        for phase, what in _LOOKUPS
+    ]
+
+
+def _summary(
+    name: str, text: str, phase: str, views: Sequence[ModelView], quantiles: Sequence[float]
+) -> Family:
+    samples = (
+        sample
+        for view in views
+        for sample in summary_samples(
+            model_labels(view.statistics), _phase(view, phase), quantiles, 1e3
+        )
+    )
+    return Family(name, "summary", text, tuple(samples))
 
 
 def _histograms(views: Sequence[ModelView]) -> list[Family]:

@@ -52,7 +52,8 @@ class MemoryUsage:
 @dataclass(frozen=True, slots=True)
 class LatencySnapshot:
     """Histograms in nanoseconds. The compute phases count every request of a batch with the batch's
-    duration, as the cumulative counters do; `first_response` is of decoupled requests.
+    duration, as the cumulative counters do; `first_response` is of decoupled requests, `cache_hit`
+    and `cache_miss` are looks into the response cache.
     """
 
     request: HistogramSnapshot
@@ -61,6 +62,8 @@ class LatencySnapshot:
     compute_infer: HistogramSnapshot
     compute_output: HistogramSnapshot
     first_response: HistogramSnapshot
+    cache_hit: HistogramSnapshot
+    cache_miss: HistogramSnapshot
 
 
 @dataclass(frozen=True, slots=True)

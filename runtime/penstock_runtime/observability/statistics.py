@@ -14,7 +14,6 @@ from penstock_runtime.errors import FailureReason
 from penstock_runtime.observability.first_response import FIRST_RESPONSE_BUCKETS_MS
 from penstock_runtime.observability.histogram import ROW_BOUNDS, Histogram, HistogramSnapshot
 from penstock_runtime.observability.response_table import (
-    DurationSum,
     Outcome,
     ResponseTable,
     Run,
@@ -51,7 +50,16 @@ queue, in the model, and on its outputs.
 class _Phases:
     """The histograms of one model."""
 
-    __slots__ = ("compute_infer", "compute_input", "compute_output", "first", "queue", "request")
+    __slots__ = (
+        "cache_hit",
+        "cache_miss",
+        "compute_infer",
+        "compute_input",
+        "compute_output",
+        "first",
+        "queue",
+        "request",
+    )
 
     def __init__(self) -> None:
         self.request = Histogram()
@@ -60,6 +68,8 @@ class _Phases:
         self.compute_infer = Histogram()
         self.compute_output = Histogram()
         self.first = Histogram()
+        self.cache_hit = Histogram()
+        self.cache_miss = Histogram()
 
     def snapshot(self) -> LatencySnapshot:
         return LatencySnapshot(
@@ -69,6 +79,8 @@ class _Phases:
             compute_infer=self.compute_infer.snapshot(),
             compute_output=self.compute_output.snapshot(),
             first_response=self.first.snapshot(),
+            cache_hit=self.cache_hit.snapshot(),
+            cache_miss=self.cache_miss.snapshot(),
         )
 
 
@@ -106,8 +118,6 @@ class ModelStatistics:
         self._first_buckets = Histogram(sorted({round(ms * 1e6) for ms in first_response_ms}))
         self._fail_ns = 0
         self._failures = dict.fromkeys(FailureReason, 0)
-        self._cache_hit = DurationSum()
-        self._cache_miss = DurationSum()
         # Per batch size: executions, and nanoseconds of input, infer and output.
         self._batches: dict[int, list[int]] = {}
         self._responses = ResponseTable()
@@ -209,12 +219,12 @@ class ModelStatistics:
             self._last_inference_ns = self._wall_clock_ns()
             self._phases.request.observe(timing.total_ns)
             self._phases.queue.observe(timing.queue_ns)
-            self._cache_hit.add(lookup_ns)
+            self._phases.cache_hit.observe(lookup_ns)
 
     def record_cache_miss(self, lookup_ns: int) -> None:
         """Count one look into the response cache (with the insertion) that found nothing."""
         with self._lock:
-            self._cache_miss.add(lookup_ns)
+            self._phases.cache_miss.observe(lookup_ns)
 
     def set_memory(self, bytes_by_device: Mapping[str, int]) -> None:
         """Say what the version holds, per device in torch's words ("cpu", "cuda:0")."""
@@ -237,8 +247,8 @@ class ModelStatistics:
                 compute_input=_duration(latency.compute_input),
                 compute_infer=_duration(latency.compute_infer),
                 compute_output=_duration(latency.compute_output),
-                cache_hit=self._cache_hit.freeze(),
-                cache_miss=self._cache_miss.freeze(),
+                cache_hit=_duration(latency.cache_hit),
+                cache_miss=_duration(latency.cache_miss),
                 batch_stats=tuple(
                     _batch(size, sums) for size, sums in sorted(self._batches.items())
                 ),

@@ -65,6 +65,9 @@ class Pending:
         return f"Pending(#{self.order}, rows={self.batch_size}, level={self.level})"
 
 
+Refused = tuple[Pending, PenstockError]
+
+
 @dataclass(frozen=True, slots=True)
 class Dead:
     """A request that left the queue without being executed, and the error it gets."""
@@ -130,8 +133,15 @@ class Batcher(Protocol):
 class Scheduler(Protocol):
     """Accepts requests for one version of one model and sees to it that each gets its answer."""
 
+    @property
+    def unanswered(self) -> int:
+        """Requests that were accepted and have no last answer yet."""
+
     def submit(self, pending: Pending) -> None:
         """Accept the request (answered through its stream), or raise the error that refuses it."""
+
+    def submit_all(self, pendings: Sequence[Pending]) -> Sequence[Refused]:
+        """As `submit` for each of them, at less cost; those that were refused, and why."""
 
     def drain(self, timeout_s: float) -> bool:
         """Accept nothing more and wait until all that was accepted is answered; False if time ran

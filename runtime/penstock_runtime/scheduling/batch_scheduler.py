@@ -12,7 +12,7 @@ from functools import partial
 from penstock_runtime.batch import Batch
 from penstock_runtime.errors import PenstockError, Unavailable
 from penstock_runtime.observability.statistics import ModelStatistics
-from penstock_runtime.scheduling.base import Batcher, Dead, Pending, QueueStats
+from penstock_runtime.scheduling.base import Batcher, Dead, Pending, QueueStats, Refused
 from penstock_runtime.scheduling.dynamic_batcher import cancelled_error
 from penstock_runtime.scheduling.gate import Gate
 from penstock_runtime.scheduling.ordering import OrderKeeper
@@ -22,7 +22,6 @@ from penstock_runtime.scheduling.timer import Timer
 from penstock_runtime.stream import release_news
 
 Clock = Callable[[], int]
-Refused = tuple[Pending, PenstockError]
 Work = Batch | list[Pending]
 """A batch, or requests to execute one by one."""
 
@@ -78,7 +77,7 @@ class BatchScheduler:
         now = pending.arrived_ns if pending.deadline_ns is None else self._clock()
         with self._lock:
             if not self._accepting:
-                raise _retired()
+                raise retired()
             # An idle instance always gets a try.
             if pending.deadline_ns is not None and not self._idle:
                 self._admit(pending, pending.deadline_ns, now)
@@ -162,8 +161,7 @@ class BatchScheduler:
         if not waiting:
             return
         now = self._clock()
-        error = expired_deadline(pending, now) if _expired(pending, now) else cancelled_error()
-        self._bury([Dead(pending, error)], now)
+        self._bury([Dead(pending, given_up(pending, now))], now)
 
     # -- to the instances ------------------------------------------------------------------------
 
@@ -272,7 +270,7 @@ class BatchScheduler:
             self._accepting, self._stopped = False, True
             rest = self._empty_queue()
             gates, self._idle = self._idle, []
-        self._bury([Dead(pending, _retired()) for pending in rest], now)
+        self._bury([Dead(pending, retired()) for pending in rest], now)
         for gate in gates:
             gate.open()
 
@@ -297,6 +295,11 @@ class BatchScheduler:
         return f"<BatchScheduler {self._batcher!r}, {self._unanswered} unanswered>"
 
 
+def given_up(pending: Pending, now: int) -> PenstockError:
+    """The error of a request that was cancelled now and had not been executed."""
+    return expired_deadline(pending, now) if _expired(pending, now) else cancelled_error()
+
+
 def _expired(pending: Pending, now: int) -> bool:
     """Whether a request that was cancelled now was cancelled because its time was over."""
     deadline = pending.deadline_ns
@@ -310,7 +313,8 @@ def _fail(pending: Pending, error: PenstockError) -> None:
     pending.stream.fail(error)
 
 
-def _retired() -> Retired:
+def retired() -> Retired:
+    """The error of a request that comes, or still waits, when this version goes."""
     return Retired(
         "Server is stopping, scheduler for model has stopped accepting new inference requests",
         reason="STOPPING",

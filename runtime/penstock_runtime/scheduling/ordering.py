@@ -3,10 +3,17 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-
-from penstock_runtime.scheduling.base import Pending
+from typing import Protocol
 
 Answer = Callable[[], object]
+
+
+class Numbered(Protocol):
+    """Whatever has a number of its own."""
+
+    @property
+    def order(self) -> int:
+        """The number."""
 
 
 class OrderKeeper:
@@ -17,12 +24,12 @@ class OrderKeeper:
         self._lock = threading.RLock()
         self._waiting: OrderedDict[int, Answer | None] = OrderedDict()
 
-    def enter(self, pending: Pending) -> None:
+    def enter(self, pending: Numbered) -> None:
         """A request was accepted: its place is behind all that were accepted before."""
         with self._lock:
             self._waiting[pending.order] = None
 
-    def answer(self, pending: Pending, answer: Answer) -> None:
+    def answer(self, pending: Numbered, answer: Answer) -> None:
         """A request is done: answer it, and those behind it that were held back, when its turn has
         come.
         """

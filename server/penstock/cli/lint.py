@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+from penstock.cache_config import cache_settings
 from penstock.cli.command import CommandError
 from penstock.cli.config_lines import line_of
 from penstock.cli.terminal import Paint, plain
@@ -53,11 +54,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "path", type=Path, metavar="REPO", help="a repository, one model's folder, or one file"
     )
     parser.add_argument("--strict", action="store_true", help="warnings count as errors")
+    parser.add_argument(
+        "--cache-config",
+        action="append",
+        default=[],
+        metavar="local,KEY=VALUE",
+        help="what `penstock serve` is given: models that enable the response cache find one",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Print every finding; 1 when one of them is an error."""
-    count, findings = lint(args.path)
+    count, findings = lint(args.path, cached=bool(cache_settings(args.cache_config).size))
     for finding in findings:
         print(_format(finding))
     errors = sum(finding.severity == "error" for finding in findings)
@@ -66,19 +74,23 @@ def run(args: argparse.Namespace) -> int:
     return 1 if errors or (args.strict and warnings) else 0
 
 
-def lint(path: Path) -> tuple[int, list[Finding]]:
-    """How many models there are, and everything that is wrong with them."""
+def lint(path: Path, *, cached: bool = False) -> tuple[int, list[Finding]]:
+    """How many models there are, and everything that is wrong with them; `cached` says that their
+    server has a response cache.
+    """
     if path.is_file():
-        return 1, list(lint_file(path, path.parent.name, str(path), path.parent))
+        return 1, list(lint_file(path, path.parent.name, str(path), path.parent, cached=cached))
     if not path.is_dir():
         raise CommandError(f"{path} is not there, expected a model repository")
     folders = scan(path, model_name=path.resolve().name if is_bare(path) else "")
     if not folders:
         raise CommandError(f"{path} holds no models, expected folders such as {path}/NAME/1")
-    return len(folders), [each for folder in folders.values() for each in lint_folder(folder)]
+    return len(folders), [
+        each for folder in folders.values() for each in lint_folder(folder, cached)
+    ]
 
 
-def lint_folder(folder: ModelFolder) -> Iterator[Finding]:
+def lint_folder(folder: ModelFolder, cached: bool = False) -> Iterator[Finding]:
     """What is wrong with one model's folder and its configuration."""
     if folder.problem:
         yield Finding(folder.name, 0, "error", folder.problem)
@@ -90,10 +102,12 @@ def lint_folder(folder: ModelFolder) -> Iterator[Finding]:
     if folder.config_path is not None:
         place = f"{folder.name}/{folder.config_path.name}"
         name = "" if folder.named_by_operator else folder.name
-        yield from lint_file(folder.config_path, name, place, folder.root)
+        yield from lint_file(folder.config_path, name, place, folder.root, cached=cached)
 
 
-def lint_file(path: Path, name: str, place: str, root: Path | None = None) -> Iterator[Finding]:
+def lint_file(
+    path: Path, name: str, place: str, root: Path | None = None, *, cached: bool = False
+) -> Iterator[Finding]:
     """What is wrong with one configuration file of the model `name` ("": it may have any).
 
     With `root`, the model's folder, also with the files there that it names.
@@ -116,6 +130,10 @@ def lint_file(path: Path, name: str, place: str, root: Path | None = None) -> It
         line = line_of(text, problem.field)
         message = f"{problem.field}: {problem.message}"
         yield Finding(place, line, problem.severity, message, problem.fix)
+    if config.response_cache is not None and config.response_cache.enable and not cached:
+        message = "response_cache: without a cache in the server every request is executed"
+        fix = "serve with --cache-config=local,size=BYTES, and say so here"
+        yield Finding(place, line_of(text, "response_cache"), "warning", message, fix)
 
 
 def _unreadable(error: InvalidArgument, text: str, place: str) -> Iterator[Finding]:

@@ -6,12 +6,7 @@ from penstock_runtime.datatype import AnyArray, DataType, bf16_to_float32
 from penstock_runtime.request import InferResponse, Parameters, Timing
 from penstock_runtime.tensor import Tensor
 
-_PHASES = {
-    "queue_ns": "penstock_queue_us",
-    "compute_input_ns": "penstock_compute_input_us",
-    "compute_infer_ns": "penstock_compute_infer_us",
-    "compute_output_ns": "penstock_compute_output_us",
-}
+_PHASES = ("queue", "compute_input", "compute_infer", "compute_output")
 
 
 class InferResult(Mapping[str, AnyArray]):
@@ -72,10 +67,17 @@ class InferResult(Mapping[str, AnyArray]):
         told = self._response.parameters
         if "penstock_total_us" not in told:
             return None
-        phases = {field: int(told.get(key, 0)) * 1000 for field, key in _PHASES.items()}
-        batch_size = int(told.get("penstock_batch_size", 0))
+        queue, gather, infer, output = (
+            int(told.get(f"penstock_{phase}_us", 0)) * 1000 for phase in _PHASES
+        )
         return Timing(
-            **phases, batch_size=batch_size, instance=str(told.get("penstock_instance", ""))
+            queue,
+            gather,
+            infer,
+            output,
+            int(told.get("penstock_batch_size", 0)),
+            str(told.get("penstock_instance", "")),
+            bool(told.get("penstock_cache_hit", False)),
         )
 
     def __repr__(self) -> str:
