@@ -24,6 +24,7 @@ HASHED_BYTES = 4 << 20
 SMALL = 4096
 
 _SECRET = os.urandom(32)
+_NOTHING_SAID = repr(([], [], [])).encode()
 
 
 def request_key(pending: Pending, prefix: bytes) -> bytes | None:
@@ -39,7 +40,7 @@ def request_key(pending: Pending, prefix: bytes) -> bytes | None:
     if inputs is None:
         return None
     found = hashlib.blake2b(prefix, digest_size=DIGEST_BYTES, key=_SECRET)
-    found.update(repr(_said(request)).encode())
+    found.update(_said(request))
     for head, data in inputs:
         found.update(head)
         found.update(data)
@@ -51,13 +52,16 @@ def key_prefix(model: str, version: int, owner: int) -> bytes:
     return repr((model, version, owner)).encode()
 
 
-def _said(request: InferRequest) -> tuple[Any, ...]:
+def _said(request: InferRequest) -> bytes:
     """The request beside its inputs; a tuple's `repr` says where each part ends, and its type."""
-    return (
-        tuple(output.name for output in request.outputs),
+    if not (request.outputs or request.parameters or request.headers):
+        return _NOTHING_SAID
+    said = (
+        [output.name for output in request.outputs],
         sorted(request.parameters.items()),
         sorted(request.headers.items()),
     )
+    return repr(said).encode()
 
 
 def _inputs(arrays: Mapping[str, Any]) -> list[tuple[bytes, bytes | memoryview]] | None:

@@ -16,9 +16,10 @@ from functools import partial
 from itertools import count
 
 from penstock_runtime.errors import FailureReason, PenstockError
-from penstock_runtime.observability.statistics import ModelStatistics, RequestTiming
-from penstock_runtime.request import EMPTY, InferResponse, Timing
+from penstock_runtime.observability.statistics import ModelStatistics
+from penstock_runtime.request import InferResponse
 from penstock_runtime.response_cache import Kept, ResponseCache
+from penstock_runtime.scheduling.answer_desk import AnswerDesk
 from penstock_runtime.scheduling.base import Pending, QueueStats, Refused, Scheduler
 from penstock_runtime.scheduling.batch_scheduler import given_up, retired
 from penstock_runtime.scheduling.cache_key import key_prefix, request_key
@@ -26,6 +27,7 @@ from penstock_runtime.scheduling.flight import Caller, Flight, keep, take_late
 from penstock_runtime.scheduling.ordering import Answer, OrderKeeper
 from penstock_runtime.scheduling.queue import expired_deadline
 from penstock_runtime.scheduling.timer import Timer
+from penstock_runtime.stream import hold_news, release_news
 
 _log = logging.getLogger("penstock.model")
 
@@ -50,12 +52,10 @@ class CachingScheduler:
         self._inner = inner
         self._cache = cache
         self._owner = cache.new_owner()
-        self._model, self._version = statistics.model, str(statistics.version)
         self._prefix = key_prefix(statistics.model, statistics.version, self._owner)
-        self._statistics = statistics
+        self._desk = AnswerDesk(statistics, OrderKeeper() if preserve_ordering else None, clock)
         self._timer = timer
         self._clock = clock
-        self._order = OrderKeeper() if preserve_ordering else None
         self._numbers = count()
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
@@ -75,22 +75,26 @@ class CachingScheduler:
             raise retired()
         begun = self._clock()
         caller = Caller(pending, next(self._numbers), request_key(pending, self._prefix), begun)
-        if self._order is not None:
-            self._order.enter(caller)
+        self._desk.enter(caller)
         try:
             self._place(caller)
         except PenstockError:
-            self._answer(caller, _nothing)
+            self._desk.answer(caller, _nothing)
             raise
 
     def submit_all(self, pendings: Sequence[Pending]) -> Sequence[Refused]:
         """As `submit` for each of them; those that were refused, and why."""
         refused: list[Refused] = []
-        for pending in pendings:
-            try:
-                self.submit(pending)
-            except PenstockError as error:
-                refused.append((pending, error))
+        # What is answered here is told of together.
+        hold_news()
+        try:
+            for pending in pendings:
+                try:
+                    self.submit(pending)
+                except PenstockError as error:
+                    refused.append((pending, error))
+        finally:
+            release_news()
         return refused
 
     def _place(self, caller: Caller, *, accepted: bool = False) -> None:
@@ -112,7 +116,7 @@ class CachingScheduler:
         if not accepted:
             caller.lookup_ns = now - caller.begun_ns
         if kept is not None:
-            self._hit(caller, kept)
+            self._desk.hit(caller, kept)
         elif joined is not None:
             self._await(joined, caller)
         else:
@@ -124,7 +128,7 @@ class CachingScheduler:
             self._inner.submit(flight.pending())
         except PenstockError as error:
             followers = self._end(flight)
-            self._missed(flight.caller)
+            self._desk.missed(flight.caller)
             self._again(followers, share=error.failure in _PERSONAL)
             raise
         flight.caller.pending.queued_at(flight.give_up)
@@ -136,9 +140,9 @@ class CachingScheduler:
         started = self._clock()
         kept = self._keep(flight, response)
         followers = self._end(flight, kept)
-        self._missed(flight.caller, self._clock() - started)
+        self._desk.missed(flight.caller, self._clock() - started)
         try:
-            self._answer(flight.caller, answer)
+            self._desk.answer(flight.caller, answer)
         finally:
             self._share(followers, kept, again_as_one=flight.cancelled)
 
@@ -147,14 +151,14 @@ class CachingScheduler:
             self._again(followers, share=again_as_one)
             return
         for follower in followers:
-            self._hit(follower, kept)
+            self._desk.hit(follower, kept)
             self._left(1)
 
     def failed(self, flight: Flight, error: PenstockError | None) -> None:
         """The caller gets its error; those who wait are executed."""
         followers = self._end(flight)
-        self._missed(flight.caller)
-        self._answer(flight.caller, partial(flight.end_caller, error))
+        self._desk.missed(flight.caller)
+        self._desk.answer(flight.caller, partial(flight.end_caller, error))
         self._again(followers, share=error is not None and error.failure in _PERSONAL)
 
     def _keep(self, flight: Flight, response: InferResponse | None) -> Kept | None:
@@ -168,7 +172,7 @@ class CachingScheduler:
             return keep(response, limit)
         except Exception:
             # The caller gets what the model made, and the encoder says what is wrong with it.
-            _log.debug("a response of model '%s' cannot be kept", self._model, exc_info=True)
+            _log.debug("a response of %r cannot be kept", self._desk, exc_info=True)
             return None
 
     def _end(self, flight: Flight, kept: Kept | None = None) -> list[Caller]:
@@ -196,7 +200,7 @@ class CachingScheduler:
                 else:
                     self._execute(Flight(self, caller))
             except PenstockError as error:
-                self._fail(caller, error)
+                self._desk.fail(caller, error)
             # Only now: the queue counts it, or it has its answer.
             self._left(1)
 
@@ -223,7 +227,7 @@ class CachingScheduler:
         with self._lock:
             caller = flight.followers.pop(pending, None)
         if caller is not None:
-            self._fail(caller, given_up(pending, self._clock()))
+            self._desk.fail(caller, given_up(pending, self._clock()))
             self._left(1)
 
     def _ring(self) -> None:
@@ -233,7 +237,7 @@ class CachingScheduler:
             late, self._alarm_ns = take_late(self._flights.values(), now)
             alarm = self._alarm_ns
         for caller in late:
-            self._fail(caller, expired_deadline(caller.pending, now))
+            self._desk.fail(caller, expired_deadline(caller.pending, now))
             self._left(1)
         if alarm is not None:
             self._timer.call_at(alarm, self._ring)
@@ -244,39 +248,6 @@ class CachingScheduler:
             self._waiting -= number
             if not self._waiting:
                 self._changed.notify_all()
-
-    # -- answers ---------------------------------------------------------------------------------
-
-    def _hit(self, caller: Caller, kept: Kept) -> None:
-        """Answer with what was made for another."""
-        pending, lookup_ns = caller.pending, caller.lookup_ns
-        total_ns = self._clock() - pending.arrived_ns
-        queue_ns = max(total_ns - lookup_ns, 0)
-        spent = RequestTiming(total_ns, queue_ns, pending.batch_size)
-        # Before it is answered: whoever has an answer finds it in the statistics.
-        self._statistics.record_cache_hit(spent, lookup_ns)
-        timing = Timing(queue_ns, cache_hit=True)
-        response = InferResponse(
-            self._model, self._version, pending.id, kept.outputs, EMPTY, True, False, timing
-        )
-        self._answer(caller, partial(pending.stream.put, response))
-
-    def _missed(self, caller: Caller, insertion_ns: int = 0) -> None:
-        """Count the look into the cache of a request that is executed."""
-        if caller.key is not None:
-            self._statistics.record_cache_miss(caller.lookup_ns + insertion_ns)
-
-    def _fail(self, caller: Caller, error: PenstockError) -> None:
-        """The last answer of a request that waited and is not executed."""
-        duration = self._clock() - caller.pending.arrived_ns
-        self._statistics.record_failure(error.failure, duration)
-        self._answer(caller, partial(caller.pending.stream.fail, error))
-
-    def _answer(self, caller: Caller, answer: Answer) -> None:
-        if self._order is None:
-            answer()
-        else:
-            self._order.answer(caller, answer)
 
     # -- life cycle ------------------------------------------------------------------------------
 
