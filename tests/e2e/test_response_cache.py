@@ -68,8 +68,11 @@ def inputs(value: float, text: bytes = b"t", module: Any = triton) -> list[Any]:
     return [number, string]
 
 
-def statistics(client: Any, model: str = "counted") -> tuple[int, int, int, int]:
-    """Successes, executions, hits and misses."""
+def statistics(running: Running, client: Any, model: str = "counted") -> tuple[int, int, int, int]:
+    """Successes, executions, hits and misses, once all is counted."""
+    limit = time.monotonic() + 10
+    while running.server.core.inflight and time.monotonic() < limit:
+        time.sleep(0.001)
     (found,) = client.get_inference_statistics(model).model_stats
     told = found.inference_stats
     return (
@@ -89,10 +92,10 @@ def test_a_hit_is_the_same_answer_under_its_own_id(running: Running) -> None:
                 [(1.0, b"a"), (1.0, b"a"), (1.0, b"b"), (2.0, b"a"), (1.0, b"a"), (1.0, b"b")]
             )
         ]
-        counted = statistics(client)
+        counted = statistics(running, client)
         for _ in range(2):
             client.infer("plain", inputs(1.0))
-        plain = statistics(client, "plain")
+        plain = statistics(running, client, "plain")
 
     assert [a.get_response().id for a in answers] == [f"r{n}" for n in range(6)]
     assert [float(a.as_numpy("N")[0]) for a in answers] == [1, 1, 2, 3, 1, 2]
@@ -132,7 +135,7 @@ def test_equal_calls_at_one_time_share_an_execution(running: Running) -> None:
     assert [a.get_response().id for a in answers] == [str(n) for n in range(20)]
     assert {float(a.as_numpy("N")[0]) for a in answers} == {1.0}
     with triton.InferenceServerClient(running.target) as client:
-        assert statistics(client) == (20, 1, 19, 1)
+        assert statistics(running, client) == (20, 1, 19, 1)
     assert running.server.services.budget.used == 0
 
 
@@ -189,7 +192,7 @@ def test_a_stream_is_answered_from_the_cache_in_its_order(running: Running) -> N
             client.async_stream_infer("counted", inputs(value), request_id=str(number))
         found = [answers.get(timeout=10) for _ in range(4)]
         client.stop_stream()
-        counted = statistics(client)
+        counted = statistics(running, client)
 
     assert [a.get_response().id for a in found] == ["0", "1", "2", "3"]
     assert [float(a.as_numpy("Y")[0]) for a in found] == [14.0, 2.0, 14.0, 2.0]

@@ -34,7 +34,7 @@ from penstock_runtime.stream import ResponseStream
 
 @pytest.fixture
 def held() -> Iterator[Held]:
-    """Such a model; let go at the end whatever happens."""
+    """A model that waits; let go at the end whatever happens."""
     made = Held()
     yield made
     made.go.set()

@@ -36,7 +36,7 @@ from penstock_runtime.tensor import tensor
 
 @pytest.fixture
 def held() -> Iterator[Held]:
-    """Such a model; let go at the end whatever happens."""
+    """A model that waits; let go at the end whatever happens."""
     made = Held()
     yield made
     made.go.set()

@@ -68,8 +68,11 @@ async def answer(services: Services, value: float, request_id: str) -> InferResp
     return decode_response(reply)
 
 
-def counts(core: InferenceCore) -> tuple[int, int, int, int, int]:
-    """Successes, failures, executions, hits and misses."""
+async def counts(core: InferenceCore) -> tuple[int, int, int, int, int]:
+    """Successes, failures, executions, hits and misses, once all is counted."""
+    limit = time.monotonic() + 10
+    while core.inflight and time.monotonic() < limit:
+        await asyncio.sleep(0.001)
     found = core.statistics("double")[0]
     hits, misses = found.cache_hit.count, found.cache_miss.count
     return found.success.count, found.fail.count, found.execution_count, hits, misses
@@ -86,7 +89,7 @@ async def test_requests_of_a_known_kind_are_answered_from_the_cache(core: Infere
         assert response.id == f"r{number}"
         assert response.outputs[0].numpy().tolist() == [2.0 * (number % 3), 2.0]
 
-    assert counts(core) == (12, 0, 3, 9, 3)
+    assert await counts(core) == (12, 0, 3, 9, 3)
     assert (services.budget.used, services.gate.inflight) == (0, 0)
 
 
@@ -101,7 +104,7 @@ async def test_equal_requests_of_a_known_kind_are_executed_once(core: InferenceC
 
     assert [response.id for response in answers] == [str(n) for n in range(50)]
     assert all(r.outputs[0].numpy().tolist() == [200.0, 2.0] for r in answers)
-    assert counts(core) == (54, 0, 5, 49, 5)
+    assert await counts(core) == (54, 0, 5, 49, 5)
     assert (services.budget.used, services.gate.inflight) == (0, 0)
 
 
@@ -125,9 +128,6 @@ async def test_a_quick_caller_that_goes_away_takes_nobody_along(core: InferenceC
     answers = await asyncio.gather(*others)
 
     assert [response.id for response in answers] == [str(n) for n in range(5)]
-    limit = time.monotonic() + 10
-    while core.inflight and time.monotonic() < limit:
-        await asyncio.sleep(0.01)
-    success, fail, _, hits, misses = counts(core)
+    success, fail, _, hits, misses = await counts(core)
     assert (success, fail, hits, misses) == (9, 2, 4, 6)
     assert (services.budget.used, services.gate.inflight) == (0, 0)
