@@ -91,6 +91,8 @@ class Play:
         self.data = raw[2:]
         self.random = random.Random(seed)
         self.reserved = self.made = 0
+        self.crowded = False
+        """Whether memory was refused for what others held."""
         shrink(bool(seed & SHRUNK))
         tight = bool(self.how & TIGHT)
         base = TIGHT_LIMITS if tight else (CLIENT_LIMITS if self.is_client else Limits())
@@ -305,7 +307,10 @@ class Play:
 def _with_account(limits: Limits, play: Play) -> Limits:
     def reserve(size: int) -> bool:
         # What no machine has is not given, and some that it has neither.
-        if size > 1 << 20 or play.reserved > 8 << 20:
+        if size > 1 << 20:
+            return False
+        if play.reserved > 8 << 20:
+            play.crowded = True
             return False
         play.reserved += size
         return True
@@ -335,8 +340,8 @@ def play_all_ways(raw: bytes) -> None:
         return
     how = raw[0] & CLIENT | SILENT
     plays = [play(bytes((how | cut,)) + raw[1:]) for cut in (0, PIECES)]
-    if any("control_output" in one.connection.tallies for one in plays):
-        # Judged once a read, so that it depends on what a read is.
+    if any("control_output" in one.connection.tallies or one.crowded for one in plays):
+        # Judged, and given back, once a read, so that it depends on what a read is.
         return
     whole, cut = (one.ended_as for one in plays)
     check(whole == cut, "cut otherwise it comes to something else:\n{}\n{}", whole, cut)
