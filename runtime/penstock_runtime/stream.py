@@ -100,7 +100,13 @@ class LoopInbox:
                 stream = changed.popleft()
                 # Before the consumer looks: what is put after that has to be posted again.
                 stream.posted = False
-                stream.wake()
+                try:
+                    stream.wake()
+                except Exception as error:
+                    # A defect of this consumer's: those behind it are woken nevertheless.
+                    self._loop.call_exception_handler(
+                        {"message": f"{stream!r} failed when it was woken", "exception": error}
+                    )
             while self._groups:
                 group = self._groups.popleft()
                 group[0].wake_all(group)

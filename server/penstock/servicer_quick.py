@@ -5,6 +5,7 @@ takes long to decode or to encode goes to a thread, as it does there.
 """
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Coroutine, Sequence
@@ -28,6 +29,8 @@ from penstock_runtime.model import Model
 from penstock_runtime.request import InferResponse
 from penstock_runtime.scheduling.batch_scheduler import Retired
 from penstock_runtime.stream import ResponseStream
+
+_log = logging.getLogger("penstock.server")
 
 
 class QuickInfer:
@@ -190,7 +193,11 @@ class QuickInfer:
                 durations.append(now_ns - stream.arrived_ns)
                 call = stream.call
                 call.on_cancel = None
-                call.reply(message)
+                try:
+                    call.reply(message)
+                except Exception:
+                    # A defect of the transport's: those behind it are answered nevertheless.
+                    _log.exception("an answer of %s could not be sent", call.method)
         shop.budget.used -= size
         shop.gate.leave(len(durations))
         if watch is not None:

@@ -193,3 +193,26 @@ def test_what_a_turn_of_the_loop_submits_is_handed_over_together() -> None:
         return during, after, list(rung)
 
     assert asyncio.run(main()) == ([], [1, 2], [1, 2, 3])
+
+
+@pytest.mark.asyncio
+async def test_a_consumer_that_fails_leaves_the_others_awake() -> None:
+    """The loop is told of it, and those behind it are looked at in the same turn."""
+
+    class Broken(ResponseStream):
+        def wake(self) -> None:
+            raise RuntimeError("a defect")
+
+    told: list[dict[str, Any]] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: told.append(context))
+    inbox = LoopInbox(loop)
+    broken, sound = Broken(inbox), ResponseStream(inbox)
+    waiting = asyncio.ensure_future(sound.next())
+    await asyncio.sleep(0)
+
+    broken.close()
+    sound.close()
+
+    assert await asyncio.wait_for(waiting, 10) is None
+    assert [str(context["exception"]) for context in told] == ["a defect"]

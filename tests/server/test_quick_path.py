@@ -15,7 +15,7 @@ from penstock.codec.response_decoder import decode_response
 from penstock.config import ServerOptions
 from penstock.server import repository_options
 from penstock.services import Services, build_services
-from penstock.transport.base import QuickHandler, Refusal
+from penstock.transport.base import Message, QuickHandler, Refusal
 from penstock_runtime.assembly import open_repository
 from penstock_runtime.core import InferenceCore
 from penstock_runtime.errors import FailureReason, Status
@@ -263,3 +263,29 @@ async def test_an_answered_call_leaves_nothing_for_the_collector(services: Servi
         gc.enable()
 
     assert not found
+
+
+@pytest.mark.asyncio
+async def test_an_answer_that_cannot_be_sent_costs_no_other(
+    services: Services, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those that were told of together with it are answered, and nothing stays counted."""
+
+    class Broken(FakeQuickCall):
+        def reply(self, message: Message) -> None:
+            raise RuntimeError("no such stream")
+
+    for _ in range(3):
+        await answer(services, body("double", 1.0))
+    calls = [Broken() if number == 2 else FakeQuickCall() for number in range(8)]
+    for call in calls:
+        submit_of(services)(body("double", 1.0), call)
+    sound = [call.answer for call in calls if not isinstance(call, Broken)]
+
+    replies = await asyncio.wait_for(asyncio.gather(*sound), 20)
+
+    assert {decode_response(reply).outputs[0].numpy().tolist()[0] for reply in replies} == {2.0}
+    assert (services.budget.used, services.gate.inflight) == (0, 0)
+    if "could not be sent" not in caplog.text:
+        # It was told of alone: then the loop itself complained.
+        assert "no such stream" in caplog.text
