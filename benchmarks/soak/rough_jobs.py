@@ -42,7 +42,8 @@ async def stream_in_time(caller: Caller) -> None:
     asked = question("stream100", matrix(caller.chance, (1, 16)))
     timeout_s = caller.chance.uniform(0.001, 0.03)
     problem = await read_stream(caller.channel("streams"), asked, timeout_s=timeout_s)
-    if problem.startswith(Status.DEADLINE_EXCEEDED.value):
+    # On a busy machine the server may see at once that it will be late, and says so.
+    if problem.startswith(Status.DEADLINE_EXCEEDED.value) or NO_USE in problem:
         problem = ""
     caller.tally.judge(caller.kind("stream with deadline"), problem)
 

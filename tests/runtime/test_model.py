@@ -177,7 +177,7 @@ def collected(stream: ResponseStream) -> PenstockError | None:
 
 def test_expiry_is_answered_while_every_instance_is_busy(held: threading.Event) -> None:
     """A queue time-out is rejected by timer, not when an instance happens to look."""
-    policy = QueuePolicy(default_timeout_microseconds=2000)
+    policy = QueuePolicy(default_timeout_microseconds=200_000)
     model = start(
         FakeLoaded(waits_for(held)), config(batching=DynamicBatching(default_queue_policy=policy))
     )
