@@ -67,12 +67,17 @@ class LoopInbox:
             return
         stream.posted = True
         self._changed.append(stream)
-        if not self._armed:
-            self._armed = True
-            try:
-                self._loop.call_soon_threadsafe(self._drain)
-            except RuntimeError:
-                self._changed.clear()
+        self._arm()
+
+    def _arm(self) -> None:
+        if self._armed:
+            return
+        self._armed = True
+        try:
+            self._loop.call_soon_threadsafe(self._drain)
+        except RuntimeError:
+            self._changed.clear()
+            self._groups.clear()
 
     def soon(self, callback: Callable[[], None]) -> None:
         """Call back at the end of this turn of the loop, so that one hand-over serves all the
@@ -119,12 +124,7 @@ class LoopInbox:
     def post_all(self, streams: "Sequence[ResponseStream]") -> None:
         """As `post` for each of them; there is at least one."""
         self._groups.append(streams)
-        if not self._armed:
-            self._armed = True
-            try:
-                self._loop.call_soon_threadsafe(self._drain)
-            except RuntimeError:
-                self._groups.clear()
+        self._arm()
 
 
 class ThreadInbox:

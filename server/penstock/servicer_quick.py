@@ -156,26 +156,9 @@ class QuickInfer:
         except Exception as error:
             self.refuse(request, error)
 
-    def send_bytes(self, request: UnaryRequest, message: bytes) -> None:
-        """End the call with this message; it is not closed yet, and all of `_close` happens here,
-        since every ordinary call passes.
-        """
-        request.closed = True
-        call, shop = request.call, self._shop
-        call.on_cancel = None
-        shop.budget.used -= request.size
-        shop.gate.leave()
-        watch = self._watch
-        if watch is not None:
-            if shop.access.enabled:
-                call.request = request.request
-            spent_ns = time.monotonic_ns() - request.arrived_ns
-            watch.finished(call, "OK", spent_ns, request.size, len(message))
-        call.reply(message)
-
     def send_all(self, streams: Sequence[ResponseStream]) -> None:
-        """As `send_bytes` for each that has its answer as a message, and is not closed; the others
-        are woken one by one.
+        """As `send` for each that has its answer as a message, in one pass, since every ordinary
+        call comes here; the others are woken one by one.
         """
         shop, watch = self._shop, self._watch
         if shop.access.enabled:

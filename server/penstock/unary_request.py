@@ -30,8 +30,8 @@ class Lane(Protocol):
     def timed(self) -> bool:
         """Whether anyone wants to know the timing of every request."""
 
-    def send_bytes(self, request: "UnaryRequest", message: bytes) -> None:
-        """End the call with this message; it is not closed yet."""
+    def send(self, request: "UnaryRequest", message: bytes) -> None:
+        """End the call with this message."""
 
     def send_all(self, streams: Sequence[ResponseStream]) -> None:
         """As `wake` for each of these, which may be of any kind."""
@@ -159,7 +159,7 @@ class UnaryRequest(ResponseStream, Pending):
         if self.closed:
             return
         if self.message is not None:
-            self.lane.send_bytes(self, self.message)
+            self.lane.send(self, self.message)
         elif self._ended or self.cancelled:
             self._answer()
 

@@ -98,14 +98,13 @@ class PythonExecutable(_Instance, Straight):
 
     def execute(self, inputs: Arrays, contexts: Sequence[RequestContext]) -> Arrays:
         """The outputs of one batch. Raises the model's failure as a PenstockError."""
-        plan = self._plan
         try:
-            returned = self._answer(plan.arguments(inputs, contexts), contexts)
-            return plan.results(returned, plan.rows(inputs), contexts)
+            returned = self._answer(self._plan.arguments(inputs, contexts), contexts)
         except PenstockError:
             raise
         except (Exception, SystemExit) as error:
-            raise execution_failure(error, plan.model) from error
+            raise self.failure(error) from error
+        return self.outputs(returned, inputs, contexts)
 
     @property
     def straight(self) -> Call | None:
