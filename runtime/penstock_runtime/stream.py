@@ -285,16 +285,21 @@ class ResponseStream:
 
     def cancel(self) -> None:
         """The consumer gives up; the producer is told. Safe from any thread, and more than once."""
-        with self._lock:
-            if self.cancelled or self._ended:
-                return
-            self.cancelled = True
-            callback = self._on_cancel
+        if not self._give_up():
+            return
         if self._room is not None:
             self._room.set()
-        if callback is not None:
-            callback()
+        if self._on_cancel is not None:
+            self._on_cancel()
         self.inbox.post(self)
+
+    def _give_up(self) -> bool:
+        """Mark the stream as cancelled; False if it is already, or has ended."""
+        with self._lock:
+            if self.cancelled or self._ended:
+                return False
+            self.cancelled = True
+        return True
 
     # -- consumer side ---------------------------------------------------------------------------
 

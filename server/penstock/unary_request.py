@@ -178,10 +178,8 @@ class UnaryRequest(ResponseStream, Pending):
 
     def cancel(self) -> None:
         """The consumer gives up; the producer is told. Safe from any thread, and more than once."""
-        with self._lock:
-            if self.cancelled or self._ended:
-                return
-            self.cancelled = True
+        if not self._give_up():
+            return
         if self._cancel is not None:
             self._cancel(self)
         elif self._on_cancel is not None:

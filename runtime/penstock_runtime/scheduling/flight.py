@@ -115,13 +115,8 @@ class Flight(ResponseStream):
 
     def cancel(self) -> None:
         """The caller gave up: what is executed for it is told."""
-        with self._lock:
-            if self.cancelled or self._ended:
-                return
-            self.cancelled = True
-            callback = self._on_cancel
-        if callback is not None:
-            callback()
+        if self._give_up() and self._on_cancel is not None:
+            self._on_cancel()
 
     def give_up(self, _: Pending) -> None:
         """As `cancel`, for whom the request is to call."""
