@@ -3,7 +3,8 @@
 import os
 from dataclasses import fields
 
-from penstock.config import FlagInfo, ServerOptions
+from penstock.config import ServerOptions
+from penstock.options.flag import FlagInfo
 
 
 def _choices() -> tuple[str, ...]:

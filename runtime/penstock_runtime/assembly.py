@@ -4,14 +4,15 @@ import os
 from collections.abc import Collection, Mapping
 from functools import partial
 
-from penstock_runtime.backends.base import Backend, ModelSource
 from penstock_runtime.backends.registry import default_registry
-from penstock_runtime.model import Model, start_model
+from penstock_runtime.dispatch import Dispatch
+from penstock_runtime.model import Model
 from penstock_runtime.repository.loader import ConfigParser, Loader
 from penstock_runtime.repository.options import RepositoryOptions
 from penstock_runtime.repository.repository import ModelRepository
 from penstock_runtime.response_cache import ResponseCache
 from penstock_runtime.scheduling.timer import Timer
+from penstock_runtime.starting import Common, start_model
 
 HOLD_HOOK = "TRITONSERVER_DELAY_SCHEDULER"
 
@@ -31,24 +32,20 @@ def open_repository(
     batcher waits once for so many requests, as Triton's tests want it; `cache` is shared by the
     models that ask for one.
     """
-    start = partial(_start, Timer(), hold_until, cache)
+    common = Common(Timer(), Dispatch(), hold_until, cache)
     loader = Loader(
-        default_registry(), start, parsers, allow_pickle=allow_pickle, complete=complete
+        default_registry(),
+        partial(start_model, common=common),
+        parsers,
+        allow_pickle=allow_pickle,
+        complete=complete,
     )
-    return ModelRepository(options, loader)
+    repository = ModelRepository(options, loader)
+    common.dispatch.bind(repository.get)
+    return repository
 
 
 def hold_until_hook(environ: Mapping[str, str] = os.environ) -> int:
     """What the hook of Triton's tests asks for; 0 when it is unset or no number."""
     text = environ.get(HOLD_HOOK, "0")
     return int(text) if text.isdigit() else 0
-
-
-def _start(
-    timer: Timer,
-    hold_until: int,
-    cache: ResponseCache | None,
-    source: ModelSource,
-    backend: Backend,
-) -> Model:
-    return start_model(source, backend, timer, hold_until=hold_until, cache=cache)

@@ -4,20 +4,16 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from penstock_runtime.dispatch import Dispatch
 from penstock_runtime.errors import NotFound, PenstockError
 from penstock_runtime.model import Model
 from penstock_runtime.observability.snapshot import StatisticsSnapshot
 from penstock_runtime.repository.lifecycle import ModelIndexEntry
 from penstock_runtime.repository.overrides import LoadOverrides
 from penstock_runtime.request import InferRequest
-from penstock_runtime.scheduling.batch_scheduler import Retired
 from penstock_runtime.stream import ResponseStream
 
 _log = logging.getLogger("penstock.core")
-
-# A reload may retire the version between look-up and submit; a name that is retired this often in a
-# row is being unloaded faster than it can be asked.
-_LOOKUPS = 5
 
 
 class Shelf(Protocol):
@@ -53,6 +49,8 @@ class InferenceCore:
 
     def __init__(self, repository: Shelf) -> None:
         self.repository = repository
+        self._dispatch = Dispatch()
+        self._dispatch.bind(repository.get)
         self._exiting = False
 
     # -- inference -------------------------------------------------------------------------------
@@ -70,17 +68,7 @@ class InferenceCore:
 
         `model` is what `model` gave for the request, if it has just been asked.
         """
-        for attempt in range(_LOOKUPS):
-            if model is None:
-                model = self.repository.get(request.model_name, request.model_version)
-            try:
-                model.submit(request, stream)
-            except Retired:
-                if self._exiting or attempt == _LOOKUPS - 1:
-                    raise
-                model = None
-                continue
-            return
+        self._dispatch.infer(request, stream, model)
 
     # -- state -----------------------------------------------------------------------------------
 
@@ -139,6 +127,7 @@ class InferenceCore:
     def begin_shutdown(self) -> None:
         """From now on the server is not ready; what was accepted is still answered."""
         self._exiting = True
+        self._dispatch.close()
 
     def stop(self, timeout_s: float) -> None:
         """Drain and stop every model."""

@@ -27,7 +27,7 @@ from penstock.workshop import Workshop, is_heavy_response
 from penstock_runtime.errors import PenstockError
 from penstock_runtime.model import Model
 from penstock_runtime.request import InferResponse
-from penstock_runtime.scheduling.batch_scheduler import Retired
+from penstock_runtime.scheduling.base import Retired
 from penstock_runtime.stream import ResponseStream
 
 _log = logging.getLogger("penstock.server")

@@ -11,12 +11,13 @@ from penstock_runtime.backends.base import Placement
 from penstock_runtime.batch import BatchPlan
 from penstock_runtime.config import ModelConfig
 from penstock_runtime.instance import ModelInstance
-from penstock_runtime.model import Model, make_batcher
+from penstock_runtime.model import Model
 from penstock_runtime.observability.statistics import ModelStatistics
 from penstock_runtime.response_cache import ResponseCache
 from penstock_runtime.scheduling.batch_scheduler import BatchScheduler
 from penstock_runtime.scheduling.caching_scheduler import CachingScheduler
 from penstock_runtime.scheduling.timer import Timer
+from penstock_runtime.starting import make_batcher
 from penstock_runtime.stream import ResponseStream
 
 MIB = 1 << 20

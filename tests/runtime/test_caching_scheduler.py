@@ -26,9 +26,9 @@ from penstock_runtime.backends.base import Arrays, Placement
 from penstock_runtime.config import ResponseCache as ResponseCacheSetting
 from penstock_runtime.config_scheduling import DynamicBatching
 from penstock_runtime.context import RequestContext
-from penstock_runtime.model import cache_of
 from penstock_runtime.request import InferResponse, RequestedOutput
 from penstock_runtime.response_cache import ResponseCache
+from penstock_runtime.starting import cache_of
 from penstock_runtime.stream import ResponseStream
 
 

@@ -23,10 +23,12 @@ from penstock_runtime.errors import (
     Unavailable,
 )
 from penstock_runtime.instance import ModelInstance
-from penstock_runtime.model import Model, make_batcher
+from penstock_runtime.model import Model
 from penstock_runtime.observability.statistics import ModelStatistics
-from penstock_runtime.scheduling.batch_scheduler import BatchScheduler, Retired
+from penstock_runtime.scheduling.base import Retired
+from penstock_runtime.scheduling.batch_scheduler import BatchScheduler
 from penstock_runtime.scheduling.timer import Timer
+from penstock_runtime.starting import make_batcher
 from penstock_runtime.stream import ResponseStream
 
 ROW = [[1.0, 2.0]]

@@ -27,8 +27,7 @@ from penstock_runtime.errors import Cancelled, DeadlineExceeded, FailureReason, 
 from penstock_runtime.observability.statistics import ModelStatistics
 from penstock_runtime.request import InferResponse
 from penstock_runtime.response_cache import ResponseCache
-from penstock_runtime.scheduling.base import Pending, QueueStats, Refused
-from penstock_runtime.scheduling.batch_scheduler import Retired
+from penstock_runtime.scheduling.base import Pending, QueueStats, Refused, Retired
 from penstock_runtime.scheduling.caching_scheduler import CachingScheduler
 from penstock_runtime.stream import ResponseStream
 from penstock_runtime.tensor import tensor

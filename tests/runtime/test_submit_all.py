@@ -10,8 +10,8 @@ from tests.runtime.fakes import MS, HandClock, config, pending
 from penstock_runtime.config_scheduling import DynamicBatching, QueuePolicy
 from penstock_runtime.errors import DeadlineExceeded, Unavailable
 from penstock_runtime.observability.statistics import ModelStatistics
-from penstock_runtime.scheduling.base import Pending
-from penstock_runtime.scheduling.batch_scheduler import BatchScheduler, Retired
+from penstock_runtime.scheduling.base import Pending, Retired
+from penstock_runtime.scheduling.batch_scheduler import BatchScheduler
 from penstock_runtime.scheduling.dynamic_batcher import DynamicBatcher
 from penstock_runtime.scheduling.gate import Gate
 from penstock_runtime.scheduling.queue import RequestQueue

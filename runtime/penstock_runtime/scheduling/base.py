@@ -9,7 +9,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from penstock_runtime.errors import PenstockError
+from penstock_runtime.errors import PenstockError, Unavailable
 from penstock_runtime.request import InferRequest
 from penstock_runtime.stream import ResponseStream
 
@@ -63,6 +63,10 @@ class Pending:
 
     def __repr__(self) -> str:
         return f"Pending(#{self.order}, rows={self.batch_size}, level={self.level})"
+
+
+class Retired(Unavailable):
+    """This version accepts nothing more; after a reload, the name already points to another one."""
 
 
 Refused = tuple[Pending, PenstockError]

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from penstock_runtime.batch import Batch
-from penstock_runtime.errors import PenstockError, Unavailable
+from penstock_runtime.errors import PenstockError
 from penstock_runtime.observability.statistics import ModelStatistics
-from penstock_runtime.scheduling.base import Batcher, Dead, Pending, QueueStats, Refused
+from penstock_runtime.scheduling.base import Batcher, Dead, Pending, QueueStats, Refused, Retired
 from penstock_runtime.scheduling.dynamic_batcher import cancelled_error
 from penstock_runtime.scheduling.gate import Gate
 from penstock_runtime.scheduling.ordering import OrderKeeper
@@ -35,10 +35,6 @@ MIN_SLACK_NS, MAX_SLACK_NS = 10_000_000, 250_000_000
 SHORT_NS = 200_000
 HANDFUL_NS = 500_000
 MOST_IN_HAND = 63
-
-
-class Retired(Unavailable):
-    """This version accepts nothing more; after a reload, the name already points to another one."""
 
 
 class BatchScheduler:

@@ -1,0 +1,73 @@
+"""The one way in which a request finds the model that serves it, from wherever it comes: a client,
+a step of an ensemble, the code of another model. Thread-safe; never blocks.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from penstock_runtime.errors import Unavailable
+from penstock_runtime.request import InferRequest
+from penstock_runtime.scheduling.base import Retired
+from penstock_runtime.stream import ResponseStream
+
+# A reload may retire the version between look-up and submit; a name that is retired this often in a
+# row is being unloaded faster than it can be asked.
+_LOOKUPS = 5
+
+
+class Serving(Protocol):
+    """A model, as far as whoever calls it must know."""
+
+    decoupled: bool
+
+    def submit(self, request: InferRequest, stream: ResponseStream) -> None:
+        """Check the request and queue it; its answers go to the stream."""
+
+
+Finder = Callable[[str, str], Serving]
+"""The READY model of a name and a version ("" for the highest); raises why there is none."""
+
+
+class Dispatch:
+    """Hands requests to models by name. `bind` it before the first request."""
+
+    def __init__(self) -> None:
+        self._find: Finder = _nothing_yet
+        self._closed = False
+
+    def bind(self, find: Finder) -> None:
+        """From now on models are found there."""
+        self._find = find
+
+    def model(self, name: str, version: str = "") -> Serving:
+        """The model that would serve such a request; NotFound, Unavailable or InvalidArgument if
+        none.
+        """
+        return self._find(name, version)
+
+    def infer(
+        self, request: InferRequest, stream: ResponseStream, model: Serving | None = None
+    ) -> None:
+        """Queue the request; its answers, errors included, go to the stream unless this raises.
+
+        `model` is what `model` gave for the request, if it has just been asked.
+        """
+        for attempt in range(_LOOKUPS):
+            if model is None:
+                model = self._find(request.model_name, request.model_version)
+            try:
+                model.submit(request, stream)
+            except Retired:
+                if self._closed or attempt == _LOOKUPS - 1:
+                    raise
+                model = None
+                continue
+            return
+
+    def close(self) -> None:
+        """From now on a model that is retired is not looked up again: nothing will replace it."""
+        self._closed = True
+
+
+def _nothing_yet(name: str, _version: str) -> Serving:
+    raise Unavailable(f"model '{name}' cannot be called before the repository is open")

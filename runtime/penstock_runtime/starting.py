@@ -1,0 +1,152 @@
+"""How a version of a model comes to serve: loaded, given its schedulers, its instances warm.
+
+This is where it is decided, once per load, which schedulers a configuration asks for.
+"""
+
+import logging
+import time
+from dataclasses import dataclass, field
+
+from penstock_runtime.backends.base import Backend, ModelSource
+from penstock_runtime.batch import BatchPlan
+from penstock_runtime.config import ModelConfig
+from penstock_runtime.dispatch import Dispatch
+from penstock_runtime.instance import ModelInstance
+from penstock_runtime.labels import read_labels
+from penstock_runtime.model import Model
+from penstock_runtime.observability.first_response import first_response_bounds
+from penstock_runtime.observability.statistics import ModelStatistics
+from penstock_runtime.placement import placements
+from penstock_runtime.response_cache import ResponseCache
+from penstock_runtime.scheduling.base import Batcher, Scheduler
+from penstock_runtime.scheduling.batch_scheduler import BatchScheduler
+from penstock_runtime.scheduling.caching_scheduler import CachingScheduler
+from penstock_runtime.scheduling.dynamic_batcher import DynamicBatcher
+from penstock_runtime.scheduling.length_batcher import LengthBatcher
+from penstock_runtime.scheduling.timer import Timer
+from penstock_runtime.unavailable import refuse_unavailable
+from penstock_runtime.warmup import warmup_requests
+
+_log = logging.getLogger("penstock.model")
+
+
+@dataclass(frozen=True, slots=True)
+class Common:
+    """What the models of one server share.
+
+    `hold_until` makes each batcher wait once for so many requests, as Triton's tests want it;
+    `cache` is for the models that ask for one; `dispatch` is how one model calls another.
+    """
+
+    timer: Timer = field(default_factory=Timer)
+    dispatch: Dispatch = field(default_factory=Dispatch)
+    hold_until: int = 0
+    cache: ResponseCache | None = None
+
+
+def start_model(source: ModelSource, backend: Backend, common: Common) -> Model:
+    """Load a version and make its instances; returns when they are warm, or raises what prevented
+    it.
+    """
+    started = time.monotonic()
+    config = source.config
+    refuse_unavailable(config)
+    cache = cache_of(config, common.cache)
+    homes = placements(config, uses_gpu=backend.uses_gpu)
+    warmups = warmup_requests(config, source.root)
+    plan = BatchPlan(config, source.version, read_labels(config, source.root))
+    loaded = backend.load(source)
+    statistics = make_statistics(config, source.version, response_cache=cache is not None)
+    scheduler = make_scheduler(config, statistics, common, len(homes), cached=cache is not None)
+    instances = tuple(
+        ModelInstance(home, loaded, plan, scheduler, statistics, warmups) for home in homes
+    )
+    door = make_door(config, scheduler, cache, statistics, common.timer)
+    model = Model(config, source.version, loaded, door, instances, statistics)
+    _start_all(model)
+    statistics.set_memory(loaded.memory_bytes())
+    statistics.load_seconds = time.monotonic() - started
+    return model
+
+
+def make_scheduler(
+    config: ModelConfig,
+    statistics: ModelStatistics,
+    common: Common,
+    instances: int,
+    *,
+    cached: bool,
+) -> BatchScheduler:
+    """The scheduler that the instances of a model ask for work."""
+    return BatchScheduler(
+        make_batcher(config, common.hold_until),
+        statistics,
+        common.timer,
+        instances=instances,
+        # What a cache answers has its place in the order too, so then the cache keeps it.
+        preserve_ordering=_ordered(config) and not cached,
+    )
+
+
+def make_door(
+    config: ModelConfig,
+    scheduler: BatchScheduler,
+    cache: ResponseCache | None,
+    statistics: ModelStatistics,
+    timer: Timer,
+) -> Scheduler:
+    """What the requests of a model go to first: its scheduler, or what stands before that."""
+    if cache is None:
+        return scheduler
+    ordered = _ordered(config)
+    return CachingScheduler(scheduler, cache, statistics, timer, preserve_ordering=ordered)
+
+
+def _ordered(config: ModelConfig) -> bool:
+    return bool(config.dynamic_batching and config.dynamic_batching.preserve_ordering)
+
+
+def cache_of(config: ModelConfig, cache: ResponseCache | None) -> ResponseCache | None:
+    """The server's cache if the model asks for it; says so where it asks in vain."""
+    if config.response_cache is None or not config.response_cache.enable:
+        return None
+    if cache is None:
+        _log.warning(
+            "model '%s' enables the response cache and this server has none: every request is "
+            "executed (start it with --cache-config=local,size=BYTES)",
+            config.name,
+        )
+    return cache
+
+
+def make_statistics(
+    config: ModelConfig, version: int, *, response_cache: bool = False
+) -> ModelStatistics:
+    """The counters of one version, with the histogram bounds that its configuration asks for."""
+    return ModelStatistics(
+        config.name,
+        version,
+        config.metric_tags,
+        decoupled=config.decoupled,
+        response_cache=response_cache,
+        first_response_ms=first_response_bounds(config.extra.get("model_metrics")),
+    )
+
+
+def make_batcher(config: ModelConfig, hold_until: int = 0) -> Batcher:
+    """The batcher that the configuration asks for."""
+    rules = config.dynamic_batching
+    if rules is not None and rules.length_batching is not None and config.max_batch_size > 0:
+        return LengthBatcher(config, rules.length_batching)
+    return DynamicBatcher(config, hold_until=hold_until)
+
+
+def _start_all(model: Model) -> None:
+    for instance in model.instances:
+        instance.start()
+    try:
+        for instance in model.instances:
+            instance.wait_ready()
+    except Exception:
+        model.stop()
+        raise
