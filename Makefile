@@ -4,6 +4,9 @@ SHELL := bash
 PYTHON ?= python3
 BIN := .venv/bin
 PORT ?= 8001
+# Many tests wait for processes and sockets: one worker more than there are cores.
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 CODE := server runtime kernels protos tests examples benchmarks
 
 .PHONY: help
@@ -30,11 +33,11 @@ examples/repository/.built: setup
 
 .PHONY: test
 test: setup ## Run the test suite (minutes)
-	$(BIN)/python -m pytest -m "not soak and not gpu and not interop"
+	$(PYTEST) -m "not soak and not gpu and not interop"
 
 .PHONY: test-grpcio
 test-grpcio: setup ## The tests of whole servers once more, on gRPC's own library
-	$(BIN)/python -m pytest --transport grpcio -m "not soak and not gpu and not interop" tests/server tests/e2e
+	$(PYTEST) --transport grpcio -m "not soak and not gpu and not interop" tests/server tests/e2e
 
 .PHONY: interop
 interop: setup ## Foreign clients against a server: C++, Go, Java, Node, curl and more (installs packages)
