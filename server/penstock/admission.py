@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Protocol
 
+from penstock.auth.caller import ANYONE, Permit, permit_of
 from penstock.codec.decode import decode_request
 from penstock.codec.templates import Template
 from penstock.codec.wire import Buffer
@@ -63,13 +64,17 @@ class Admission:
         *,
         unary: bool = False,
         tell: Callable[[bool], None] | None = None,
+        permit: Permit = ANYONE,
     ) -> bool:
         """Decode and queue one request; whether its model is decoupled. Raises what refuses it.
 
-        `tell` is told whether it is before the model can answer.
+        `tell` is told whether it is before the model can answer; `permit` is what the caller may
+        do.
         """
         request = decode_request(data, time.monotonic_ns(), deadline_ns, headers, headers)
         holder.request = request
+        if permit is not ANYONE:
+            permit.check(request.model_name)
         model = self._core.model(request.model_name, request.model_version)
         decoupled = model.decoupled
         if tell is not None:
@@ -93,6 +98,20 @@ class Admission:
             return None
         request.become(template, identity, known, request.call.deadline_ns)
         return model
+
+
+class LimitedAdmission(Admission):
+    """The admission of a server that knows its callers: not each may use every model."""
+
+    def headers(self, metadata: Mapping[str, str]) -> Mapping[str, str]:
+        """As without callers; what tells who they are is for the server alone."""
+        forwarded = super().headers(metadata)
+        return {name: value for name, value in forwarded.items() if name != "authorization"}
+
+    def recognise(self, request: UnaryRequest, template: Template, identity: str) -> Model | None:
+        """As without callers, for a caller who may use the model."""
+        permit_of(request.call).check(template.envelope.model_name)
+        return super().recognise(request, template, identity)
 
 
 def _compile(pattern: str) -> "re.Pattern[str] | None":

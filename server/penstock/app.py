@@ -1,7 +1,8 @@
 """`penstock serve`: a process that serves until it is told to stop.
 
 Signals: SIGTERM drains (after --drain-delay), SIGINT drains at once, the second of either hurries;
-SIGHUP looks at the model repository now. Exit codes: 0 drained, 1 failed or cut calls off.
+SIGHUP looks at the model repository now, and reads who may call what again. Exit codes: 0 drained,
+1 failed or cut calls off.
 """
 
 import asyncio
@@ -94,7 +95,7 @@ async def serve(
     with contextlib.ExitStack() as stack:
         on_hangup = stack.enter_context(handled_signals(request, options)) if signals else []
         server = Server(options, request, logs, progress)
-        on_hangup.append(server.poll_now)
+        on_hangup.append(server.hang_up)
         try:
             await server.start()
         except BaseException:
@@ -180,6 +181,8 @@ def announce_setup(server: Server) -> None:
     if o.grpc_restricted_protocol:
         restricted = read_restrictions(o.grpc_restricted_protocol)
         _log.info("restricted protocols: %s", describe_restrictions(restricted))
+    if server.authority is not None:
+        _announce_callers(server)
     if server.cache is not None:
         _log.info(
             "a response cache of %d bytes for models that enable it", server.cache.limit_bytes
@@ -187,6 +190,17 @@ def announce_setup(server: Server) -> None:
     if o.ignored:
         flags = ", ".join(f"--{name}" for name in o.ignored)
         _log.warning("flags that have no effect here: %s", flags)
+
+
+def _announce_callers(server: Server) -> None:
+    _log.info("callers have to be known: %r", server.authority)
+    encrypted = server.options.grpc_use_ssl or server.options.grpc_use_ssl_mutual
+    if not encrypted and not all(map(_stays_here, server.grpc_addresses)):
+        _log.warning("tokens travel readable: without --grpc-use-ssl, something else must encrypt")
+
+
+def _stays_here(address: str) -> bool:
+    return address.startswith(("unix:", "127.", "localhost:", "[::1]"))
 
 
 async def _tell_when_loaded(server: Server) -> None:

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from penstock.config_foreign import FOREIGN, ForeignFlag
+from penstock.options.access import AccessOptions
 from penstock.options.bounds import CacheOptions, LimitOptions
 from penstock.options.flag import FlagInfo
 from penstock.options.grpc import GrpcOptions
@@ -22,6 +23,7 @@ GROUPS: Mapping[str, str] = MappingProxyType(
         "server": "the server as a whole",
         "repository": "where models come from and when they are loaded",
         "grpc": "the gRPC port",
+        "access": "who may call what",
         "metrics": "the metrics port",
         "logging": "what is written to the log",
         "cache": "responses that are kept and given again, for the models that ask for it",
@@ -36,6 +38,7 @@ class ServerOptions(
     ServingOptions,
     RepositoryOptions,
     GrpcOptions,
+    AccessOptions,
     MetricsOptions,
     LoggingOptions,
     CacheOptions,

@@ -7,13 +7,13 @@ whole way at once.
 
 import argparse
 import difflib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from penstock.config import FLAGS, FOREIGN_FLAGS, GROUPS, Flag, ServerOptions
+from penstock.config_document import read_document
 from penstock.config_foreign import ForeignFlag
 from penstock.restrictions import read_restrictions
 from penstock_runtime.errors import InvalidArgument
@@ -21,7 +21,6 @@ from penstock_runtime.errors import InvalidArgument
 _TRUE = frozenset(("true", "1", "yes", "on"))
 _FALSE = frozenset(("false", "0", "no", "off", ""))
 _GIVEN_FOREIGN = "given_foreign"
-MAX_FILE_BYTES = 1 << 20
 RESPONSE_DELAY_HOOK = "TRITONSERVER_SERVER_DELAY_GRPC_RESPONSE_SEC"
 
 
@@ -97,11 +96,7 @@ def read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
 
 def read_file(path: Path) -> dict[str, Any]:
     """What a JSON or YAML file of options says; names as in flags, with dashes or underscores."""
-    try:
-        text = path.read_text(encoding="utf-8")[:MAX_FILE_BYTES]
-    except OSError as error:
-        raise InvalidArgument(f"cannot read --config-file {path}: {error.strerror}") from None
-    content = _parse_file(path, text)
+    content = read_document(path, "--config-file")
     if not isinstance(content, dict):
         raise InvalidArgument(
             f"{path} must hold a mapping of options, got {type(content).__name__}"
@@ -156,29 +151,6 @@ def _check_range(flag: Flag, value: Any, source: str) -> None:
         raise InvalidArgument(f"{source}: expected at least {info.minimum}, got {value}")
     if info.maximum is not None and value > info.maximum:
         raise InvalidArgument(f"{source}: expected at most {info.maximum}, got {value}")
-
-
-def _parse_file(path: Path, text: str) -> Any:
-    try:
-        if path.suffix in (".yaml", ".yml"):
-            import yaml
-
-            return yaml.safe_load(text) or {}
-        return json.loads(text)
-    except ImportError:
-        raise InvalidArgument(f"{path} is YAML, which needs the extra penstock[yaml]") from None
-    except (ValueError, RecursionError) as error:
-        raise InvalidArgument(f"{path} is not valid: {error}") from None
-    except Exception as error:
-        # yaml's errors derive from Exception, and yaml may not be there to name them.
-        raise InvalidArgument(f"{path} is not valid: {_yaml_problem(error)}") from None
-
-
-def _yaml_problem(error: Exception) -> str:
-    """What is wrong and where; yaml itself would show the line, and with it perhaps a secret."""
-    mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or type(error).__name__
-    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark else problem
 
 
 def _from_file(flag: Flag, value: Any, source: str) -> Any:

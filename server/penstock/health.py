@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from enum import Enum
 
+from penstock.auth.caller import permit_of
 from penstock.messages import parse
 from penstock.rpc import INFERENCE_SERVICE
 from penstock.transport.base import Call
@@ -53,18 +54,20 @@ class Health:
 
     # -- the three calls -------------------------------------------------------------------------
 
-    async def health_check(self, data: bytes, _call: Call) -> bytes:
+    async def health_check(self, data: bytes, call: Call) -> bytes:
         """The state now; NotFound for a name that nobody here bears."""
         service = parse(HealthCheckRequest, data).service
+        _check_permit(service, call)
         state = self.state(service)
         if state is Serving.SERVICE_UNKNOWN:
             raise NotFound(f"unknown service {service[:128]!r}")
         return _message(state).SerializeToString()
 
-    async def health_list(self, data: bytes, _call: Call) -> bytes:
+    async def health_list(self, data: bytes, call: Call) -> bytes:
         """The state of every name; ResourceExhausted with more models than a reply should hold."""
         parse(HealthListRequest, data)
-        models = sorted({entry.name for entry in self._core.index()})
+        sees = permit_of(call).sees
+        models = sorted({entry.name for entry in self._core.index() if sees(entry.name)})
         if len(models) > MAX_LISTED:
             raise ResourceExhausted(f"{len(models)} models, a list holds at most {MAX_LISTED}")
         names = [*READINESS_NAMES, LIVENESS, *(MODEL_PREFIX + name for name in models)]
@@ -74,6 +77,7 @@ class Health:
     async def health_watch(self, messages: AsyncIterator[bytes], call: Call) -> None:
         """The state at once and then at every change; an unknown name may become known."""
         service = await _first_service(messages)
+        _check_permit(service, call)
         if len(self._watchers) >= self._max_watchers:
             raise ResourceExhausted(
                 f"{len(self._watchers)} watchers are there already, as many as are allowed",
@@ -163,6 +167,12 @@ async def _first_service(messages: AsyncIterator[bytes]) -> str:
     async for data in messages:
         return parse(HealthCheckRequest, data).service
     raise InvalidArgument("Watch needs one HealthCheckRequest, got none")
+
+
+def _check_permit(service: str, call: Call) -> None:
+    """Refuse a caller who may not know of the model that the name is about."""
+    if service.startswith(MODEL_PREFIX):
+        permit_of(call).check(service.removeprefix(MODEL_PREFIX).partition("/")[0])
 
 
 def _serving(good: bool) -> Serving:

@@ -1,5 +1,5 @@
 """What happens around every handler, whatever the transport: the gate, the count of calls inside,
-the secrets of restricted methods, the clock, the log line, and errors turned into statuses, once.
+what a caller must know or be, the clock, the log line, and errors turned into statuses, once.
 """
 
 import asyncio
@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
-from penstock.restrictions import UNRESTRICTED, Restriction, Restrictions
+from penstock.doorkeeper import OPEN, Check, Doorkeeper
 from penstock.rpc import Category, Kind, Rpc
 from penstock.status import translate
 from penstock.transport.base import (
@@ -126,12 +126,12 @@ class Guard:
         observer: Observer | None = None,
         *,
         delay_s: float = 0.0,
-        restrictions: Restrictions = UNRESTRICTED,
+        doorkeeper: Doorkeeper = OPEN,
     ) -> None:
         self._gate = gate
         self._observer = observer
         self._delay_s = delay_s
-        self._restrictions = restrictions
+        self._doorkeeper = doorkeeper
 
     def method(
         self,
@@ -148,18 +148,18 @@ class Guard:
         return self._unary_method(rpc, handler, submit)  # type: ignore[arg-type]
 
     def _stream_method(self, rpc: Rpc, handler: StreamHandler) -> Method:
-        # Whether a method is restricted is asked here, once, and not with every call.
-        restriction = self._restrictions.get(rpc.category)
-        if restriction is not None:
-            handler = _restricted_stream(handler, restriction)
+        # Whether a method has a question is asked here, once, and not with every call.
+        check = self._doorkeeper.check(rpc)
+        if check is not None:
+            handler = _checked_stream(handler, check)
         return Method(rpc.path, stream=self._stream(rpc, handler))
 
     def _unary_method(self, rpc: Rpc, handler: UnaryHandler, submit: QuickHandler | None) -> Method:
-        restriction = self._restrictions.get(rpc.category)
+        check = self._doorkeeper.check(rpc)
         if self._delay_s and rpc.category is not Category.INFERENCE:
             handler = _delayed(handler, self._delay_s)
-        if restriction is not None:
-            handler = _restricted_unary(handler, restriction)
+        if check is not None:
+            handler = _checked_unary(handler, check)
         handler = self._unary(rpc, handler)
         if self._observer is not None:
             handler = _observed_unary(rpc, handler, self._observer)
@@ -239,20 +239,20 @@ def _observed_unary(rpc: Rpc, handler: UnaryHandler, observer: Observer) -> Unar
     return observed
 
 
-def _restricted_unary(handler: UnaryHandler, restriction: Restriction) -> UnaryHandler:
-    async def restricted(data: bytes, call: Call) -> bytes:
-        restriction.check(call.metadata)
+def _checked_unary(handler: UnaryHandler, check: Check) -> UnaryHandler:
+    async def checked(data: bytes, call: Call) -> bytes:
+        check(call)
         return await handler(data, call)
 
-    return restricted
+    return checked
 
 
-def _restricted_stream(handler: StreamHandler, restriction: Restriction) -> StreamHandler:
-    async def restricted(messages: AsyncIterator[bytes], call: Call) -> None:
-        restriction.check(call.metadata)
+def _checked_stream(handler: StreamHandler, check: Check) -> StreamHandler:
+    async def checked(messages: AsyncIterator[bytes], call: Call) -> None:
+        check(call)
         await handler(messages, call)
 
-    return restricted
+    return checked
 
 
 def _delayed(handler: UnaryHandler, delay_s: float) -> UnaryHandler:

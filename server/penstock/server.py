@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from penstock.auth.authority import read_again, read_authority
 from penstock.cache_config import CacheSettings, cache_settings
 from penstock.config import ServerOptions
 from penstock.config_text import parse_config_text
@@ -68,15 +69,17 @@ class Server:
         self._progress = progress
         access = logs.access if logs is not None else AccessLog()
         counts = rpc_metrics() if options.rpc_metrics else None
+        self.authority = read_authority(options.auth_config)
         observer = CallObserver(counts, access)
         self.services: Services = build_services(
-            self.core, options, observer if observer.needed else None, access, logs
+            self.core, options, observer if observer.needed else None, access, logs, self.authority
         )
         self._watch = LoopWatch(options.stall_dump_secs, self.services.health.beat)
         self._transport: Transport = make_transport(options, self.services.methods)
         sources = [self.services.families, self._watch.families, self._transport.families]
         sources += [counts.families] if counts is not None else []
         sources += [logs.families] if logs is not None else []
+        sources += [self.authority.families] if self.authority is not None else []
         sources += [self.cache.families] if self.cache is not None else []
         self.metrics = server_metrics(
             self.repository, sources, metrics_options(options.metrics_config)
@@ -145,6 +148,12 @@ class Server:
             in_daemon(self.repository.poll, "penstock-poll")
         else:
             _log.info("nothing to poll in mode %s", self.options.model_control_mode)
+
+    def hang_up(self) -> None:
+        """What SIGHUP asks for: to look at the files, those of the models and of the callers."""
+        if self.authority is not None:
+            read_again(self.authority, self.options.auth_config)
+        self.poll_now()
 
     # -- down ------------------------------------------------------------------------------------
 

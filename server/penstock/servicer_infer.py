@@ -1,8 +1,10 @@
 """ModelInfer and ModelStreamInfer: bytes in, requests to the core, answers back as bytes."""
 
 from collections.abc import AsyncIterator
+from functools import partial
 
 from penstock.admission import NO_HEADERS
+from penstock.auth.caller import permit_of
 from penstock.codec.encode import encode_response
 from penstock.codec.heavy import is_heavy
 from penstock.stream_session import StreamSession
@@ -25,15 +27,16 @@ class InferServicer:
         shop = self._shop
         metadata = call.metadata
         headers = shop.admission.headers(metadata) if shop.admission.forwards else NO_HEADERS
-        admit, deadline_ns = shop.admission.admit, call.deadline_ns
+        admit = partial(shop.admission.admit, unary=True, permit=permit_of(call))
+        deadline_ns = call.deadline_ns
         size = len(data)
         shop.budget.take(size)
         stream = ResponseStream(shop.inbox)
         try:
             if is_heavy(data):
-                await shop.aside(admit, data, stream, call, deadline_ns, headers, unary=True)
+                await shop.aside(admit, data, stream, call, deadline_ns, headers)
             else:
-                admit(data, stream, call, deadline_ns, headers, unary=True)
+                admit(data, stream, call, deadline_ns, headers)
             response = call.response = await stream.single()
             return await self._encode(response, call, metadata_flag(metadata, TYPED_METADATA))
         finally:

@@ -5,6 +5,7 @@ statistics.
 from collections.abc import Sequence
 
 from penstock import describe
+from penstock.auth.caller import permit_of
 from penstock.interceptors import Gate
 from penstock.messages import parse
 from penstock.transport.base import Call
@@ -61,10 +62,11 @@ class MetadataServicer:
         parse(inference.ServerReadyRequest, data)
         return inference.ServerReadyResponse(ready=self.is_ready()).SerializeToString()
 
-    async def model_ready(self, data: bytes, _call: Call) -> bytes:
+    async def model_ready(self, data: bytes, call: Call) -> bytes:
         """Whether a model serves; False, not an error, for one that is unknown or unloaded."""
         self._refuse_when_exiting()
         request = parse(inference.ModelReadyRequest, data)
+        permit_of(call).check(request.name)
         ready = self._core.model_ready(request.name, request.version)
         return inference.ModelReadyResponse(ready=ready).SerializeToString()
 
@@ -86,9 +88,10 @@ class MetadataServicer:
         message = describe.server_metadata(self._server_name, __version__, self._extensions)
         return message.SerializeToString()
 
-    async def model_metadata(self, data: bytes, _call: Call) -> bytes:
+    async def model_metadata(self, data: bytes, call: Call) -> bytes:
         """Inputs, outputs and ready versions of a model."""
         request = parse(inference.ModelMetadataRequest, data)
+        permit_of(call).check(request.name)
         model = self._core.model(request.name, request.version)
         versions = [request.version] if request.version else self._versions(request.name)
         message = describe.metadata_response(request.name, model.config, versions)
@@ -98,16 +101,21 @@ class MetadataServicer:
         ready = [entry.version for entry in self._core.index(ready_only=True) if entry.name == name]
         return sorted(ready, key=lambda version: int(version or 0))
 
-    async def model_config(self, data: bytes, _call: Call) -> bytes:
+    async def model_config(self, data: bytes, call: Call) -> bytes:
         """The configuration that a model runs with."""
         request = parse(inference.ModelConfigRequest, data)
+        permit_of(call).check(request.name)
         model = self._core.model(request.name, request.version)
         return describe.config_response(model.config).SerializeToString()
 
-    async def model_statistics(self, data: bytes, _call: Call) -> bytes:
+    async def model_statistics(self, data: bytes, call: Call) -> bytes:
         """Counts and times of one model, or of all."""
         request = parse(inference.ModelStatisticsRequest, data)
         if request.version and not request.name:
             raise NotFound("statistics of a version need the name of its model")
-        snapshots = self._core.statistics(request.name, request.version)
+        permit = permit_of(call)
+        if request.name:
+            permit.check(request.name)
+        found = self._core.statistics(request.name, request.version)
+        snapshots = [snapshot for snapshot in found if permit.sees(snapshot.model)]
         return describe.statistics_response(snapshots).SerializeToString()

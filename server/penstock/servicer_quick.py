@@ -12,11 +12,12 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, cast
 
 from penstock.admission import NO_HEADERS
+from penstock.auth.caller import permit_of
 from penstock.codec.encode import encode_message
 from penstock.codec.heavy import CONTENTS_LIMIT, is_heavy
 from penstock.codec.templates import kinds_of_length
+from penstock.doorkeeper import Check
 from penstock.interceptors import Observer
-from penstock.restrictions import Restriction
 from penstock.rpc import Rpc
 from penstock.status import translate
 from penstock.timing import with_timing
@@ -46,22 +47,22 @@ class QuickInfer:
         """Whether anyone wants to know the timing of every request."""
         self._asides: set[asyncio.Task[None]] = set()
 
-    def handler(self, restriction: Restriction | None = None) -> QuickHandler:
-        """`submit`, and before it the check of a secret only where there is one."""
-        if restriction is None:
+    def handler(self, check: Check | None = None) -> QuickHandler:
+        """`submit`, and before it the question to its caller only where there is one."""
+        if check is None:
             return self.submit
 
-        def submit_restricted(data: Buffer, call: QuickCall) -> None:
+        def submit_checked(data: Buffer, call: QuickCall) -> None:
             try:
                 # A server that drains tells everyone so, and lets nobody in.
                 if not self._shop.gate.closed:
-                    restriction.check(call.metadata)
+                    check(call)
             except Exception as error:
                 self._turn_away(data, call, error)
             else:
                 self.submit(data, call)
 
-        return submit_restricted
+        return submit_checked
 
     def _turn_away(self, data: Buffer, call: QuickCall, error: Exception) -> None:
         """Refuse a call that did not come in; it is observed as others are."""
@@ -135,7 +136,10 @@ class QuickInfer:
     def _admit(self, request: UnaryRequest, data: Buffer) -> None:
         call, admission = request.call, self._shop.admission
         headers = admission.headers(call.metadata) if admission.forwards else NO_HEADERS
-        admission.admit(data, request, request, call.deadline_ns, headers, unary=True)
+        permit = permit_of(call)
+        admission.admit(
+            data, request, request, call.deadline_ns, headers, unary=True, permit=permit
+        )
 
     # -- answering -------------------------------------------------------------------------------
 

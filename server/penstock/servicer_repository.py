@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from penstock import describe
+from penstock.auth.caller import Permit, permit_of
 from penstock.messages import parse
 from penstock.transport.base import Call
 from penstock_protos import inference
@@ -32,36 +33,40 @@ class RepositoryServicer:
         self._core = core
         self._threads = threads
 
-    async def repository_index(self, data: bytes, _call: Call) -> bytes:
+    async def repository_index(self, data: bytes, call: Call) -> bytes:
         """Every model and the state it is in."""
         request = parse(inference.RepositoryIndexRequest, data)
         if request.repository_name:
             raise Unsupported(_NO_REPOSITORY)
-        return describe.index_response(self._core.index(request.ready)).SerializeToString()
+        permit = permit_of(call)
+        entries = [entry for entry in self._core.index(request.ready) if permit.sees(entry.name)]
+        return describe.index_response(entries).SerializeToString()
 
-    async def repository_model_load(self, data: bytes, _call: Call) -> bytes:
+    async def repository_model_load(self, data: bytes, call: Call) -> bytes:
         """Load or reload a model; answers once it serves."""
         loop = asyncio.get_running_loop()
-        name = await loop.run_in_executor(self._threads, self._load, data)
+        name = await loop.run_in_executor(self._threads, self._load, data, permit_of(call))
         message = inference.RepositoryModelLoadResponse(model_name=name, isLoaded=True)
         return message.SerializeToString()
 
-    async def repository_model_unload(self, data: bytes, _call: Call) -> bytes:
+    async def repository_model_unload(self, data: bytes, call: Call) -> bytes:
         """Take a model out of service; answers once no new request reaches it."""
         loop = asyncio.get_running_loop()
-        name = await loop.run_in_executor(self._threads, self._unload, data)
+        name = await loop.run_in_executor(self._threads, self._unload, data, permit_of(call))
         message = inference.RepositoryModelUnloadResponse(model_name=name, isUnloaded=True)
         return message.SerializeToString()
 
-    def _load(self, data: bytes) -> str:
+    def _load(self, data: bytes, permit: Permit) -> str:
         request = parse(inference.RepositoryModelLoadRequest, data, MAX_LOAD_BYTES)
         name = _model_name(request.repository_name, request.model_name)
+        permit.check(name)
         self._core.load(name, parse_load_parameters(_parameters(request.parameters)))
         return name
 
-    def _unload(self, data: bytes) -> str:
+    def _unload(self, data: bytes, permit: Permit) -> str:
         request = parse(inference.RepositoryModelUnloadRequest, data)
         name = _model_name(request.repository_name, request.model_name)
+        permit.check(name)
         self._core.unload(name, parse_unload_parameters(_parameters(request.parameters)))
         return name
 

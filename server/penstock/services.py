@@ -4,14 +4,16 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from penstock.admission import Admission
+from penstock.admission import Admission, LimitedAdmission
+from penstock.auth.authority import Authority
 from penstock.config import ServerOptions
+from penstock.doorkeeper import Doorkeeper
 from penstock.health import Health
 from penstock.interceptors import Gate, Guard, Observer
 from penstock.limits import ByteBudget, default_inflight_bytes
 from penstock.logs import Logs
 from penstock.reflection import Reflection
-from penstock.restrictions import Restrictions, read_restrictions
+from penstock.restrictions import read_restrictions
 from penstock.rpc import Rpc, bind
 from penstock.servicer_infer import InferServicer
 from penstock.servicer_logs import LogServicer
@@ -68,17 +70,20 @@ def build_services(
     observer: Observer | None = None,
     access: AccessLog | None = None,
     logs: Logs | None = None,
+    authority: Authority | None = None,
 ) -> Services:
     """The handlers of a server; call it on the loop that will serve them.
 
-    `logs` are those that callers may see to; without them the program keeps its own.
+    `logs` are those that callers may see to; without them the program keeps its own. `authority`
+    knows the callers; without it anyone is served.
     """
     gate = Gate()
     budget = ByteBudget(options.max_inflight_bytes or default_inflight_bytes())
     codec_threads = ThreadPoolExecutor(CODEC_THREADS, "penstock-codec")
     admin_threads = ThreadPoolExecutor(ADMIN_THREADS, "penstock-admin")
+    admission = Admission if authority is None else LimitedAdmission
     shop = Workshop(
-        admission=Admission(core, options.grpc_header_forward_pattern),
+        admission=admission(core, options.grpc_header_forward_pattern),
         inbox=LoopInbox(asyncio.get_running_loop()),
         threads=codec_threads,
         budget=budget,
@@ -98,8 +103,8 @@ def build_services(
         more_extensions=(LOGGING,) if logs is not None else (),
     )
     health = Health(core, metadata.is_ready, max_watchers=options.max_health_watchers)
-    restricted = read_restrictions(options.grpc_restricted_protocol)
-    guard = Guard(gate, observer, delay_s=options.grpc_response_delay_s, restrictions=restricted)
+    doorkeeper = Doorkeeper(read_restrictions(options.grpc_restricted_protocol), authority)
+    guard = Guard(gate, observer, delay_s=options.grpc_response_delay_s, doorkeeper=doorkeeper)
     owners = (
         InferServicer(shop),
         metadata,
@@ -110,19 +115,19 @@ def build_services(
         UnsupportedServicer(),
     )
     methods = tuple(
-        guard.method(rpc, handler, _quick(rpc, shop, observer, restricted))
+        guard.method(rpc, handler, _quick(rpc, shop, observer, doorkeeper))
         for rpc, handler in bind(*owners)
     )
     return Services(methods, gate, budget, health, metadata, (codec_threads, admin_threads))
 
 
 def _quick(
-    rpc: Rpc, shop: Workshop, observer: Observer | None, restricted: Restrictions
+    rpc: Rpc, shop: Workshop, observer: Observer | None, doorkeeper: Doorkeeper
 ) -> QuickHandler | None:
     """The quick way into the method, where there is one."""
     if rpc.name != "ModelInfer":
         return None
-    return QuickInfer(shop, rpc, observer).handler(restricted.get(rpc.category))
+    return QuickInfer(shop, rpc, observer).handler(doorkeeper.check(rpc))
 
 
 def _one(name: str, text: str, value: float) -> Family:

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable
 
+from penstock.auth.caller import permit_of
 from penstock.codec.encode import encode_stream_response
 from penstock.codec.heavy import is_heavy
 from penstock.interceptors import shutting_down
@@ -44,6 +45,7 @@ class StreamSession:
         "_headers",
         "_open",
         "_order",
+        "_permit",
         "_pressure",
         "_reader",
         "_ready",
@@ -60,6 +62,7 @@ class StreamSession:
         self._typed = metadata_flag(metadata, TYPED_METADATA)
         self._true_status = metadata_flag(metadata, TRUE_STATUS_METADATA)
         self._headers = shop.admission.headers(metadata)
+        self._permit = permit_of(call)
         self._deadline_ns = call.deadline_ns
         self._open: set[StreamRequest] = set()
         self._order: deque[StreamRequest] = deque()
@@ -172,7 +175,8 @@ class StreamSession:
     def _decode(self, data: Buffer, request: StreamRequest) -> None:
         tell = request.note_decoupled
         admit = self._shop.admission.admit
-        admit(data, request, request, self._deadline_ns, self._headers, tell=tell)
+        headers, permit = self._headers, self._permit
+        admit(data, request, request, self._deadline_ns, headers, tell=tell, permit=permit)
 
     def _admitted(self, request: StreamRequest) -> None:
         request.admitted = True

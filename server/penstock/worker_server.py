@@ -62,7 +62,7 @@ class WorkerServer:
         try:
             with handled_signals(self._stop, options) as on_hangup:
                 server = Server(options, self._stop, logs)
-                on_hangup.append(server.poll_now)
+                on_hangup.append(server.hang_up)
                 self._answer_questions(server)
                 return await self._serve(server)
         finally:

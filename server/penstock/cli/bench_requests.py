@@ -9,7 +9,7 @@ from penstock.bench.meter import Meter
 from penstock.bench.requests import fresh_blocks, in_turn, with_fresh_ids
 from penstock.bench.sockets import endpoints_of
 from penstock.cli.command import CommandError
-from penstock.cli.connection import check_metadata, connected, explaining_url, tls_of
+from penstock.cli.connection import connected, explaining_url, metadata_of, tls_of
 from penstock.cli.infer import make_inputs
 from penstock.client import calls
 from penstock.client.channel import addresses_of, grpc_target
@@ -81,7 +81,7 @@ def _text(value: object) -> str:
 
 def opener(args: argparse.Namespace, bodies: Sequence[bytes]) -> Opener:
     """What opens the connections of one load, anew for each row."""
-    check_metadata(args)
+    metadata_of(args)
     try:
         for body in bodies if args.fresh_id else ():
             next(with_fresh_ids([body]))
@@ -91,7 +91,7 @@ def opener(args: argparse.Namespace, bodies: Sequence[bytes]) -> Opener:
 
 
 def _metadata(args: argparse.Namespace) -> tuple[tuple[str, str], ...]:
-    return tuple(args.metadata) + (calls.TRUE_STATUS if args.stream else ())
+    return metadata_of(args) + (calls.TRUE_STATUS if args.stream else ())
 
 
 def _grpcio(args: argparse.Namespace, bodies: Sequence[bytes]) -> Opener:

@@ -44,6 +44,12 @@ def add_connection(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="metadata to send along; may be given more than once",
     )
+    group.add_argument(
+        "--token",
+        default=os.environ.get("PENSTOCK_TOKEN", ""),
+        help="who is calling, for a server that asks: sent as 'authorization: Bearer TOKEN'"
+        " (default: $PENSTOCK_TOKEN)",
+    )
     group.add_argument("--tls", action="store_true", help="use TLS")
     group.add_argument("--tls-ca", type=Path, metavar="FILE", help="authorities to trust (PEM)")
     group.add_argument("--tls-cert", type=Path, metavar="FILE", help="own certificate (mutual TLS)")
@@ -55,14 +61,22 @@ def deadline(text: str) -> float:
     return math.inf if text == "inf" else seconds(text)
 
 
-def check_metadata(args: argparse.Namespace) -> None:
-    """CommandError names metadata that cannot be sent."""
+def metadata_of(args: argparse.Namespace) -> tuple[tuple[str, str], ...]:
+    """The metadata of every call; CommandError names what cannot be sent."""
     from penstock.transport.http2.metadata import encode_metadata
 
     try:
         encode_metadata(args.metadata)
     except ValueError as error:
         raise CommandError(f"--metadata: {error}") from None
+    if not args.token:
+        return tuple(args.metadata)
+    token = ("authorization", f"Bearer {args.token}")
+    try:
+        encode_metadata([token])
+    except ValueError:
+        raise CommandError("--token: expected printable ASCII characters") from None
+    return (*args.metadata, token)
 
 
 @contextmanager
@@ -88,14 +102,14 @@ def tls_of(args: argparse.Namespace) -> TLS | None:
 @contextmanager
 def connected(args: argparse.Namespace, retries: RetryPolicy = NO_RETRIES) -> Iterator[Client]:
     """A client of the server that the arguments name; its errors become plain lines."""
-    check_metadata(args)
+    metadata = metadata_of(args)
     tls = tls_of(args)
     with explaining_url(args.url):
         client = Client(
             args.url,
             timeout=args.timeout,
             retries=retries,
-            metadata=dict(args.metadata),
+            metadata=dict(metadata),
             tls=tls,
         )
     with client:

@@ -92,6 +92,7 @@ class GrpcioCall:
         "_task",
         "failure",
         "method",
+        "permit",
         "request",
         "response",
         "write",

@@ -83,6 +83,7 @@ class ServerCall(Stream):
         "load",
         "message",
         "on_cancel",
+        "permit",
         "request",
         "response",
         "room",
@@ -107,6 +108,8 @@ class ServerCall(Stream):
     """What to begin with it then."""
     room: asyncio.Event | None
     trailing: bytes
+    permit: Any
+    """What the caller may do, where somebody asked; else not set."""
 
     def prepare(self) -> None:
         """Fill the slots; the protocol does it in place for quick calls."""
