@@ -5,12 +5,19 @@ from functools import partial
 
 from penstock.admission import NO_HEADERS
 from penstock.auth.caller import permit_of
+from penstock.bare_stream import BareCall
 from penstock.codec.encode import encode_response
 from penstock.codec.heavy import is_heavy
 from penstock.stream_session import StreamSession
 from penstock.timing import with_timing
 from penstock.transport.base import Call
-from penstock.wishes import TIMING_PARAMETER, TYPED_METADATA, metadata_flag, wants_typed
+from penstock.wishes import (
+    BARE_METADATA,
+    TIMING_PARAMETER,
+    TYPED_METADATA,
+    metadata_flag,
+    wants_typed,
+)
 from penstock.workshop import Workshop, is_heavy_response
 from penstock_runtime.request import InferResponse
 from penstock_runtime.stream import ResponseStream
@@ -57,4 +64,6 @@ class InferServicer:
 
     async def model_stream_infer(self, messages: AsyncIterator[bytes], call: Call) -> None:
         """Many requests over one call, each with any number of responses."""
+        if metadata_flag(call.metadata, BARE_METADATA):
+            call = BareCall(call)
         await StreamSession(self._shop, call).run(messages)

@@ -22,11 +22,10 @@ from penstock.stream_reader import StreamReader
 from penstock.stream_request import StreamRequest
 from penstock.stream_writer import StreamWriter
 from penstock.transport.base import Buffer, Call
-from penstock.wishes import TYPED_METADATA, metadata_flag
+from penstock.wishes import TRUE_STATUS_METADATA, TYPED_METADATA, metadata_flag
 from penstock.workshop import Workshop
 from penstock_runtime.errors import DeadlineExceeded, Internal, PenstockError
 
-TRUE_STATUS_METADATA = "triton_grpc_error"
 # What one request may say before the next one has its turn, and what is written at once.
 _TURN, _TURN_BYTES = 128, 64 << 10
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 from penstock_runtime.request import InferRequest
 
+TRUE_STATUS_METADATA = "triton_grpc_error"
+BARE_METADATA = "penstock-bare-stream"
 TYPED_METADATA = "penstock-typed-output"
 TYPED_PARAMETER = "penstock_typed_output"
 TIMING_PARAMETER = "penstock_timing"
