@@ -617,6 +617,107 @@ class MemoryUsage(Message):
     def HasField(self, field_name: Never) -> bool: ...
     def ClearField(self, field_name: Literal["type", "id", "byte_size"]) -> None: ...
 
+class QueueStatistics(Message):
+    """What waits at one priority, and how long one more request at it would wait. penstock's
+    own.
+    """
+
+    DESCRIPTOR: Descriptor
+    PRIORITY_FIELD_NUMBER: Final = 1
+    REQUESTS_FIELD_NUMBER: Final = 2
+    ROWS_FIELD_NUMBER: Final = 3
+    OLDEST_AGE_NS_FIELD_NUMBER: Final = 4
+    PREDICTED_WAIT_NS_FIELD_NUMBER: Final = 5
+    priority: int
+    requests: int
+    rows: int
+    oldest_age_ns: int
+    predicted_wait_ns: int
+    def __init__(
+        self,
+        *,
+        priority: int | None = ...,
+        requests: int | None = ...,
+        rows: int | None = ...,
+        oldest_age_ns: int | None = ...,
+        predicted_wait_ns: int | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: Never) -> bool: ...
+    def ClearField(
+        self,
+        field_name: Literal["priority", "requests", "rows", "oldest_age_ns", "predicted_wait_ns"],
+    ) -> None: ...
+
+class BatchChoice(Message):
+    """What a batcher with a goal of latency chose, and why. penstock's own."""
+
+    DESCRIPTOR: Descriptor
+
+    class Size(Message):
+        DESCRIPTOR: Descriptor
+        ROWS_FIELD_NUMBER: Final = 1
+        TYPICAL_NS_FIELD_NUMBER: Final = 2
+        SLOW_NS_FIELD_NUMBER: Final = 3
+        ROWS_PER_SECOND_FIELD_NUMBER: Final = 4
+        rows: int
+        typical_ns: int
+        slow_ns: int
+        rows_per_second: float
+        def __init__(
+            self,
+            *,
+            rows: int | None = ...,
+            typical_ns: int | None = ...,
+            slow_ns: int | None = ...,
+            rows_per_second: float | None = ...,
+        ) -> None: ...
+        def HasField(self, field_name: Never) -> bool: ...
+        def ClearField(
+            self,
+            field_name: Literal["rows", "typical_ns", "slow_ns", "rows_per_second"],
+        ) -> None: ...
+
+    SIZE_FIELD_NUMBER: Final = 1
+    WAIT_NS_FIELD_NUMBER: Final = 2
+    LIMIT_FIELD_NUMBER: Final = 3
+    GOAL_NS_FIELD_NUMBER: Final = 4
+    ARRIVING_ROWS_PER_SECOND_FIELD_NUMBER: Final = 5
+    PREDICTED_P99_NS_FIELD_NUMBER: Final = 6
+    KEEPS_FIELD_NUMBER: Final = 7
+    REASON_FIELD_NUMBER: Final = 8
+    SIZES_FIELD_NUMBER: Final = 9
+    size: int
+    wait_ns: int
+    limit: int
+    goal_ns: int
+    arriving_rows_per_second: float
+    predicted_p99_ns: int
+    keeps: bool
+    reason: str
+    @property
+    def sizes(self) -> RepeatedCompositeFieldContainer[BatchChoice.Size]: ...
+    def __init__(
+        self,
+        *,
+        size: int | None = ...,
+        wait_ns: int | None = ...,
+        limit: int | None = ...,
+        goal_ns: int | None = ...,
+        arriving_rows_per_second: float | None = ...,
+        predicted_p99_ns: int | None = ...,
+        keeps: bool | None = ...,
+        reason: str | None = ...,
+        sizes: Iterable[BatchChoice.Size] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: Never) -> bool: ...
+    def ClearField(
+        self,
+        field_name: Literal[
+            "size", "wait_ns", "limit", "goal_ns", "arriving_rows_per_second", "predicted_p99_ns",
+            "keeps", "reason", "sizes"
+        ],
+    ) -> None: ...
+
 class ModelStatistics(Message):
     DESCRIPTOR: Descriptor
     NAME_FIELD_NUMBER: Final = 1
@@ -628,6 +729,8 @@ class ModelStatistics(Message):
     BATCH_STATS_FIELD_NUMBER: Final = 7
     MEMORY_USAGE_FIELD_NUMBER: Final = 8
     RESPONSE_STATS_FIELD_NUMBER: Final = 9
+    QUEUE_FIELD_NUMBER: Final = 1001
+    BATCH_CHOICE_FIELD_NUMBER: Final = 1002
     name: str
     version: str
     last_inference: int
@@ -641,6 +744,10 @@ class ModelStatistics(Message):
     def memory_usage(self) -> RepeatedCompositeFieldContainer[MemoryUsage]: ...
     @property
     def response_stats(self) -> MessageMap[str, InferResponseStatistics]: ...
+    @property
+    def queue(self) -> RepeatedCompositeFieldContainer[QueueStatistics]: ...
+    @property
+    def batch_choice(self) -> BatchChoice: ...
     def __init__(
         self,
         *,
@@ -653,13 +760,16 @@ class ModelStatistics(Message):
         batch_stats: Iterable[InferBatchStatistics] | None = ...,
         memory_usage: Iterable[MemoryUsage] | None = ...,
         response_stats: Mapping[str, InferResponseStatistics] | None = ...,
+        queue: Iterable[QueueStatistics] | None = ...,
+        batch_choice: BatchChoice | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: Literal["inference_stats"]) -> bool: ...
+    def HasField(self, field_name: Literal["inference_stats", "batch_choice"]) -> bool: ...
     def ClearField(
         self,
         field_name: Literal[
             "name", "version", "last_inference", "inference_count", "execution_count",
-            "inference_stats", "batch_stats", "memory_usage", "response_stats"
+            "inference_stats", "batch_stats", "memory_usage", "response_stats", "queue",
+            "batch_choice"
         ],
     ) -> None: ...
 

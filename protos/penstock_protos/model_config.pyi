@@ -743,6 +743,7 @@ class ModelDynamicBatching(Message):
     DEFAULT_QUEUE_POLICY_FIELD_NUMBER: Final = 6
     PRIORITY_QUEUE_POLICY_FIELD_NUMBER: Final = 7
     LENGTH_BATCHING_FIELD_NUMBER: Final = 1001
+    SLO_P99_MS_FIELD_NUMBER: Final = 1002
     @property
     def preferred_batch_size(self) -> RepeatedScalarFieldContainer[int]: ...
     max_queue_delay_microseconds: int
@@ -755,6 +756,7 @@ class ModelDynamicBatching(Message):
     def priority_queue_policy(self) -> MessageMap[int, ModelQueuePolicy]: ...
     @property
     def length_batching(self) -> ModelLengthBatching: ...
+    slo_p99_ms: float
     def __init__(
         self,
         *,
@@ -766,6 +768,7 @@ class ModelDynamicBatching(Message):
         default_queue_policy: ModelQueuePolicy | None = ...,
         priority_queue_policy: Mapping[int, ModelQueuePolicy] | None = ...,
         length_batching: ModelLengthBatching | None = ...,
+        slo_p99_ms: float | None = ...,
     ) -> None: ...
     def HasField(
         self,
@@ -776,7 +779,7 @@ class ModelDynamicBatching(Message):
         field_name: Literal[
             "preferred_batch_size", "max_queue_delay_microseconds", "preserve_ordering",
             "priority_levels", "default_priority_level", "default_queue_policy",
-            "priority_queue_policy", "length_batching"
+            "priority_queue_policy", "length_batching", "slo_p99_ms"
         ],
     ) -> None: ...
 

@@ -27,6 +27,10 @@ from penstock_runtime.datatype import DataType
 PRIORITY_LIMIT = 1024
 
 
+# An hour: what waits longer is no request.
+MOST_GOAL_MS = 3_600_000.0
+
+
 def batching_problems(config: ModelConfig) -> Problems:
     """The block dynamic_batching."""
     batching = config.dynamic_batching
@@ -46,6 +50,17 @@ def batching_problems(config: ModelConfig) -> Problems:
         yield from _queue_policy(f"{field}.{place}", policy, batching.preserve_ordering)
     if batching.length_batching is not None:
         yield from _length_batching(f"{field}.length_batching", batching.length_batching, config)
+    yield from _goal(f"{field}.slo_p99_ms", batching, config)
+
+
+def _goal(field: str, batching: DynamicBatching, config: ModelConfig) -> Problems:
+    goal = batching.slo_p99_ms
+    if not 0 <= goal <= MOST_GOAL_MS:
+        yield error(field, f"is {goal:g}, expected 0 to {MOST_GOAL_MS:g}", "milliseconds")
+    if goal and config.max_batch_size < 1:
+        yield error(field, "needs batches, but max_batch_size is 0", "set max_batch_size")
+    if goal and batching.length_batching is not None:
+        yield error(field, "goes with no length_batching, which has sizes of its own", "drop one")
 
 
 def _policies(batching: DynamicBatching) -> Mapping[str, QueuePolicy]:

@@ -47,7 +47,7 @@ class LengthBatching:
 @dataclass(frozen=True, slots=True)
 class DynamicBatching:
     """How the dynamic batcher forms batches; see Triton's semantics, which the static mode keeps
-    exactly.
+    exactly. With `slo_p99_ms` the batcher chooses its sizes and its delay to keep that goal.
     """
 
     preferred_batch_size: tuple[int, ...] = ()
@@ -60,6 +60,7 @@ class DynamicBatching:
         default_factory=lambda: MappingProxyType({})
     )
     length_batching: LengthBatching | None = None
+    slo_p99_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from penstock_runtime.dispatch import Dispatch
@@ -95,11 +96,11 @@ class InferenceCore:
     def statistics(self, name: str = "", version: str = "") -> list[StatisticsSnapshot]:
         """Statistics of one version, of all versions of one model, or of everything."""
         if name and version:
-            return [self.repository.get(name, version).statistics.snapshot()]
+            return [_snapshot(self.repository.get(name, version))]
         models = [m for m in self.repository.models() if not name or m.config.name == name]
         if name and not models:
             raise NotFound(f"Request for unknown model: '{name}' is not found")
-        return [model.statistics.snapshot() for model in models]
+        return [_snapshot(model) for model in models]
 
     @property
     def inflight(self) -> int:
@@ -133,3 +134,7 @@ class InferenceCore:
         """Drain and stop every model."""
         self.begin_shutdown()
         self.repository.stop(timeout_s)
+
+
+def _snapshot(model: Model) -> StatisticsSnapshot:
+    return replace(model.statistics.snapshot(), waiting=model.queue_report())

@@ -123,7 +123,7 @@ def answers_of(
 
 def _account(desk: Desk, batch: Batch, start: int, merged: int, computed: int) -> None:
     end = time.monotonic_ns()
-    desk.scheduler.predictor.observe(end - start)
+    desk.scheduler.predictor.observe(end - start, batch.rows)
     # Whoever gave up in the meantime was executed, but is no success.
     stayed = [pending for pending in batch.members if not pending.stream.cancelled]
     if len(stayed) < len(batch.members):

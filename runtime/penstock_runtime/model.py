@@ -15,6 +15,7 @@ from penstock_runtime.instance import ModelInstance
 from penstock_runtime.observability.statistics import ModelStatistics
 from penstock_runtime.request import InferRequest
 from penstock_runtime.scheduling.base import Pending, QueueStats, Refused, Scheduler
+from penstock_runtime.scheduling.queue_report import QueueReport
 from penstock_runtime.stream import ResponseStream
 from penstock_runtime.validation import Known, RequestValidator
 
@@ -74,6 +75,11 @@ class Model:
         return refused
 
     @property
+    def labels(self) -> Mapping[str, str]:
+        """Name and version, as metrics tell them."""
+        return {"model": self.config.name, "version": str(self.version)}
+
+    @property
     def healthy(self) -> bool:
         """Whether every instance is there to execute."""
         return all(instance.healthy for instance in self.instances)
@@ -86,6 +92,10 @@ class Model:
     def queue_stats(self) -> QueueStats:
         """What waits for execution."""
         return self._scheduler.stats()
+
+    def queue_report(self) -> QueueReport:
+        """What waits, by priority, how long one more would wait, and what the batcher chose."""
+        return self._scheduler.report()
 
     def memory_bytes(self) -> Mapping[str, int]:
         """Bytes held per device, as far as the backend knows."""

@@ -22,8 +22,11 @@ from penstock_runtime.scheduling.base import Batcher, Scheduler
 from penstock_runtime.scheduling.batch_scheduler import BatchScheduler
 from penstock_runtime.scheduling.caching_scheduler import CachingScheduler
 from penstock_runtime.scheduling.dynamic_batcher import DynamicBatcher
+from penstock_runtime.scheduling.latency_model import LatencyModel
 from penstock_runtime.scheduling.length_batcher import LengthBatcher
+from penstock_runtime.scheduling.predictor import WaitPredictor
 from penstock_runtime.scheduling.timer import Timer
+from penstock_runtime.scheduling.tuned_batcher import TunedBatcher
 from penstock_runtime.unavailable import refuse_unavailable
 from penstock_runtime.warmup import warmup_requests
 
@@ -78,11 +81,13 @@ def make_scheduler(
     cached: bool,
 ) -> BatchScheduler:
     """The scheduler that the instances of a model ask for work."""
+    predictor = LatencyModel() if _tuned(config) else WaitPredictor()
     return BatchScheduler(
-        make_batcher(config, common.hold_until),
+        make_batcher(config, common.hold_until, predictor, instances),
         statistics,
         common.timer,
         instances=instances,
+        predictor=predictor,
         # What a cache answers has its place in the order too, so then the cache keeps it.
         preserve_ordering=_ordered(config) and not cached,
     )
@@ -133,9 +138,21 @@ def make_statistics(
     )
 
 
-def make_batcher(config: ModelConfig, hold_until: int = 0) -> Batcher:
-    """The batcher that the configuration asks for."""
+def _tuned(config: ModelConfig) -> bool:
     rules = config.dynamic_batching
+    return rules is not None and rules.slo_p99_ms > 0 and config.max_batch_size > 0
+
+
+def make_batcher(
+    config: ModelConfig,
+    hold_until: int = 0,
+    predictor: WaitPredictor | None = None,
+    instances: int = 1,
+) -> Batcher:
+    """The batcher that the configuration asks for; one that chooses goes by the predictor."""
+    rules = config.dynamic_batching
+    if isinstance(predictor, LatencyModel):
+        return TunedBatcher(config, predictor, instances)
     if rules is not None and rules.length_batching is not None and config.max_batch_size > 0:
         return LengthBatcher(config, rules.length_batching)
     return DynamicBatcher(config, hold_until=hold_until)

@@ -5,6 +5,7 @@ from enum import Enum
 from typing import Protocol
 
 from penstock.config_text import config_message
+from penstock.describe_queue import choice_message, queue_messages
 from penstock_protos.inference import (
     InferBatchStatistics,
     InferResponseStatistics,
@@ -122,6 +123,8 @@ def _statistics(snapshot: StatisticsSnapshot) -> ModelStatistics:
         response_stats={
             index: _response(response) for index, response in snapshot.response_stats.items()
         },
+        queue=queue_messages(snapshot.waiting),
+        batch_choice=choice_message(snapshot.waiting.choice),
     )
 
 

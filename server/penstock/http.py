@@ -8,8 +8,10 @@ import asyncio
 import logging
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
 
 from penstock_runtime.errors import FailedPrecondition
 from penstock_runtime.observability.metrics import CONTENT_TYPE
@@ -19,6 +21,8 @@ MAX_HEAD_BYTES = 8192
 TIMEOUT_S = 5.0
 ACCEPT_PAUSE_S = 1.0
 PLAIN = "text/plain; charset=utf-8"
+JSON = "application/json"
+NO_DOCUMENTS: Mapping[str, Callable[[], bytes]] = MappingProxyType({})
 
 _REASONS = {
     200: "OK",
@@ -56,7 +60,8 @@ class Answer:
 class MetricsServer:
     """Serves /metrics, /v2/health/live, /v2/health/ready and /health (which is live).
 
-    `render`, `live` and `ready` are called in this server's thread. Port 0 takes any free one. A
+    `render`, `live` and `ready` are called in this server's thread, as are the makers of further
+    `documents` (JSON, by their paths). Port 0 takes any free one. A
     server starts once.
     """
 
@@ -68,6 +73,7 @@ class MetricsServer:
         live: Callable[[], bool],
         ready: Callable[[], bool],
         timeout_s: float = TIMEOUT_S,
+        documents: Mapping[str, Callable[[], bytes]] = NO_DOCUMENTS,
     ) -> None:
         self._host = host
         self._port = port
@@ -81,6 +87,7 @@ class MetricsServer:
             "/v2/health/live": lambda: _health(live()),
             "/v2/health/ready": lambda: _health(ready()),
             "/health": lambda: _health(live()),
+            **{path: partial(_document, make) for path, make in documents.items()},
         }
 
     def start(self) -> int:
@@ -206,6 +213,10 @@ async def _read_head(loop: asyncio.AbstractEventLoop, connection: socket.socket)
             return b""
         head += piece
     return head
+
+
+def _document(make: Callable[[], bytes]) -> Answer:
+    return Answer(200, make(), JSON)
 
 
 def _health(good: bool) -> Answer:

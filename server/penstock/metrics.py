@@ -1,9 +1,10 @@
 """What this server tells Prometheus: everything that a scrape asks, in one place."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
+from penstock.describe_queue import queue_families
 from penstock.version import __version__
 from penstock_runtime.errors import InvalidArgument
 from penstock_runtime.observability.gpu_metrics import GpuMetrics
@@ -23,6 +24,7 @@ from penstock_runtime.observability.process_metrics import (
 from penstock_runtime.observability.statistics import ModelStatistics
 from penstock_runtime.repository.lifecycle import ModelIndexEntry, ModelState
 from penstock_runtime.scheduling.base import QueueStats
+from penstock_runtime.scheduling.queue_report import QueueReport
 
 
 class ServedModel(Protocol):
@@ -32,8 +34,15 @@ class ServedModel(Protocol):
     def statistics(self) -> ModelStatistics:
         """What it did."""
 
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """Its name and version."""
+
     def queue_stats(self) -> QueueStats:
         """What waits for it."""
+
+    def queue_report(self) -> QueueReport:
+        """What waits for it, by priority, and what its batcher chose."""
 
 
 class ServedRepository(Protocol):
@@ -90,6 +99,7 @@ def server_metrics(
     """
     registry = MetricsRegistry()
     registry.add_source(lambda: _model_families(repository, options))
+    registry.add_source(lambda: queue_families(repository.models()))
     registry.add_source(lambda: [_readiness(repository)])
     for source in sources:
         registry.add_source(source)

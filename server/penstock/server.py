@@ -11,6 +11,7 @@ from penstock.auth.authority import read_again, read_authority
 from penstock.cache_config import CacheSettings, cache_settings
 from penstock.config import ServerOptions
 from penstock.config_text import parse_config_text
+from penstock.describe_queue import queues_json
 from penstock.drain import StopRequest, drain
 from penstock.http import MetricsServer
 from penstock.limits import default_inflight_bytes
@@ -90,6 +91,7 @@ class Server:
             self.metrics.render,
             self.is_live,
             lambda: self.is_live() and self.is_ready(),
+            documents={"/queues": lambda: queues_json(self.repository.models())},
         )
         self._loading: asyncio.Future[tuple[LoadProgress, ...]] | None = None
         self._unsubscribe: Callable[[], None] = lambda: None

@@ -1,7 +1,7 @@
 """Every query of the dashboard and of the rules asks for what a server really tells."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -20,6 +20,7 @@ from penstock_runtime.observability.gpu_metrics import GpuMetrics, Nvml
 from penstock_runtime.observability.statistics import ModelStatistics, RequestTiming
 from penstock_runtime.repository.lifecycle import ModelIndexEntry, ModelState
 from penstock_runtime.scheduling.base import QueueStats
+from penstock_runtime.scheduling.queue_report import QueueLevel, QueueReport
 
 DASHBOARD: dict[str, Any] = json.loads((ROOT / "docker" / "grafana.json").read_text())
 RULES: list[dict[str, Any]] = yaml.safe_load((ROOT / "docker" / "rules.yml").read_text())["groups"]
@@ -36,6 +37,13 @@ class BusyModel:
 
     def queue_stats(self) -> QueueStats:
         return QueueStats(1, 2, 3)
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        return {"model": self.statistics.model, "version": str(self.statistics.version)}
+
+    def queue_report(self) -> QueueReport:
+        return QueueReport((QueueLevel(1, 2, 3, 4, 5),))
 
 
 class BusyRepository:

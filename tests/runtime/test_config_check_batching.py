@@ -139,3 +139,26 @@ def test_what_may_be_meant_is_a_warning(changes: dict[str, Any], field: str) -> 
 
     check(read_config({**SOUND, **changes}))
     assert [(problem.severity, problem.field) for problem in listed] == [("warning", field)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"dynamic_batching": {"slo_p99_ms": -1}}, "is -1, expected 0 to 3.6e+06"),
+        ({"dynamic_batching": {"slo_p99_ms": 1e12}}, "is 1e+12, expected 0 to 3.6e+06"),
+        ({"max_batch_size": 0, "dynamic_batching": {"slo_p99_ms": 5}}, "max_batch_size is 0"),
+    ],
+)
+def test_a_goal_is_a_time_that_batches_can_keep(changes: dict[str, Any], told: str) -> None:
+    """Of a model that has batches."""
+    found = errors(SOUND, **changes)
+
+    assert told in found["dynamic_batching.slo_p99_ms"]
+
+
+def test_a_goal_and_lengths_exclude_each_other() -> None:
+    """Both choose what a batch is made of."""
+    both = length()
+    both["dynamic_batching"]["slo_p99_ms"] = 5
+
+    assert "length_batching" in errors(SOUND, **both)["dynamic_batching.slo_p99_ms"]

@@ -29,6 +29,7 @@ from penstock_runtime.request import InferResponse
 from penstock_runtime.response_cache import ResponseCache
 from penstock_runtime.scheduling.base import Pending, QueueStats, Refused, Retired
 from penstock_runtime.scheduling.caching_scheduler import CachingScheduler
+from penstock_runtime.scheduling.queue_report import NOTHING_WAITS, QueueReport
 from penstock_runtime.stream import ResponseStream
 from penstock_runtime.tensor import tensor
 
@@ -269,6 +270,9 @@ class Queue:
 
     def stats(self) -> QueueStats:
         return QueueStats(len(self.taken), 0, 0)
+
+    def report(self) -> QueueReport:
+        return NOTHING_WAITS
 
 
 class Broken(ResponseStream):

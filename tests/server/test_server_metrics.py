@@ -19,6 +19,7 @@ from penstock_runtime.observability.statistics import ModelStatistics
 from penstock_runtime.repository.lifecycle import ModelIndexEntry, ModelState
 from penstock_runtime.request import InferRequest, InferResponse, Timing
 from penstock_runtime.scheduling.base import QueueStats
+from penstock_runtime.scheduling.queue_report import QueueLevel, QueueReport
 
 
 @dataclass
@@ -29,6 +30,13 @@ class FakeModel:
 
     def queue_stats(self) -> QueueStats:
         return QueueStats(2, 3, 0)
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        return {"model": self.statistics.model, "version": str(self.statistics.version)}
+
+    def queue_report(self) -> QueueReport:
+        return QueueReport((QueueLevel(1, 2, 3, 4, 5),))
 
 
 class FakeRepository:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from penstock_runtime.errors import FailureReason
 from penstock_runtime.observability.histogram import HistogramSnapshot
+from penstock_runtime.scheduling.queue_report import NOTHING_WAITS, QueueReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,3 +101,5 @@ class StatisticsSnapshot:
     load_seconds: float
     decoupled: bool
     response_cache: bool
+    waiting: QueueReport = NOTHING_WAITS
+    """What waits now; filled in by whoever knows the queue."""

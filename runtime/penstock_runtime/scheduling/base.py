@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from penstock_runtime.errors import PenstockError, Unavailable
 from penstock_runtime.request import InferRequest
+from penstock_runtime.scheduling.queue_report import QueueReport
 from penstock_runtime.stream import ResponseStream
 
 
@@ -91,6 +92,16 @@ class QueueStats:
     oldest_ns: int
 
 
+@dataclass(frozen=True, slots=True)
+class LevelStats:
+    """What waits at one priority: requests, rows, and when the oldest arrived (0: none)."""
+
+    priority: int
+    requests: int = 0
+    rows: int = 0
+    oldest_ns: int = 0
+
+
 class Batcher(Protocol):
     """Decides which requests are executed together, and when."""
 
@@ -133,6 +144,9 @@ class Batcher(Protocol):
     def stats(self) -> QueueStats:
         """What waits."""
 
+    def levels(self) -> Sequence[LevelStats]:
+        """What waits, by priority."""
+
 
 class Scheduler(Protocol):
     """Accepts requests for one version of one model and sees to it that each gets its answer."""
@@ -157,3 +171,6 @@ class Scheduler(Protocol):
 
     def stats(self) -> QueueStats:
         """What waits."""
+
+    def report(self) -> QueueReport:
+        """What waits, by priority, and what the batcher makes of it."""

@@ -12,12 +12,20 @@ from functools import partial
 from penstock_runtime.batch import Batch
 from penstock_runtime.errors import PenstockError
 from penstock_runtime.observability.statistics import ModelStatistics
-from penstock_runtime.scheduling.base import Batcher, Dead, Pending, QueueStats, Refused, Retired
+from penstock_runtime.scheduling.base import (
+    Batcher,
+    Dead,
+    Pending,
+    QueueStats,
+    Refused,
+    Retired,
+)
 from penstock_runtime.scheduling.dynamic_batcher import cancelled_error
 from penstock_runtime.scheduling.gate import Gate
 from penstock_runtime.scheduling.ordering import OrderKeeper
 from penstock_runtime.scheduling.predictor import WaitPredictor
 from penstock_runtime.scheduling.queue import expired_deadline
+from penstock_runtime.scheduling.queue_report import QueueLevel, QueueReport
 from penstock_runtime.scheduling.timer import Timer
 from penstock_runtime.stream import release_news
 
@@ -49,6 +57,7 @@ class BatchScheduler:
         instances: int = 1,
         preserve_ordering: bool = False,
         clock: Clock = time.monotonic_ns,
+        predictor: WaitPredictor | None = None,
     ) -> None:
         self._batcher = batcher
         self._statistics = statistics
@@ -63,7 +72,7 @@ class BatchScheduler:
         self._all_answered = threading.Event()
         self._alarm_ns: int | None = None
         self._order = OrderKeeper() if preserve_ordering and instances > 1 else None
-        self.predictor = WaitPredictor()
+        self.predictor = predictor if predictor is not None else WaitPredictor()
 
     # -- from the front --------------------------------------------------------------------------
 
@@ -281,6 +290,21 @@ class BatchScheduler:
         """What waits."""
         with self._lock:
             return self._batcher.stats()
+
+    def report(self) -> QueueReport:
+        """What waits, by priority, and how long one more at each would wait."""
+        now = self._clock()
+        with self._lock:
+            levels = self._batcher.levels()
+            choice = getattr(self._batcher, "choice", None)
+        told, ahead = [], 0
+        for level in levels:
+            ahead += level.rows
+            wait = self.predictor.wait_ns(ahead, self._batcher.rows_per_batch(), self._instances)
+            age = now - level.oldest_ns if level.oldest_ns else 0
+            row = QueueLevel(level.priority, level.requests, level.rows, age, wait if ahead else 0)
+            told.append(row)
+        return QueueReport(tuple(told), choice)
 
     @property
     def unanswered(self) -> int:

@@ -26,6 +26,7 @@ from penstock_runtime.scheduling.cache_key import key_prefix, request_key
 from penstock_runtime.scheduling.flight import Caller, Flight, keep, take_late
 from penstock_runtime.scheduling.ordering import Answer, OrderKeeper
 from penstock_runtime.scheduling.queue import expired_deadline
+from penstock_runtime.scheduling.queue_report import QueueReport
 from penstock_runtime.scheduling.timer import Timer
 from penstock_runtime.stream import hold_news, release_news
 
@@ -273,6 +274,10 @@ class CachingScheduler:
     def stats(self) -> QueueStats:
         """What waits to be executed."""
         return self._inner.stats()
+
+    def report(self) -> QueueReport:
+        """What waits to be executed, by priority."""
+        return self._inner.report()
 
     @property
     def unanswered(self) -> int:

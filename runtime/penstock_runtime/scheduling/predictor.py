@@ -16,8 +16,8 @@ class WaitPredictor:
         self._fastest_ns = 0.0
         self.observations = 0
 
-    def observe(self, duration_ns: int) -> None:
-        """Learn from one execution."""
+    def observe(self, duration_ns: int, rows: int = 1) -> None:  # noqa: ARG002 - for models of it
+        """Learn from one execution of so many rows."""
         self.observations += 1
         if self.observations == 1:
             self.mean_ns = self._fastest_ns = float(duration_ns)

@@ -12,7 +12,7 @@ from heapq import heapify, heappop, heappush
 
 from penstock_runtime.config_scheduling import QueuePolicy
 from penstock_runtime.errors import DeadlineExceeded, FailureReason, Unavailable
-from penstock_runtime.scheduling.base import Dead, Pending, QueueStats
+from penstock_runtime.scheduling.base import Dead, LevelStats, Pending, QueueStats
 
 HORIZON_NS = 10_000_000_000
 _STALE_SLACK = 64
@@ -35,6 +35,11 @@ class Level:
 
     def __len__(self) -> int:
         return len(self.waiting) + len(self.delayed)
+
+    @property
+    def rows(self) -> int:
+        """Rows that wait at this priority; counted when somebody asks."""
+        return sum(e[2].batch_size for entries in (self.waiting, self.delayed) for e in entries)
 
     def entries(self, delayed: bool) -> list[Entry]:
         """The list that a request of this kind stands in."""
@@ -227,6 +232,20 @@ class RequestQueue:
     def stats(self) -> QueueStats:
         """What waits."""
         return QueueStats(self.size, self.rows, self.oldest_ns())
+
+    def levels(self) -> list[LevelStats]:
+        """What waits, by priority."""
+        oldest: dict[int, int] = {}
+        wanted = sum(1 for level in self._levels.values() if len(level))
+        for pending in self._by_arrival:
+            if len(oldest) == wanted:
+                break
+            if pending.queued:
+                oldest.setdefault(pending.level, pending.arrived_ns)
+        return [
+            LevelStats(number, len(level), level.rows, oldest.get(number, 0))
+            for number, level in self._levels.items()
+        ]
 
     # -- private ---------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ Pure, like the batchers themselves.
 from collections.abc import Sequence
 
 from penstock_runtime.config_scheduling import DynamicBatching
-from penstock_runtime.scheduling.base import Dead, Pending, QueueStats
+from penstock_runtime.scheduling.base import Dead, LevelStats, Pending, QueueStats
 from penstock_runtime.scheduling.queue import RequestQueue, expired_deadline
 
 
@@ -60,6 +60,10 @@ class QueueBatcher:
     def rows_ahead(self, pending: Pending) -> int:
         """Rows that would be executed before a request that was not added yet (an estimate)."""
         return self.queue.rows_ahead(pending)
+
+    def levels(self) -> Sequence[LevelStats]:
+        """What waits, by priority."""
+        return self.queue.levels()
 
     def stats(self) -> QueueStats:
         """What waits."""

@@ -1,0 +1,71 @@
+"""What is known of a model's executions: how long a batch of so many rows takes, learned online.
+
+Pure. A straight line through what was seen, newer executions counting more, and how far above it
+one in a hundred lies. One line fits a device that works row by row, and one that takes most of its
+time however few rows there are; where neither is true it errs between the sizes that occur.
+"""
+
+from penstock_runtime.scheduling.predictor import WaitPredictor
+
+# What an observation still counts after one more: half of it after 70.
+_MEMORY = 0.99
+_QUANTILE = 0.99
+_STEP = 0.05
+_MOST_RATIO = 20.0
+ENOUGH_EXECUTIONS = 16
+
+
+class LatencyModel(WaitPredictor):
+    """Predicts executions by their rows; in all else the predictor that every scheduler has."""
+
+    __slots__ = ("_ratio", "_sum_n", "_sum_nn", "_sum_nt", "_sum_t", "_weight")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._weight = self._sum_n = self._sum_nn = self._sum_t = self._sum_nt = 0.0
+        # The 99th percentile of an execution over what the line says.
+        self._ratio = 1.0
+
+    def observe(self, duration_ns: int, rows: int = 1) -> None:
+        """Learn from one execution."""
+        super().observe(duration_ns, rows)
+        self._weight = self._weight * _MEMORY + 1
+        self._sum_n = self._sum_n * _MEMORY + rows
+        self._sum_nn = self._sum_nn * _MEMORY + rows * rows
+        self._sum_t = self._sum_t * _MEMORY + duration_ns
+        self._sum_nt = self._sum_nt * _MEMORY + rows * duration_ns
+        self._learn_spread(duration_ns / max(self.typical_ns(rows), 1.0))
+
+    def _learn_spread(self, ratio: float) -> None:
+        # A step up for each above, a hundredth of it down for each below: it rests where one in a
+        # hundred is above (Robbins and Monro, 1951).
+        above = ratio > self._ratio
+        step = _STEP * self._ratio * (_QUANTILE if above else _QUANTILE - 1)
+        self._ratio = min(max(self._ratio + step, 1.0), _MOST_RATIO)
+
+    @property
+    def knows(self) -> bool:
+        """Whether enough was seen to go by it."""
+        return self.observations >= ENOUGH_EXECUTIONS
+
+    def typical_ns(self, rows: int) -> float:
+        """How long so many rows take on average."""
+        fixed, per_row = self.line()
+        return fixed + per_row * rows
+
+    def slow_ns(self, rows: int) -> float:
+        """What so many rows take at most in ninety-nine of a hundred executions."""
+        return self.typical_ns(rows) * self._ratio
+
+    def line(self) -> tuple[float, float]:
+        """Nanoseconds of any execution, and of each row in it; neither is below 0."""
+        if not self._weight:
+            return 0.0, 0.0
+        mean_n, mean_t = self._sum_n / self._weight, self._sum_t / self._weight
+        variance = self._sum_nn / self._weight - mean_n * mean_n
+        if variance < 1e-6 * mean_n * mean_n:
+            # One size only: nothing is known of others, and the careful guess is that rows cost.
+            return 0.0, mean_t / mean_n
+        slope = (self._sum_nt / self._weight - mean_n * mean_t) / variance
+        per_row = min(max(slope, 0.0), mean_t / mean_n)
+        return mean_t - per_row * mean_n, per_row
