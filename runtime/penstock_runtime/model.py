@@ -6,7 +6,7 @@ Made by `starting.start_model`, which returns only when every instance is warm; 
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from penstock_runtime.backends.base import LoadedModel
 from penstock_runtime.config import ModelConfig
@@ -46,6 +46,7 @@ class Model:
         self._loaded = loaded
         self._scheduler = scheduler
         self._validator = RequestValidator(config)
+        self._after: list[Callable[[], None]] = []
 
     def submit(self, request: InferRequest, stream: ResponseStream) -> None:
         """Check the request and queue it; its answers go to the stream. Never blocks.
@@ -112,6 +113,12 @@ class Model:
             if not instance.join(_JOIN_S):
                 _log.warning("%r still executes and is left behind", instance)
         self._loaded.close()
+        for callback in self._after:
+            callback()
+
+    def on_stopped(self, callback: Callable[[], None]) -> None:
+        """Call this at the end of `stop`."""
+        self._after.append(callback)
 
     def __repr__(self) -> str:
         return f"<Model {self.config.name} version {self.version}, {self._scheduler!r}>"

@@ -19,7 +19,6 @@ def refuse_unavailable(config: ModelConfig) -> None:
         (bool(config.batch_input), "batch_input"),
         (bool(config.batch_output), "batch_output"),
         (bool(ragged), f"allow_ragged_batch of input '{ragged[0] if ragged else ''}'"),
-        ("model_repository_agents" in config.extra, "model_repository_agents"),
     )
     for wanted, field in asked:
         if wanted:

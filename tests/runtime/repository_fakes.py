@@ -54,6 +54,7 @@ class FakeModel:
         self.may_drain = threading.Event()
         self.may_drain.set()
         self.stopped = threading.Event()
+        self.after: list[Callable[[], None]] = []
         self._workshop = workshop
 
     def memory_bytes(self) -> Mapping[str, int]:
@@ -67,6 +68,11 @@ class FakeModel:
     def stop(self) -> None:
         self._workshop.alive.discard(self)
         self.stopped.set()
+        for callback in self.after:
+            callback()
+
+    def on_stopped(self, callback: Callable[[], None]) -> None:
+        self.after.append(callback)
 
 
 class Workshop:

@@ -27,7 +27,6 @@ RAGGED = (ModelInput("X", DataType.FP32, (-1,), allow_ragged_batch=True),)
         ({"ensemble_scheduling": Ensembling()}, "ensemble_scheduling"),
         ({"batch_input": (BatchInput(),)}, "batch_input"),
         ({"input": RAGGED}, "allow_ragged_batch of input 'X'"),
-        ({"extra": {"model_repository_agents": {}}}, "model_repository_agents"),
     ],
 )
 def test_what_would_have_to_be_ignored_is_refused(change: dict[str, Any], field: str) -> None:

@@ -16,6 +16,7 @@ from penstock_runtime.config import ModelConfig
 from penstock_runtime.config_check import check, normalise
 from penstock_runtime.config_reader import parse_json, parse_yaml
 from penstock_runtime.errors import InvalidArgument, PenstockError
+from penstock_runtime.repository.agents import Agents
 from penstock_runtime.repository.index import ModelFolder
 
 _log = logging.getLogger("penstock.repository")
@@ -53,6 +54,9 @@ class LoadableModel(Protocol):
     def stop(self) -> None:
         """End the threads and give the memory back."""
 
+    def on_stopped(self, callback: Callable[[], None]) -> None:
+        """Call this at the end of `stop`."""
+
 
 class BackendFinder(Protocol):
     """Knows the backends there are."""
@@ -81,6 +85,7 @@ class Loader(Generic[ModelT]):
         *,
         allow_pickle: Collection[str] = (),
         complete: bool = True,
+        agents: Agents | None = None,
     ) -> None:
         self._backends = backends
         self._starter = starter
@@ -92,6 +97,7 @@ class Loader(Generic[ModelT]):
         }
         self._allow_pickle = frozenset(allow_pickle)
         self._complete = complete
+        self._agents = agents if agents is not None else Agents()
 
     def read(self, folder: ModelFolder, config_json: str | None = None) -> ModelConfig:
         """The configuration as the file (or the caller's JSON in its place) says it, under the
@@ -119,8 +125,20 @@ class Loader(Generic[ModelT]):
             root=folder.root,
             allow_pickle=bool(self._allow_pickle & {folder.name, "*"}),
         )
+        lease = self._agents.load(source)
+        if lease is None:
+            return self._build(source)
+        try:
+            model = self._build(lease.source)
+        except BaseException:
+            lease.close()
+            raise
+        model.on_stopped(lease.close)
+        return model
+
+    def _build(self, source: ModelSource) -> ModelT:
         backend = self._backends.find(source)
-        known = backend.complete(source) if self._complete else config
+        known = backend.complete(source) if self._complete else source.config
         complete = normalise(known)
         check(complete)
         source = replace(source, config=complete)
