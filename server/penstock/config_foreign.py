@@ -43,7 +43,6 @@ _IGNORED = (
     "rate-limit",
     "rate-limit-resource",
     "enable-peer-access",
-    "model-namespacing",
     "repoagent-directory",
     "strict-model-config",
     "allow-sagemaker",

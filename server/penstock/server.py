@@ -249,6 +249,7 @@ def repository_options(options: ServerOptions) -> RepositoryOptions:
         load_retries=options.model_load_retry_count,
         model_name=options.model_name,
         model_config_name=options.model_config_name,
+        namespaces=options.model_namespacing,
         drain_timeout_s=max(float(options.exit_timeout_secs), 1.0),
     )
 

@@ -41,7 +41,8 @@ class ModelFolder:
 
     `root` is free of links, `repository` as the operator gave it. `newest_ns` is the wall-clock
     time of the latest change inside; `flat` means that the files lie directly in `root`, as version
-    1; `named_by_operator` that the folder's own name says nothing. A folder with a `problem` must
+    1; `named_by_operator` that the folder's own name says nothing; `plain_name` is the folder's name
+    where the model is served under another. A folder with a `problem` must
     not be loaded; `warnings` are for the log.
     """
 
@@ -56,6 +57,12 @@ class ModelFolder:
     named_by_operator: bool = False
     problem: str = ""
     warnings: tuple[str, ...] = ()
+    plain_name: str = ""
+
+    @property
+    def own_name(self) -> str:
+        """What the model calls itself: its folder's name, whatever it is served as."""
+        return self.plain_name or self.name
 
     @property
     def identity(self) -> tuple[Signature, str]:

@@ -109,10 +109,10 @@ class Loader(Generic[ModelT]):
             config = self._parse(folder.config_path)
         else:
             config = ModelConfig()
-        if config.name not in ("", folder.name) and not folder.named_by_operator:
+        if config.name not in ("", folder.own_name) and not folder.named_by_operator:
             raise InvalidArgument(
-                f"the configuration is for model '{config.name[:128]}', expected '{folder.name}' "
-                "like the model's folder"
+                f"the configuration is for model '{config.name[:128]}', expected "
+                f"'{folder.own_name}' like the model's folder"
             )
         return replace(config, name=folder.name)
 

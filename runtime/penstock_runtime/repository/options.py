@@ -25,7 +25,8 @@ class RepositoryOptions:
     `startup_models` is for the explicit mode, "*" for all; `model_name` names a root that is itself
     one model; `model_config_name` picks configs/<name>.pbtxt. A folder that changed less than
     `settle_seconds` before the start (`load_settle_seconds` before a load call) is looked at again.
-    `drain_timeout_s` bounds how long requests may go on in a model that was replaced or unloaded.
+    With `namespaces` a name may be in several roots. `drain_timeout_s` bounds how long requests may
+    go on in a model that was replaced or unloaded.
     """
 
     roots: tuple[Path, ...]
@@ -38,6 +39,7 @@ class RepositoryOptions:
     model_config_name: str = ""
     drain_timeout_s: float = 30.0
     settle_seconds: float = 0.5
+    namespaces: bool = False
     load_settle_seconds: float = 0.05
 
     def __post_init__(self) -> None:

@@ -60,7 +60,12 @@ class ModelRepository(Generic[ModelT]):
     ) -> None:
         self.options = options
         self.lifecycle = Lifecycle()
-        self._roots = RepositoryRoots(options.roots, options.model_name, options.model_config_name)
+        self._roots = RepositoryRoots(
+            options.roots,
+            options.model_name,
+            options.model_config_name,
+            namespaces=options.namespaces,
+        )
         self._exchange = Exchange(
             loader,
             self._roots,

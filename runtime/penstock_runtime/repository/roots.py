@@ -20,6 +20,8 @@ from penstock_runtime.repository.index import (
 
 _log = logging.getLogger("penstock.repository")
 
+SEPARATOR = "::"
+
 
 @dataclass(frozen=True, slots=True)
 class RootsView:
@@ -30,10 +32,20 @@ class RootsView:
 
 
 class RepositoryRoots:
-    """The model repositories below `roots`; a name that is in two of them has a problem."""
+    """The model repositories below `roots`. A name that is in two of them has a problem or, with
+    `namespaces`, is two models: `first::name` and `second::name`, after the repositories' folders.
+    """
 
-    def __init__(self, roots: Sequence[Path], model_name: str = "", config_name: str = "") -> None:
+    def __init__(
+        self,
+        roots: Sequence[Path],
+        model_name: str = "",
+        config_name: str = "",
+        *,
+        namespaces: bool = False,
+    ) -> None:
         self._roots = tuple(roots)
+        self._namespaces = _namespaces(self._roots) if namespaces else {}
         self._model_name = model_name
         self._config_name = config_name
         self._seen_as: dict[Path, tuple[int, int]] = {}
@@ -72,12 +84,17 @@ class RepositoryRoots:
             for name, folder in folders.items():
                 found.setdefault(name, []).append(folder)
         self._tell_unseen(frozenset(unseen))
-        return RootsView(
-            {name: self._one(name, same) for name, same in found.items()}, self._unseen
-        )
+        distinct = [one for name, same in found.items() for one in self._distinct(name, same)]
+        return RootsView({folder.name: folder for folder in distinct}, self._unseen)
 
     def find(self, name: str) -> ModelFolder | None:
         """One model; `name` must be one path component."""
+        # Without namespaces the separator is a part of the name like any other.
+        plain = name.rpartition(SEPARATOR)[2] if self._namespaces else name
+        same = self._distinct(plain, self._in_all(plain))
+        return next((folder for folder in same if folder.name == name), None)
+
+    def _in_all(self, name: str) -> list[ModelFolder]:
         found = []
         for root in self._roots:
             try:
@@ -89,26 +106,42 @@ class RepositoryRoots:
                 continue
             if folder is not None:
                 found.append(folder)
-        return self._one(name, found) if found else None
+        return found
+
+    def _distinct(self, name: str, same: Sequence[ModelFolder]) -> list[ModelFolder]:
+        """The models that folders of one name are."""
+        if len(same) < 2 or not self._namespaces:
+            return [self._one(name, same)] if same else []
+        made = []
+        for folder in same:
+            served = f"{self._namespaces[folder.repository]}{SEPARATOR}{name}"
+            made.append(self._one(served, [replace(folder, name=served, plain_name=name)]))
+        return made
 
     def again(self, folder: ModelFolder) -> ModelFolder | None:
         """The very folder that was seen before (not what its name leads to by now), as it is
         now.
         """
         try:
-            return read_folder(folder.repository, folder.root, folder.name, self._config_name)
+            return read_folder(folder.repository, folder.root, folder.own_name, self._config_name)
         except FileNotFoundError:
             return None
 
     def names(self) -> set[str]:
         """The names of all models there are."""
-        names: set[str] = set()
+        places: dict[str, list[Path]] = {}
         for root in self._roots:
             try:
-                names |= model_names(root, model_name=self._model_name)
+                for name in model_names(root, model_name=self._model_name):
+                    places.setdefault(name, []).append(root)
             except OSError as error:
                 _log.warning("model repository %s cannot be read: %s", root, error.strerror)
-        return names
+        return {served for name, roots in places.items() for served in self._served(name, roots)}
+
+    def _served(self, name: str, roots: Sequence[Path]) -> list[str]:
+        if len(roots) < 2 or not self._namespaces:
+            return [name]
+        return [f"{self._namespaces[root]}{SEPARATOR}{name}" for root in roots]
 
     def _scan(self, root: Path) -> dict[str, ModelFolder] | None:
         try:
@@ -145,6 +178,17 @@ class RepositoryRoots:
 
     def __repr__(self) -> str:
         return f"<RepositoryRoots {len(self._roots)} repositories, {len(self._unseen)} unseen>"
+
+
+def _namespaces(roots: Sequence[Path]) -> dict[Path, str]:
+    """The namespace of each repository: its folder's name, with a number where several have it."""
+    seen: dict[str, int] = {}
+    spaces = {}
+    for root in roots:
+        name = root.resolve().name or "root"
+        seen[name] = seen.get(name, 0) + 1
+        spaces[root] = name if seen[name] == 1 else f"{name}-{seen[name]}"
+    return spaces
 
 
 def _identity(root: Path) -> tuple[int, int]:

@@ -61,6 +61,11 @@ class Routes(Generic[ModelT]):
             )
         known = self._lifecycle.versions(name)
         unknown = f"Request for unknown model: '{shown(name)}'"
+        if several := self._ambiguous(name):
+            return InvalidArgument(
+                f"{unknown} is ambiguous, expected one of {', '.join(several)}",
+                reason="MODEL_AMBIGUOUS",
+            )
         if not known:
             return NotFound(f"{unknown} is not found", reason="MODEL_NOT_FOUND")
         if not version:
@@ -71,6 +76,10 @@ class Routes(Generic[ModelT]):
         if status is None:
             return NotFound(f"{unknown} version {version} is not found", reason="MODEL_NOT_FOUND")
         return _not_ready(f"{unknown} version {version} is not at ready state", status.reason)
+
+    def _ambiguous(self, name: str) -> list[str]:
+        """The models that have this name in a namespace each."""
+        return sorted(served for served in self._by_name if served.endswith(f"::{name}"))
 
     def __repr__(self) -> str:
         return f"<Routes to {len(self._by_name)} models>"

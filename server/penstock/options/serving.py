@@ -81,6 +81,12 @@ class RepositoryOptions:
     model_config_name: str = option(
         "", "repository", "Use configs/NAME.pbtxt of each model that has it."
     )
+    model_namespacing: bool = option(
+        False,
+        "repository",
+        "A name may be in several repositories: each such model is served as FOLDER::NAME, after "
+        "its repository's folder.",
+    )
     model_load_thread_count: int = option(
         4, "repository", "Models loaded at the same time.", minimum=1
     )
