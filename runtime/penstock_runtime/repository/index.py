@@ -41,9 +41,9 @@ class ModelFolder:
 
     `root` is free of links, `repository` as the operator gave it. `newest_ns` is the wall-clock
     time of the latest change inside; `flat` means that the files lie directly in `root`, as version
-    1; `named_by_operator` that the folder's own name says nothing; `plain_name` is the folder's name
-    where the model is served under another. A folder with a `problem` must
-    not be loaded; `warnings` are for the log.
+    1; `named_by_operator` that the folder's own name says nothing; `plain_name` is that name where
+    the model is served under another. A folder with a `problem` must not be loaded; `warnings` are
+    for the log.
     """
 
     name: str
