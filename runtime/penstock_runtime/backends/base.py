@@ -110,7 +110,10 @@ class Backend(Protocol):
     """A kind of model; `uses_gpu` tells where KIND_AUTO puts its instances."""
 
     name: str
-    uses_gpu: bool
+
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether an instance of no particular kind goes to a GPU where there is one."""
 
     def recognises(self, source: ModelSource) -> bool:
         """Whether the version directory looks like this backend's (by file names only)."""

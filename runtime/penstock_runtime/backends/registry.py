@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from penstock_runtime.backends.base import Backend, ModelSource
 from penstock_runtime.backends.files import listing
+from penstock_runtime.backends.onnx.backend import OnnxBackend
 from penstock_runtime.backends.python import PythonBackend
 from penstock_runtime.backends.torch import TorchBackend
 from penstock_runtime.errors import InvalidArgument
@@ -47,8 +48,8 @@ class BackendRegistry:
                 return backend
         raise InvalidArgument(
             f"version {source.version} of model '{config.name}' holds nothing that a backend"
-            f" recognises, only {listing(source.directory)}; expected model.py, model.pt or"
-            " model.pt2"
+            f" recognises, only {listing(source.directory)}; expected model.py, model.pt,"
+            " model.pt2 or model.onnx"
         )
 
     def _named(self, model: str, field: str, name: str) -> Backend:
@@ -67,4 +68,4 @@ class BackendRegistry:
 def default_registry() -> BackendRegistry:
     """Every backend of penstock. torch itself is imported only when a torch model is loaded."""
     torch = TorchBackend()
-    return BackendRegistry([torch, PythonBackend(torch)])
+    return BackendRegistry([torch, OnnxBackend(), PythonBackend(torch)])

@@ -1,0 +1,1 @@
+"""Models in the ONNX format, executed by ONNX Runtime."""
