@@ -67,6 +67,12 @@ class RequestContext:
         """Names of the outputs asked for; empty means all."""
         return tuple(output.name for output in self._request.outputs)
 
+    @property
+    def batch_size(self) -> int:
+        """How many rows of a merged batch are this request's; 1 where there is no batch."""
+        inputs = self._request.inputs
+        return inputs[0].shape[0] if inputs and inputs[0].shape else 1
+
     def time_remaining(self) -> float | None:
         """Seconds until the deadline (negative once past it); None without a deadline."""
         deadline = self._request.deadline_ns
@@ -85,6 +91,11 @@ class PendingContext(RequestContext):
         self._pending = pending
         self._stream = stream
         self.spoken = None
+
+    @property
+    def batch_size(self) -> int:
+        """How many rows of a merged batch are this request's; 1 where there is no batch."""
+        return self._pending.batch_size
 
     @property
     def _request(self) -> InferRequest:  # type: ignore[override] # read-only, unlike the slot

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from penstock_runtime.backends.base import Backend, ModelSource
 from penstock_runtime.backends.files import listing
+from penstock_runtime.backends.mlserver.backend import MLServerBackend
 from penstock_runtime.backends.onnx.backend import OnnxBackend
 from penstock_runtime.backends.python import PythonBackend
 from penstock_runtime.backends.torch import TorchBackend
@@ -68,4 +69,4 @@ class BackendRegistry:
 def default_registry() -> BackendRegistry:
     """Every backend of penstock. torch itself is imported only when a torch model is loaded."""
     torch = TorchBackend()
-    return BackendRegistry([torch, OnnxBackend(), PythonBackend(torch)])
+    return BackendRegistry([MLServerBackend(), torch, OnnxBackend(), PythonBackend(torch)])

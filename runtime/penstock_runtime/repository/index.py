@@ -13,6 +13,9 @@ from pathlib import Path
 
 CONFIG_NAMES = ("config.pbtxt", "config.json", "config.yaml", "config.yml")
 SIDE_FOLDERS = frozenset({"warmup", "initial_state", "configs"})
+# By these names models of other servers are known, in the model's folder or in a version's.
+FOREIGN_NAMES = frozenset({"model-settings.json", "MAR-INF"})
+FOREIGN_SUFFIX = ".mar"
 MAX_VERSION = 2**63 - 1
 MAX_NAME_BYTES = 255
 MAX_FILES = 100_000
@@ -41,9 +44,9 @@ class ModelFolder:
 
     `root` is free of links, `repository` as the operator gave it. `newest_ns` is the wall-clock
     time of the latest change inside; `flat` means that the files lie directly in `root`, as version
-    1; `named_by_operator` that the folder's own name says nothing; `plain_name` is that name where
-    the model is served under another. A folder with a `problem` must not be loaded; `warnings` are
-    for the log.
+    1 (the root is one model, or the model is another server's); `named_by_operator` that the
+    folder's own name says nothing; `plain_name` is that name where the model is served under
+    another. A folder with a `problem` must not be loaded; `warnings` are for the log.
     """
 
     name: str
@@ -96,6 +99,11 @@ def is_clutter(name: str) -> bool:
         or (name.startswith("#") and name.endswith("#"))
         or not name.isprintable()
     )
+
+
+def is_foreign(name: str) -> bool:
+    """Whether a name in a folder says that it is a model of MLServer's or TorchServe's."""
+    return name in FOREIGN_NAMES or name.endswith(FOREIGN_SUFFIX)
 
 
 def parse_version(name: str) -> int | None:
@@ -152,6 +160,8 @@ def is_bare(root: Path) -> bool:
     models = [name for name in named if _looks_like_model(root / name)]
     if any(name in CONFIG_NAMES or name.startswith("model.") for name in files):
         return True
+    if any(is_foreign(name) for name in (*files, *folders)):
+        return True
     return not models and (bool(files) or len(named) < len(folders))
 
 
@@ -165,17 +175,19 @@ def read_folder(
     walk = _Walk()
     versions: tuple[int, ...] = ()
     warnings: tuple[str, ...] = ()
+    foreign = False
     try:
         # Resolved once: whatever a link is swapped to meanwhile, one look sees one folder.
         root = root.resolve(strict=True)
         walk.run(root, repository.resolve())
         versions, warnings = _versions(root)
+        foreign = any(is_foreign(entry.name) for entry in _visible(root))
     except FileNotFoundError:
         raise
     # Before Python 3.13 a link that leads back to itself is a RuntimeError.
     except (OSError, RuntimeError) as error:
         walk.problem = f"the model's folder cannot be read: {getattr(error, 'strerror', 'a loop')}"
-    flat = bare and not versions
+    flat = (bare or foreign) and not versions
     return ModelFolder(
         name=name,
         repository=repository,
@@ -207,7 +219,8 @@ def _is_dir(entry: os.DirEntry[str]) -> bool:
 def _looks_like_model(path: Path) -> bool:
     try:
         return any(
-            parse_version(e.name) if _is_dir(e) else e.name in CONFIG_NAMES for e in _visible(path)
+            is_foreign(e.name) or (parse_version(e.name) if _is_dir(e) else e.name in CONFIG_NAMES)
+            for e in _visible(path)
         )
     except (FileNotFoundError, NotADirectoryError):
         return False

@@ -1,0 +1,1 @@
+"""Models written for MLServer: a folder with `model-settings.json`."""
