@@ -17,16 +17,23 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_file_location
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 _numbers = itertools.count(1)
 
 
 class ModelModules:
-    """The modules of one load of one version directory."""
+    """The modules of one load of one version directory.
 
-    def __init__(self, directory: Path) -> None:
+    `provided` are modules by full name that only this code can import, packages above them
+    included: what stands in for a library that is not installed.
+    """
+
+    def __init__(
+        self, directory: Path, provided: Mapping[str, ModuleType] = MappingProxyType({})
+    ) -> None:
+        self._provided = provided
         self.package = f"_penstock_model_{next(_numbers)}"
         self.siblings = _siblings(directory)
         self.directory = directory
@@ -75,11 +82,22 @@ class ModelModules:
         """`__import__` for the code of this directory: its own files come first."""
         head = name.partition(".")[0]
         if level or head not in self.siblings:
+            if not level and head in self._provided:
+                return self._stand_in(name, head, fromlist)
             return builtins.__import__(name, globals, locals, fromlist or (), level)
         module = importlib.import_module(f"{self.package}.{name}")
         if not fromlist:
             return sys.modules[f"{self.package}.{head}"]
         return builtins.__import__(module.__name__, globals, locals, fromlist, 0)
+
+    def _stand_in(self, name: str, head: str, fromlist: Sequence[str] | None) -> ModuleType:
+        found = self._provided.get(name)
+        if found is None:
+            raise ModuleNotFoundError(
+                f"{name} is not in what penstock has in place of {head}, which is not installed",
+                name=name,
+            )
+        return found if fromlist else self._provided[head]
 
 
 def _siblings(directory: Path) -> frozenset[str]:

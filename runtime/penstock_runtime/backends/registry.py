@@ -12,6 +12,7 @@ from penstock_runtime.backends.mlserver.backend import MLServerBackend
 from penstock_runtime.backends.onnx.backend import OnnxBackend
 from penstock_runtime.backends.python import PythonBackend
 from penstock_runtime.backends.torch import TorchBackend
+from penstock_runtime.backends.torchserve.backend import TorchServeBackend
 from penstock_runtime.errors import InvalidArgument
 
 
@@ -50,7 +51,7 @@ class BackendRegistry:
         raise InvalidArgument(
             f"version {source.version} of model '{config.name}' holds nothing that a backend"
             f" recognises, only {listing(source.directory)}; expected model.py, model.pt,"
-            " model.pt2 or model.onnx"
+            " model.pt2, model.onnx, model-settings.json or a .mar"
         )
 
     def _named(self, model: str, field: str, name: str) -> Backend:
@@ -69,4 +70,6 @@ class BackendRegistry:
 def default_registry() -> BackendRegistry:
     """Every backend of penstock. torch itself is imported only when a torch model is loaded."""
     torch = TorchBackend()
-    return BackendRegistry([MLServerBackend(), torch, OnnxBackend(), PythonBackend(torch)])
+    return BackendRegistry(
+        [MLServerBackend(), TorchServeBackend(), torch, OnnxBackend(), PythonBackend(torch)]
+    )
