@@ -18,6 +18,7 @@ What an existing configuration says is kept and completed."""
 EXAMPLES = (
     "penstock init models/digits",
     "penstock init models/digits --print",
+    "penstock init models/resnet   # 1/model.onnx, a model-settings.json or a .mar",
     "penstock init models/digits --force   # complete the config.pbtxt that is there",
 )
 

@@ -4,15 +4,17 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
 from penstock.cache_config import cache_settings
 from penstock.cli.command import CommandError
 from penstock.cli.config_lines import line_of
+from penstock.cli.foreign import file_problems
 from penstock.cli.terminal import Paint, plain
 from penstock.config_text import parse_config_text
+from penstock_runtime.backends.base import ModelSource
 from penstock_runtime.config import ModelConfig
 from penstock_runtime.config_check import problems
 from penstock_runtime.config_reader import parse_json, parse_yaml
@@ -21,8 +23,9 @@ from penstock_runtime.labels import label_problems
 from penstock_runtime.repository.index import ModelFolder, is_bare, scan
 
 DESCRIPTION = """Read the configuration of every model of a repository and print everything that is
-wrong or doubtful in it, with the line and what to write instead. Nothing is loaded and no code of
-a model runs. The exit code is 1 if a model could not be served."""
+wrong or doubtful in it, with the line and what to write instead; files of ONNX, MLServer and
+TorchServe models are looked at as well. Nothing is loaded and no code of a model runs. The exit
+code is 1 if a model could not be served."""
 EXAMPLES = (
     "penstock lint models/",
     "penstock lint models/digits/config.pbtxt",
@@ -103,6 +106,32 @@ def lint_folder(folder: ModelFolder, cached: bool = False) -> Iterator[Finding]:
         place = f"{folder.name}/{folder.config_path.name}"
         name = "" if folder.named_by_operator else folder.name
         yield from lint_file(folder.config_path, name, place, folder.root, cached=cached)
+    yield from _lint_versions(folder)
+
+
+def _lint_versions(folder: ModelFolder) -> Iterator[Finding]:
+    """What is wrong with the files of each version, as far as they can be looked at."""
+    config = _config_of(folder)
+    if config is None:
+        return
+    for version in folder.versions:
+        directory = folder.directory(version)
+        source = ModelSource(replace(config, name=folder.name), version, directory, folder.root)
+        for problem in file_problems(source):
+            where = directory.relative_to(folder.root) / problem.file
+            place = f"{folder.name}/{where}"
+            yield Finding(place, 0, problem.severity, problem.text, problem.fix)
+
+
+def _config_of(folder: ModelFolder) -> ModelConfig | None:
+    """The configuration, if there is none or it can be read; its own findings are told already."""
+    path = folder.config_path
+    if path is None:
+        return ModelConfig()
+    try:
+        return PARSERS[path.suffix](path.read_bytes())
+    except (InvalidArgument, KeyError):
+        return None
 
 
 def lint_file(

@@ -32,6 +32,11 @@ class ModelArchive:
         self._archive = archive
         self._members = {item.filename: item for item in archive.infolist() if not item.is_dir()}
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of all files."""
+        return frozenset(self._members)
+
     def read(self, name: str, limit: int) -> bytes | None:
         """The bytes of a member of at most `limit`; None where it is not there."""
         member = self._members.get(name)

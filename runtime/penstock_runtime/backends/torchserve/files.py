@@ -52,6 +52,15 @@ def find_settings(source: ModelSource) -> Settings:
         return _settings(source, archive.read)
 
 
+def has_member(source: ModelSource, name: str) -> bool:
+    """Whether a file of this name is in the archive or the folder."""
+    path = _archive(source)
+    if path is None:
+        return (source.directory / name).is_file()
+    with open_archive(path) as archive:
+        return name in archive.names
+
+
 def unpack(source: ModelSource) -> ModelFolder:
     """The model's files, unpacked if need be, and without pickles that are not allowed."""
     path = _archive(source)
