@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,13 +36,17 @@ def write_model(root: Path, name: str, code: str, more: str = "") -> Path:
 
 
 class ServerProcess:
-    """`penstock serve`, and what it says on stderr."""
+    """`penstock serve`, and what it says on stderr; `python` may be that of another environment,
+    which then sees the packages of `path` beside its own.
+    """
 
-    def __init__(self, root: Path, *flags: str) -> None:
+    def __init__(
+        self, root: Path, *flags: str, python: str = sys.executable, path: Sequence[str] = sys.path
+    ) -> None:
         argv = ("--model-repository", str(root), "--grpc-address=127.0.0.1", "--grpc-port=0")
         self.process = subprocess.Popen(
             [
-                sys.executable,
+                python,
                 "-c",
                 _START,
                 *argv,
@@ -52,7 +56,7 @@ class ServerProcess:
             ],
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))},
         )
         self.said: list[str] = []
         self._lines: queue.Queue[str] = queue.Queue()
@@ -92,9 +96,11 @@ class ServerProcess:
 
 
 @contextmanager
-def server_process(root: Path, *flags: str) -> Iterator[ServerProcess]:
+def server_process(
+    root: Path, *flags: str, python: str = sys.executable, path: Sequence[str] = sys.path
+) -> Iterator[ServerProcess]:
     """A server that does not outlive the block."""
-    server = ServerProcess(root, *flags)
+    server = ServerProcess(root, *flags, python=python, path=path)
     try:
         yield server
     finally:

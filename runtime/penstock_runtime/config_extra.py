@@ -1,4 +1,4 @@
-"""The parts of a configuration that only other servers act on.
+"""The parts of a configuration that only other servers act on, or a backend that reads them.
 
 They are read so that what is wrong in them is refused when the model is loaded, and kept in
 `ModelConfig.extra` so that the ModelConfig RPC gives them back.

@@ -21,7 +21,7 @@ from penstock_runtime.config import ModelConfig, ModelInput, ModelOutput, Transa
 from penstock_runtime.config_scheduling import DynamicBatching
 from penstock_runtime.context import RequestContext
 from penstock_runtime.datatype import DataType
-from penstock_runtime.errors import Internal, InvalidArgument, PenstockError, Unsupported
+from penstock_runtime.errors import Cancelled, Internal, InvalidArgument, PenstockError, Unsupported
 from penstock_runtime.repository.index import scan
 from penstock_runtime.request import InferRequest, RequestedOutput
 from penstock_runtime.stream import ResponseStream
@@ -349,6 +349,32 @@ def test_a_stream_that_is_given_up_is_closed(tmp_path: Path) -> None:
         produced.close()
 
     assert (tmp_path / "ended").read_text() == "yes"
+
+
+def test_a_request_that_nobody_waits_for_is_cancelled(tmp_path: Path) -> None:
+    """predict() is cancelled where it awaits; the model goes on with the next request."""
+    code = f"""
+    import asyncio
+    from pathlib import Path
+    class Slow(MLModel):
+        async def predict(self, payload):
+            try:
+                await asyncio.sleep(payload.inputs[0].data[0])
+            except asyncio.CancelledError:
+                Path({str(tmp_path / "cancelled")!r}).write_text("yes")
+                raise
+            return answer("y", [1, 2], "FP32", [0, 0])
+    """
+    stream = ResponseStream()
+    stream.cancel()
+    with executable(write(tmp_path, code, "Slow")) as made:
+        instance = cast(Executable, made)
+        with pytest.raises(Cancelled):
+            instance.execute({"x": numbers(60, 0)}, [context(stream=stream)])
+        after = instance.execute({"x": numbers(0, 0)}, [context()])
+
+    assert (tmp_path / "cancelled").read_text() == "yes"
+    assert after["y"].shape == (1, 2)
 
 
 def test_a_failing_stream_is_the_models_failure(tmp_path: Path) -> None:

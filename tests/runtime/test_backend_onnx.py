@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from onnx import TensorProto
-from tests.runtime.model_folders import context, executable, load, run
+from tests.runtime.model_folders import context, executable, load, run, start
 from tests.runtime.onnx_folders import graph, identity, linear, outside, stored, sums, version
 
 from penstock_runtime.backends.base import Executable, Placement, Straight
@@ -238,13 +238,13 @@ def test_a_configuration_that_contradicts_the_model_is_refused(
 ) -> None:
     """What, which, here and there."""
     with pytest.raises(InvalidArgument, match=message):
-        load(stored(tmp_path, sums(), declared(**changes)))
+        start(stored(tmp_path, sums(), declared(**changes)))
 
 
 def test_a_batch_needs_a_dimension_of_its_own(tmp_path: Path) -> None:
     """max_batch_size over a fixed first dimension is refused."""
     with pytest.raises(InvalidArgument, match="whose first dimension is no batch"):
-        load(stored(tmp_path, sums(dims=(2, 4)), declared()))
+        start(stored(tmp_path, sums(dims=(2, 4)), declared()))
     with pytest.raises(InvalidArgument, match="whose first dimension is no batch"):
         load(stored(tmp_path / "b", sums(dims=(2, 4)), ModelConfig(name="m", max_batch_size=2)))
 
@@ -445,12 +445,18 @@ def test_a_gpu_instance_gets_its_providers_and_its_device(
     _, loaded = load(stored(tmp_path, sums(), config))
     real = onnxruntime.InferenceSession
 
-    def session(path: str, settings: Any, providers: Any) -> Any:
-        opened.append(providers)
-        return real(path, settings, providers=["CPUExecutionProvider"])
+    class Session(real):  # type: ignore[misc,valid-type]
+        """Says that it has what it was asked for, and executes on the CPU."""
+
+        def __init__(self, path: str, settings: Any, providers: Any) -> None:
+            opened.append(providers)
+            super().__init__(path, settings, providers=["CPUExecutionProvider"])
+
+        def get_providers(self) -> list[str]:
+            return [name for name, _ in opened[-1]]
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [trt, cuda])
-    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
     loaded.executable(Placement("m_0", "KIND_GPU", 1)).close()
     held = loaded.memory_bytes()
     loaded.close()
@@ -464,6 +470,25 @@ def test_a_gpu_instance_gets_its_providers_and_its_device(
         ]
     ]
     assert list(held) == ["cuda:1"]
+
+
+def test_a_provider_that_does_not_start_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime would go on without it: an instance on a GPU is one, or none."""
+    _, loaded = load(stored(tmp_path, sums()))
+    real = onnxruntime.InferenceSession
+    cuda = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: cuda)
+    monkeypatch.setattr(
+        onnxruntime,
+        "InferenceSession",
+        lambda path, settings, providers: real(path, settings, providers=providers[-1:]),
+    )
+
+    with pytest.raises(Unsupported, match="CUDAExecutionProvider of ONNX Runtime did not start"):
+        loaded.executable(Placement("m_0", "KIND_GPU", 0))
+    loaded.close()
 
 
 def test_a_named_file_is_the_model(tmp_path: Path) -> None:

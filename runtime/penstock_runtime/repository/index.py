@@ -160,8 +160,6 @@ def is_bare(root: Path) -> bool:
     models = [name for name in named if _looks_like_model(root / name)]
     if any(name in CONFIG_NAMES or name.startswith("model.") for name in files):
         return True
-    if any(is_foreign(name) for name in (*files, *folders)):
-        return True
     return not models and (bool(files) or len(named) < len(folders))
 
 

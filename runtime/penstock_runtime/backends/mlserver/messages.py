@@ -11,7 +11,7 @@ from penstock_runtime.backends.arrays import WrongValue, as_array
 from penstock_runtime.config import ModelConfig
 from penstock_runtime.context import RequestContext
 from penstock_runtime.datatype import BY_WIRE_NAME, AnyArray, DataType
-from penstock_runtime.errors import FailureReason, Internal
+from penstock_runtime.errors import FailureReason, Internal, InvalidArgument
 from penstock_runtime.request import Parameter, Parameters
 from penstock_runtime.tensor import object_array, to_host
 
@@ -46,13 +46,14 @@ class MessagePlan:
         }
         if first.requested_outputs:
             made["outputs"] = [types.RequestOutput(name=n) for n in first.requested_outputs]
-        parameters: dict[str, Any] = dict(first.parameters)
+        # `headers` is mlserver's own name for what the call brought.
+        parameters: dict[str, Any] = {k: v for k, v in first.parameters.items() if k != "headers"}
         if len(contexts) == 1:
             made["id"] = first.id or None
             if first.headers:
                 parameters["headers"] = dict(first.headers)
         if parameters:
-            made["parameters"] = types.Parameters(**parameters)
+            made["parameters"] = self._parameters(parameters)
         return types.InferenceRequest(**made)
 
     def arrays(self, response: Any) -> dict[str, AnyArray]:
@@ -64,6 +65,15 @@ class MessagePlan:
                 raise self._broken(output.name, "is not declared", f"one of {known}")
             found[output.name] = self._array(output)
         return found
+
+    def _parameters(self, given: Mapping[str, Any]) -> Any:
+        try:
+            return self._types.Parameters(**given)
+        except ValueError as error:
+            raise InvalidArgument(
+                "a parameter of the request is not of the type that mlserver expects of it",
+                scheduled=True,
+            ) from error
 
     def _input(self, name: str, array: Any) -> Any:
         host = to_host(array)

@@ -1,6 +1,7 @@
 """A model of MLServer in memory: its class, and the one object of it that every instance asks."""
 
 import threading
+import time
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -19,6 +20,9 @@ from penstock_runtime.backends.mlserver.messages import MessagePlan
 from penstock_runtime.backends.mlserver.settings import SETTINGS_FILE
 from penstock_runtime.backends.module_loader import ModelModules
 from penstock_runtime.errors import Internal, PenstockError
+
+# How long unload() may take: a model that never ends must not keep a server from doing so.
+_UNLOAD_S = 10.0
 
 
 class LoadedMLServer:
@@ -52,7 +56,8 @@ class LoadedMLServer:
         hosted, self._hosted, self._class = self._hosted, None, None
         if hosted is not None:
             try:
-                hosted.runner.run(hosted.model.unload(), lambda: False)
+                ends = time.monotonic() + _UNLOAD_S
+                hosted.runner.run(hosted.model.unload(), lambda: time.monotonic() > ends)
             except (Exception, SystemExit) as error:
                 log_close_failure(error, self._source.config.name, "unload")
             hosted.runner.close()

@@ -4,6 +4,7 @@ onnxruntime is imported when the first such model is completed or loaded, not be
 """
 
 import importlib
+from dataclasses import replace
 from types import ModuleType
 
 from penstock_runtime.backends.base import LoadedModel, ModelSource
@@ -31,9 +32,11 @@ class OnnxBackend:
 
     def complete(self, source: ModelSource) -> ModelConfig:
         """The configuration with the model's own inputs and outputs, and its batch size."""
-        files = find_files(source)
-        signature = _model().read_signature(source, files)
-        return complete_config(source.config, signature, self.name)
+        config, files = source.config, find_files(source)
+        if config.input and config.output:
+            # Complete; it is held against the model when that is loaded, which costs time once.
+            return replace(config, backend=config.backend or self.name)
+        return complete_config(config, _model().read_signature(source, files), self.name)
 
     def load(self, source: ModelSource) -> LoadedModel:
         """The model; its weights are loaded once per device when the first instance asks."""

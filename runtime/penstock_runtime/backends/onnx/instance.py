@@ -90,7 +90,7 @@ class OnnxExecutable(Straight):
         """Let go of the session."""
         self._session = _Closed()
 
-    def _only(self, **inputs: Any) -> Any:
+    def _only(self, /, **inputs: Any) -> Any:
         (name,) = self._plan.outputs
         return self._run(inputs, (name,))[name]
 

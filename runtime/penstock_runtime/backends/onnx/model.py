@@ -116,7 +116,7 @@ def open_session(
     try:
         for library in libraries:
             settings.register_custom_ops_library(str(library))
-        return onnxruntime.InferenceSession(
+        session = onnxruntime.InferenceSession(
             str(files.path),
             settings,
             providers=[(name, dict(values)) for name, values in providers],
@@ -125,6 +125,19 @@ def open_session(
         raise
     except Exception as error:
         raise load_failure(error, source.config.name, files.path.name) from error
+    _check_providers(source.config.name, session, [name for name, _ in providers])
+    return session
+
+
+def _check_providers(model: str, session: Any, asked: Sequence[str]) -> None:
+    """A provider that cannot start is left out without an error: the CPU would do its work."""
+    missing = [name for name in asked if name not in session.get_providers()]
+    if missing:
+        raise Unsupported(
+            f"model '{model}': {missing[0]} of ONNX Runtime did not start here; its libraries may"
+            " be missing or of another version",
+            reason="NOT_AVAILABLE",
+        )
 
 
 def _settings(options: SessionOptions) -> Any:
