@@ -137,6 +137,16 @@ def test_a_batch_needs_a_first_dimension_that_varies(tmp_path: Path) -> None:
         load(write(tmp_path, DOUBLE, inputs=fixed, max_batch_size=8, max_batch_time=1))
 
 
+def test_a_model_in_a_namespace_is_still_that_of_its_folder(tmp_path: Path) -> None:
+    """Its settings name the folder, whatever name it is served under."""
+    source = replace(write(tmp_path, DOUBLE), config=ModelConfig(name="first::m"))
+
+    config, loaded = load(source)
+    loaded.close()
+
+    assert config.name == "first::m"
+
+
 def test_a_configuration_wins_over_the_settings(tmp_path: Path) -> None:
     """What config.pbtxt says stays."""
     config = ModelConfig(name="m", max_batch_size=3, input=(ModelInput("x", DataType.FP32, (2,)),))

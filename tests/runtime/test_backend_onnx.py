@@ -14,7 +14,7 @@ from onnx import TensorProto
 from tests.runtime.model_folders import context, executable, load, run, start
 from tests.runtime.onnx_folders import graph, identity, linear, outside, stored, sums, version
 
-from penstock_runtime.backends.base import Executable, Placement, Straight
+from penstock_runtime.backends.base import Executable, ModelSource, Placement, Straight
 from penstock_runtime.backends.onnx import model as onnx_model
 from penstock_runtime.backends.onnx.instance import OnnxExecutable
 from penstock_runtime.config import ModelConfig, ModelInput, ModelOutput, ModelParameter, Reshape
@@ -43,6 +43,16 @@ def rows(count: int, width: int = 4) -> Any:
     return np.arange(count * width, dtype=np.float32).reshape(count, width) / 8
 
 
+def answered(source: ModelSource, *batches: dict[str, Any]) -> tuple[ModelConfig, list[Any]]:
+    """The completed configuration, and the outputs of each batch, of one load."""
+    config, loaded = load(source)
+    made = cast(Executable, loaded.executable(Placement("m_0")))
+    answers = [made.execute(batch, [context()]) for batch in batches]
+    made.close()
+    loaded.close()
+    return config, answers
+
+
 def test_sum_and_difference_are_those_of_numpy(tmp_path: Path) -> None:
     """Two inputs that do not commute, two outputs, any number of rows."""
     with executable(stored(tmp_path, sums())) as made:
@@ -61,11 +71,8 @@ def test_sum_and_difference_are_those_of_numpy(tmp_path: Path) -> None:
 def test_every_number_goes_through_unchanged(kind: int, datatype: DataType, tmp_path: Path) -> None:
     """The datatype of the configuration is the model's, and the bits stay as they are."""
     values = np.array([[0, 1, 1], [1, 0, 1]]).astype(datatype.numpy)
-    source = stored(tmp_path, identity(kind))
 
-    config, loaded = load(source)
-    loaded.close()
-    answer = run(source, {"x": values})
+    config, (answer,) = answered(stored(tmp_path, identity(kind)), {"x": values})
 
     assert config.input == (ModelInput("x", datatype, (3,)),)
     assert answer["y"].dtype == datatype.numpy
@@ -77,10 +84,8 @@ def test_bf16_goes_in_and_out_as_halves(tmp_path: Path) -> None:
     halves = float32_to_bf16(np.array([[0.5, -2.0, np.inf]], np.float32))
     source = stored(tmp_path, identity(TensorProto.BFLOAT16))
 
-    config, loaded = load(source)
-    loaded.close()
-    answer = run(source, {"x": halves})["y"]
-    empty = run(source, {"x": halves[:0]})["y"]
+    config, answers = answered(source, {"x": halves}, {"x": halves[:0]})
+    answer, empty = (each["y"] for each in answers)
 
     assert config.output == (ModelOutput("y", DataType.BF16, (3,)),)
     assert answer.dtype == np.uint16
@@ -136,8 +141,8 @@ def test_outputs_are_views_and_inputs_are_lent(tmp_path: Path) -> None:
     source = stored(tmp_path, identity(FLOAT, ("n",)))
     odd = np.frombuffer(memoryview(b"\0" + rows(1).tobytes())[1:], np.float32)
 
-    answer = run(source, {"x": odd})["y"]
-    turned = run(source, {"x": rows(1)[0][::-1]})["y"]
+    _, answers = answered(source, {"x": odd}, {"x": rows(1)[0][::-1]})
+    answer, turned = (each["y"] for each in answers)
 
     assert not odd.flags.aligned
     assert not answer.flags.owndata

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.runtime.mar_files import archive, manifest, mar, members, unpacked
 from tests.runtime.model_folders import start
@@ -242,6 +242,7 @@ def test_completing_runs_no_code(tmp_path: Path, unpacking: Path) -> None:
     assert not list(unpacking.iterdir())
 
 
+@settings(max_examples=60)
 @given(st.integers(0, 5000), st.integers(0, 255))
 def test_a_changed_byte_is_refused_or_harmless(at: int, byte: int) -> None:
     """Archives with one byte changed unpack below the folder or are refused."""

@@ -55,7 +55,8 @@ def find_settings(source: ModelSource) -> Settings:
     """The settings of a model; InvalidArgument for what cannot be served as it is there."""
     settings = read_settings(confined(source, SETTINGS_FILE))
     name = source.config.name
-    if settings.name not in ("", name):
+    # In a namespace the served name is more than the folder's.
+    if settings.name not in ("", name, source.root.name):
         raise InvalidArgument(
             f"model '{name}': {SETTINGS_FILE} is for model '{settings.name[:128]}'; give the folder"
             " that name, or remove it from the file"
