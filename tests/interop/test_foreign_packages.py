@@ -4,6 +4,7 @@ their stand-ins, once more, and what only the real ones have.
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -111,7 +112,11 @@ def test_an_archive_of_the_real_archiver_is_served(tmp_path: Path) -> None:
 
     with server_process(tmp_path / "repository") as server:
         answer = ask(server, "turn", "BYTES", data=np.array([[b"abc"]], dtype=object))
+        # Asked to end, it removes what it unpacked.
+        server.signal(signal.SIGTERM)
+        code = server.exit_code()
 
+    assert code == 0
     assert answer.as_numpy("output").tolist() == [[b"cba"]]
 
 

@@ -264,6 +264,20 @@ def test_a_changed_byte_is_refused_or_harmless(at: int, byte: int) -> None:
     assert folder not in told
 
 
+@settings(max_examples=60)
+@given(st.integers(0, 700))
+def test_an_archive_that_was_cut_is_refused(kept: int) -> None:
+    """Wherever it ends, and whatever its directory still says."""
+    data = built(("sub/x.txt", b"words"))
+    end = data.rfind(b"PK\x01\x02")
+    with tempfile.TemporaryDirectory() as folder:
+        path, target = Path(folder) / "model.mar", Path(folder) / "target"
+        path.write_bytes(data[: kept % end] + data[end:])
+        target.mkdir()
+        with pytest.raises(PenstockError), open_archive(path) as opened:
+            opened.unpack(target)
+
+
 @given(st.binary(max_size=200), st.binary(max_size=200))
 def test_any_bytes_beside_a_manifest_are_read_to_an_end(yaml: bytes, properties: bytes) -> None:
     """Configuration files of any content give settings or a PenstockError."""

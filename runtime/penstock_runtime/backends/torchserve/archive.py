@@ -6,6 +6,7 @@ than the archive's own size makes plausible.
 
 import shutil
 import stat
+import struct
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,15 @@ FREE_BYTES = 64 << 20
 MAX_NAME = 1024
 _CHUNK = 1 << 20
 _ENCRYPTED = 0x1
+# All that zipfile raises for bytes that are none of a zip.
+_DAMAGED = (
+    zipfile.BadZipFile,
+    struct.error,
+    EOFError,
+    OSError,
+    RuntimeError,
+    ValueError,
+)
 
 
 class ModelArchive:
@@ -67,7 +77,7 @@ def open_archive(path: Path) -> Iterator[ModelArchive]:
     """The archive at `path`; InvalidArgument for one that is broken or not to be unpacked."""
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+    except _DAMAGED as error:
         raise _refused(path, "is no zip archive; torch-model-archiver writes one by default") from (
             error
         )
@@ -118,7 +128,7 @@ def _check_member(path: Path, member: zipfile.ZipInfo) -> None:
 def _opened(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> BinaryIO:
     try:
         return archive.open(member)  # type: ignore[return-value] # it has all that is used of it
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError) as error:
+    except _DAMAGED as error:
         raise _refused(path, f"has {_shown(member.filename)} damaged") from error
 
 
