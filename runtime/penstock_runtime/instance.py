@@ -100,7 +100,7 @@ class ModelInstance:
         try:
             executable = self._loaded.executable(self.placement)
             for request in self._warmups:
-                warm_up(executable, request)
+                warm_up(executable, self._desk.plan, request)
         except PenstockError as error:
             self._failure = error
             return None
