@@ -1,5 +1,6 @@
 """Laws of ragged batches: shapes may differ, each gets back its own, the batch is told of."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import accumulate
 
@@ -13,7 +14,7 @@ from penstock_runtime.batch import Batch, BatchPlan
 from penstock_runtime.config import ModelConfig, ModelInput, ModelOutput, Reshape
 from penstock_runtime.config_check import check
 from penstock_runtime.config_scheduling import DynamicBatching
-from penstock_runtime.datatype import DataType
+from penstock_runtime.datatype import AnyArray, DataType
 from penstock_runtime.errors import Internal
 from penstock_runtime.request import EMPTY, InferRequest
 from penstock_runtime.scheduling.base import Pending
@@ -147,7 +148,7 @@ def test_without_batches_an_input_is_what_it_was() -> None:
 # -- who shares a batch -------------------------------------------------------------------------
 
 
-def checked(config: ModelConfig, arrays: dict[str, np.ndarray]) -> Pending:  # type: ignore[type-arg]
+def checked(config: ModelConfig, arrays: Mapping[str, AnyArray]) -> Pending:
     """A request that was found to fit."""
     tensors = tuple(
         Tensor(name, declared.data_type, array.shape, array)
@@ -159,7 +160,7 @@ def checked(config: ModelConfig, arrays: dict[str, np.ndarray]) -> Pending:  # t
     return Pending(request, ResponseStream(), found.arrays, found.rows, 0, found.signature)
 
 
-def together(config: ModelConfig, *arrays: dict[str, np.ndarray]) -> int:  # type: ignore[type-arg]
+def together(config: ModelConfig, *arrays: Mapping[str, AnyArray]) -> int:
     """How many of these requests leave in the first batch."""
     batcher = DynamicBatcher(config)
     for one in arrays:
