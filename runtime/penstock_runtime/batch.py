@@ -60,11 +60,10 @@ class BatchPlan:
         self._shapes = ScatteredShapes(config)
         # Outputs without rows: the content of a shape tensor is one for the whole batch.
         self._whole = frozenset(o.name for o in config.output if o.is_shape_tensor)
+        self._uneven = self._whole.union(self._shapes.names)
         # Whether outputs go out as they come: nothing to cut back, nothing to reshape.
         self._plain = (
-            rules is None
-            and not (self._whole or config.batch_output)
-            and all(o.reshape is None for o in config.output)
+            rules is None and not self._uneven and all(o.reshape is None for o in config.output)
         )
         # The output of a model that has one only, if it goes out as it comes.
         self._only = config.output[0] if self._plain and len(config.output) == 1 else None
@@ -100,7 +99,7 @@ class BatchPlan:
         arrays = {name: to_host(outputs[name]) for name in outputs if name in self._outputs}
         if self._batched:
             for name, array in arrays.items():
-                if name not in self._whole and name not in self._shapes:
+                if name not in self._uneven:
                     self._check_rows(name, array, batch.rows)
         if len(batch.members) == 1:
             return [self._response(batch.members[0], arrays, parameters[0], timings[0])]
@@ -131,19 +130,23 @@ class BatchPlan:
         parameters: Sequence[Parameters],
         timings: Sequence[Timing | None],
     ) -> list[InferResponse]:
-        parts = {name: self._parts(name, array, batch) for name, array in arrays.items()}
+        rows = batch.sizes
+        parts: dict[str, Sequence[Any]] = {
+            name: scatter_rows(array, rows)
+            if name not in self._uneven
+            else self._parts(name, array, batch.members)
+            for name, array in arrays.items()
+        }
         return [
             self._response(pending, {n: parts[n][i] for n in parts}, parameters[i], timings[i])
             for i, pending in enumerate(batch.members)
         ]
 
-    def _parts(self, name: str, array: Any, batch: Batch) -> Sequence[Any]:
-        """What each request of the batch gets of an output."""
-        if name in self._shapes:
-            return self._shapes.scatter(name, array, batch.members)
+    def _parts(self, name: str, array: Any, members: Sequence[Pending]) -> Sequence[Any]:
+        """What each request of the batch gets of an output that has no rows."""
         if name in self._whole:
-            return [array] * len(batch.members)
-        return scatter_rows(array, batch.sizes)
+            return [array] * len(members)
+        return self._shapes.scatter(name, array, members)
 
     def single(
         self, pending: Pending, outputs: Mapping[str, Any], parameters: Parameters
@@ -213,7 +216,7 @@ class BatchPlan:
         if array.dtype != wanted.numpy and from_numpy(array.dtype) is not wanted:
             found = from_numpy(array.dtype).value
             raise self._broken(declared.name, f"is {found}", wanted.value)
-        if declared.name in self._shapes:
+        if declared.name in self._shapes.names:
             array = self._shapes.shaped(declared.name, array, pending)
         elif declared.reshape is not None:
             array = array.reshape(self._declared_shape(declared, array))

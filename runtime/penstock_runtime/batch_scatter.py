@@ -23,9 +23,7 @@ class ScatteredShapes:
             for target in one.target_name
             if (declared := config.find_output(target)) is not None
         }
-
-    def __contains__(self, output: str) -> bool:
-        return output in self._sources
+        self.names = frozenset(self._sources)
 
     def scatter(self, output: str, array: Any, members: Sequence[Pending]) -> list[Any]:
         """Flat views, one for each request; Internal if the elements are not as many as they

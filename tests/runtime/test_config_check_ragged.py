@@ -5,7 +5,16 @@ from dataclasses import replace
 import pytest
 from tests.runtime.ragged_models import mixed_config, ragged_config
 
-from penstock_runtime.config import BatchInput, BatchOutput, ModelConfig, ModelInput, ModelOutput
+from penstock_runtime.config import (
+    BatchInput,
+    BatchOutput,
+    InstanceGroup,
+    ModelConfig,
+    ModelInput,
+    ModelOutput,
+    RateLimiter,
+    RateLimiterResource,
+)
 from penstock_runtime.config_check import check, problems
 from penstock_runtime.datatype import DataType
 from penstock_runtime.errors import InvalidArgument
@@ -131,6 +140,21 @@ def test_what_cannot_be_served_is_named(config: ModelConfig, field: str, text: s
     assert found == {field: text}
     with pytest.raises(InvalidArgument):
         check(config)
+
+
+def test_a_resource_that_is_shared_here_and_not_there_is_a_warning() -> None:
+    """It is refused only where rates are limited, and said before."""
+    groups = tuple(
+        InstanceGroup("g", rate_limiter=RateLimiter((RateLimiterResource("R", shared),)))
+        for shared in (True, False)
+    )
+
+    (problem,) = problems(replace(model(RAGGED), instance_group=groups))
+
+    assert (problem.severity, problem.field) == (
+        "warning",
+        "instance_group[1].rate_limiter.resources",
+    )
 
 
 def test_ragged_without_batches_is_a_warning() -> None:

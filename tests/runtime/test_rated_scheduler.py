@@ -13,6 +13,7 @@ from penstock_runtime.config_scheduling import (
     SequenceBatching,
 )
 from penstock_runtime.errors import Internal, InvalidArgument, Unavailable, Unsupported
+from penstock_runtime.model import Model
 from penstock_runtime.scheduling.rate_limiter import Resource
 from penstock_runtime.scheduling.rated_scheduler import RatedScheduler
 from penstock_runtime.scheduling.rates import Rates
@@ -174,6 +175,37 @@ def test_stopping_ends_those_who_wait_in_line(stage: Stage) -> None:
     stage.may_run.set()
     assert answer(held) == [1.0, 2.0]
     first.stop()
+
+
+def test_who_has_nothing_to_execute_any_more_keeps_nobody(stage: Stage) -> None:
+    """An instance in line whose request is given up does not hold back those behind it."""
+    rates, wide, narrow = Rates({("r", None): 2}), Stage(), Stage()
+    holder = start(stage, staffed(group(needs=1)), rates)
+    first = start(wide, staffed(group(needs=2)), rates)
+    second = start(narrow, staffed(group(needs=1)), rates)
+    stage.may_run.clear()
+    held = ask(holder)
+    until(lambda: bool(stage.running))
+    given_up = ask(first)
+    until(lambda: in_line(first) == 1)
+    waiting = ask(second)
+    until(lambda: in_line(second) == 1)
+
+    given_up.cancel()
+
+    assert answer(waiting) == [1.0, 2.0]
+    assert stage.running == ["g_0"]
+    stage.may_run.set()
+    held.collect()
+    for model in (holder, first, second):
+        model.stop()
+    assert wide.done == []
+
+
+def in_line(model: Model) -> int:
+    """How many instances wait for their turn."""
+    assert isinstance(model._scheduler, RatedScheduler)
+    return len(model._scheduler._in_line)
 
 
 def test_a_model_that_goes_leaves_its_resources(stage: Stage) -> None:

@@ -9,7 +9,7 @@ import time
 
 from penstock_runtime.batch import Batch
 from penstock_runtime.observability.statistics import ModelStatistics
-from penstock_runtime.scheduling.base import Batcher
+from penstock_runtime.scheduling.base import Batcher, Pending
 from penstock_runtime.scheduling.batch_scheduler import BatchScheduler, Clock, Work
 from penstock_runtime.scheduling.gate import Gate
 from penstock_runtime.scheduling.predictor import WaitPredictor
@@ -66,6 +66,7 @@ class RatedScheduler(BatchScheduler):
             elif not self._rates.acquire(gate):
                 self._stand_in_line(gate)
             elif (batch := self._take(gate)) is not None:
+                self._clear_line()
                 return batch
 
     def _something_waits(self, gate: Gate) -> bool:
@@ -99,6 +100,21 @@ class RatedScheduler(BatchScheduler):
         gate.wait(None)
         with self._lock:
             self._in_line.discard(gate)
+
+    def _clear_line(self) -> None:
+        """Whoever stands in line for nothing any more keeps others from their turn."""
+        with self._lock:
+            gates = tuple(self._in_line) if not self._batcher.stats().requests else ()
+        for gate in gates:
+            gate.open()
+
+    def _cancel(self, pending: Pending) -> None:
+        super()._cancel(pending)
+        self._clear_line()
+
+    def _ring(self) -> None:
+        super()._ring()
+        self._clear_line()
 
     def _take(self, gate: Gate) -> Batch | None:
         """The batch that is due; None, after the wait for it, where it is better to wait."""
