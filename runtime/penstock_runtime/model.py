@@ -146,8 +146,8 @@ class Model:
         for instance in (*self.instances, *former):
             if not instance.join(_JOIN_S):
                 _log.warning("%r still executes and is left behind", instance)
-                if self.staff is not None:
-                    self.staff.forget((instance,))
+            if self.staff is not None:
+                self.staff.forget((instance,))
         self._loaded.close()
         for callback in self._after:
             callback()

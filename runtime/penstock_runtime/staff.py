@@ -34,9 +34,8 @@ class Change:
 
 
 class Staff:
-    """Makes and dismisses the instances of one model; `rates` where these share resources.
-
-    `instances` are those that serve; calls come one at a time.
+    """Makes and dismisses the instances of one model; `rates` where these share resources. Calls
+    come one at a time.
     """
 
     def __init__(
@@ -104,6 +103,8 @@ class Staff:
             self.start(joined)
         except BaseException:
             self.dismiss(joined)
+            # Those who live leave by themselves.
+            self.forget([instance for instance in joined if instance.join(0.0)])
             raise
         return Change((*kept, *joined), joined, leaving)
 
@@ -129,7 +130,7 @@ class Staff:
             self._scheduler.dismiss(instance.gate)
 
     def forget(self, instances: Sequence[ModelInstance]) -> None:
-        """What these hold is for others, though they may not have ended."""
+        """What these hold is for others, whether they have ended, never began, or go on."""
         for instance in instances:
             self._scheduler.leave(instance.gate)
 

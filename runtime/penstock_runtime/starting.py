@@ -73,7 +73,12 @@ def start_model(source: ModelSource, backend: Backend, common: Common) -> Model:
     )
     staff = Staff(loaded, plan, scheduler, statistics, warmups, rates, uses_gpu=backend.uses_gpu)
     door = make_door(config, scheduler, cache, statistics, common.timer)
-    model = Model(config, source.version, loaded, door, staff.hire(places), statistics)
+    try:
+        instances = staff.hire(places)
+    except BaseException:
+        loaded.close()
+        raise
+    model = Model(config, source.version, loaded, door, instances, statistics)
     model.staff = staff
     _start_all(model)
     statistics.load_seconds = time.monotonic() - started

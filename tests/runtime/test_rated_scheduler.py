@@ -13,6 +13,7 @@ from penstock_runtime.config_scheduling import (
     SequenceBatching,
 )
 from penstock_runtime.errors import Internal, InvalidArgument, Unavailable, Unsupported
+from penstock_runtime.instance import ModelInstance
 from penstock_runtime.model import Model
 from penstock_runtime.scheduling.rate_limiter import Resource
 from penstock_runtime.scheduling.rated_scheduler import RatedScheduler
@@ -269,6 +270,32 @@ def test_a_model_that_does_not_come_up_leaves_its_place(stage: Stage) -> None:
 
     model.stop()
     assert stage.most == 1
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_thread_that_cannot_begin_leaves_nothing(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, in_place: bool
+) -> None:
+    """What was entered for an instance that never lived is gone too."""
+    rates = Rates()
+    config = staffed(group(1, needs=1))
+    model = start(stage, config, rates) if in_place else None
+    larger = replace(config, instance_group=(group(1, "large", needs=9),))
+
+    def fail(_instance: ModelInstance) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched, pytest.raises(RuntimeError):
+        patched.setattr(ModelInstance, "start", fail)
+        if model is not None:
+            model.regroup(larger)
+        else:
+            start(Stage(), larger, rates)
+
+    assert rates._limiter.total(("R", 0)) == (1 if in_place else 0)
+    if model is not None:
+        assert answer(ask(model)) == [1.0, 2.0]
+        model.stop()
 
 
 def test_sequences_and_resources_are_refused_together(stage: Stage) -> None:

@@ -56,7 +56,7 @@ class _Seat:
         self.claim = claim
         # Virtual times of its turn, and of the end of the one before.
         self.begins = self.ends = 0
-        # Its place among those with the same time; 0 when it does not stand in line.
+        # Its place among those with the same time.
         self.number = 0
         self.holds = False
 
@@ -67,7 +67,9 @@ class RateLimiter(Generic[KeyT]):
     def __init__(self, totals: Totals = NO_TOTALS) -> None:
         self._given = totals
         self._seats: dict[KeyT, _Seat] = {}
+        self._line: dict[KeyT, _Seat] = {}
         self._used: dict[Resource, int] = {}
+        self._totals: dict[Resource, int] = {}
         self._numbers = count(1)
         self._now = 0
 
@@ -101,41 +103,44 @@ class RateLimiter(Generic[KeyT]):
         """From now on this instance may stand in line; raises as `check`."""
         self.check((claim,))
         self._seats[key] = _Seat(claim)
+        self._count()
 
     def leave(self, key: KeyT) -> None:
         """The instance is gone, with all that it held; nothing for one that is not there."""
         self.give_back(key)
-        self._seats.pop(key, None)
+        self._line.pop(key, None)
+        if self._seats.pop(key, None) is not None:
+            self._count()
 
     # -- the line --------------------------------------------------------------------------------
 
     def ask(self, key: KeyT) -> None:
         """Stand in line; nothing for who stands there already, or has its turn."""
         seat = self._seats.get(key)
-        if seat is None or seat.holds or seat.number:
+        if seat is None or seat.holds or key in self._line:
             return
         seat.begins = max(seat.ends, self._now)
         seat.number = next(self._numbers)
+        self._line[key] = seat
 
     def withdraw(self, key: KeyT) -> None:
         """Out of the line; a turn that was not used is no turn."""
         seat = self._seats.get(key)
         if seat is None:
             return
-        seat.number = 0
+        self._line.pop(key, None)
         if seat.holds:
             self.give_back(key)
             seat.ends = seat.begins
 
     def grant(self) -> list[KeyT]:
         """Give those their turn who can have it, in order."""
-        line = [(seat.begins, seat.number, key) for key, seat in self._seats.items() if seat.number]
-        line.sort(key=lambda place: place[:2])
+        line = sorted(self._line.items(), key=_place)
         granted: list[KeyT] = []
         kept: Mapping[Resource, int] | None = None
-        for _, _, key in line:
-            seat = self._seats[key]
+        for key, seat in line:
             if self._fits(seat.claim.needs, kept or {}):
+                del self._line[key]
                 self._begin(seat)
                 granted.append(key)
             elif kept is None:
@@ -166,13 +171,20 @@ class RateLimiter(Generic[KeyT]):
     def total(self, resource: Resource) -> int:
         """How much there is: what was given, or else the most that any instance needs."""
         given = self._given_total(resource)
-        if given is not None:
-            return given
-        return max((s.claim.needs.get(resource, 0) for s in self._seats.values()), default=0)
+        return self._totals.get(resource, 0) if given is None else given
 
     def used(self) -> Mapping[Resource, int]:
         """What those hold who have their turn."""
         return dict(self._used)
+
+    def _count(self) -> None:
+        """Work out how much there is of what anyone needs, now that others do."""
+        totals: dict[Resource, int] = {}
+        for seat in self._seats.values():
+            for resource, needed in seat.claim.needs.items():
+                totals[resource] = max(totals.get(resource, 0), needed)
+        given = {resource: self._given_total(resource) for resource in totals}
+        self._totals = {one: given[one] or most for one, most in totals.items()}
 
     def _given_total(self, resource: Resource) -> int | None:
         name, device = resource[0].casefold(), resource[1]
@@ -183,17 +195,21 @@ class RateLimiter(Generic[KeyT]):
 
     def _fits(self, needs: Mapping[Resource, int], kept: Mapping[Resource, int]) -> bool:
         return all(
-            needed <= self.total(one) - self._used.get(one, 0) - kept.get(one, 0)
+            needed <= self._totals[one] - self._used.get(one, 0) - kept.get(one, 0)
             for one, needed in needs.items()
         )
 
     def _begin(self, seat: _Seat) -> None:
-        seat.holds, seat.number = True, 0
+        seat.holds = True
         seat.ends = seat.begins + seat.claim.priority
         self._now = max(self._now, seat.begins)
         for resource, needed in seat.claim.needs.items():
             self._used[resource] = self._used.get(resource, 0) + needed
 
     def __repr__(self) -> str:
-        line = sum(1 for seat in self._seats.values() if seat.number)
-        return f"<RateLimiter of {len(self._seats)} instances, {line} in line, used {self._used}>"
+        seats, line = len(self._seats), len(self._line)
+        return f"<RateLimiter of {seats} instances, {line} in line, used {self._used}>"
+
+
+def _place(entry: tuple[object, _Seat]) -> tuple[int, int]:
+    return entry[1].begins, entry[1].number
