@@ -31,7 +31,7 @@ def microseconds(join: Callable[[Sequence[Any]], Any], parts: Sequence[Any], rou
     """The best of several rounds."""
     number = max(3, WORK // sum(part.size + 200 for part in parts))
     best: float = min(timeit.repeat(lambda: join(parts), number=number, repeat=rounds))
-    return best / number * 1e6
+    return float(best / number * 1e6)
 
 
 def row(count: int, longest: int, rounds: int) -> str:

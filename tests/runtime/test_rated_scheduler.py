@@ -285,12 +285,15 @@ def test_a_thread_that_cannot_begin_leaves_nothing(
     def fail(_instance: ModelInstance) -> None:
         raise RuntimeError("can't start new thread")
 
-    with monkeypatch.context() as patched, pytest.raises(RuntimeError):
-        patched.setattr(ModelInstance, "start", fail)
+    def attempt() -> None:
         if model is not None:
             model.regroup(larger)
         else:
             start(Stage(), larger, rates)
+
+    monkeypatch.setattr(ModelInstance, "start", fail)
+    with pytest.raises(RuntimeError):
+        attempt()
 
     assert rates._limiter.total(("R", 0)) == (1 if in_place else 0)
     if model is not None:

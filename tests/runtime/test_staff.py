@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from tests.runtime.staffed_models import Stage, answer, ask, group, staffed, start, until
@@ -184,6 +185,21 @@ def test_order_is_kept_by_a_reload_where_it_cannot_be_in_place(stage: Stage) -> 
     assert len(two.instances) == 3
     for model in (one, two):
         model.stop()
+
+
+def test_predictions_and_choices_go_by_the_instances_there_are(stage: Stage) -> None:
+    """What waits is shared by as many as there are now."""
+    rules = DynamicBatching(slo_p99_ms=50.0)
+    model = start(stage, staffed(group(1), max_batch=8, batching=rules))
+    scheduler: Any = model._scheduler
+    scheduler.predictor.observe(1_000_000)
+    before = scheduler.predictor.wait_ns(8, 8, scheduler._instances)
+
+    regroup(model, group(3))
+
+    assert scheduler._batcher._instances == scheduler._instances == 3
+    assert scheduler.predictor.wait_ns(8, 8, scheduler._instances) == before // 3
+    model.stop()
 
 
 def test_resources_follow_the_instances(stage: Stage) -> None:

@@ -266,8 +266,12 @@ class BatchScheduler:
         return instances == 1 or not self._ordered or self._order is not None
 
     def resize(self, instances: int) -> None:
-        """So many instances ask for work from now on; for predictions."""
-        self._instances = instances
+        """So many instances ask for work from now on; for predictions, and for batchers that go by
+        them.
+        """
+        with self._lock:
+            self._instances = instances
+            self._batcher.resize(instances)
 
     def dismiss(self, gate: Gate) -> None:
         """The instance at this gate gets nothing more to execute once it has asked."""
