@@ -12,12 +12,12 @@ from penstock_runtime.backends.base import Backend, ModelSource
 from penstock_runtime.batch import BatchPlan
 from penstock_runtime.config import ModelConfig
 from penstock_runtime.dispatch import Dispatch
-from penstock_runtime.errors import Unsupported
 from penstock_runtime.labels import read_labels
 from penstock_runtime.model import Model
 from penstock_runtime.observability.first_response import first_response_bounds
 from penstock_runtime.observability.statistics import ModelStatistics
 from penstock_runtime.placement import Seat, seats
+from penstock_runtime.rated_execution import RatedModel
 from penstock_runtime.response_cache import ResponseCache
 from penstock_runtime.scheduling.base import Batcher, Scheduler
 from penstock_runtime.scheduling.batch_scheduler import BatchScheduler
@@ -63,10 +63,13 @@ def start_model(source: ModelSource, backend: Backend, common: Common) -> Model:
     refuse_unavailable(config)
     cache = cache_of(config, common.cache)
     places = seats(config, uses_gpu=backend.uses_gpu)
-    rates = rates_of(config, places, common.rates)
+    rates = rates_of(places, common.rates)
     warmups = warmup_requests(config, source.root)
     plan = BatchPlan(config, source.version, read_labels(config, source.root))
     loaded = backend.load(source)
+    if rates is not None and config.sequence_batching is not None:
+        # Slots decide what goes together, so that the batch is there before its turn.
+        loaded, rates = RatedModel(loaded, rates, places), None
     statistics = make_statistics(config, source.version, response_cache=cache is not None)
     scheduler = make_scheduler(
         config, statistics, common, len(places), cached=cache is not None, rates=rates
@@ -119,18 +122,12 @@ def make_scheduler(
     )
 
 
-def rates_of(config: ModelConfig, places: Sequence[Seat], rates: Rates | None) -> Rates | None:
+def rates_of(places: Sequence[Seat], rates: Rates | None) -> Rates | None:
     """The rate limiter, for a model whose instances need resources; InvalidArgument if they need
     more than there is.
     """
     if rates is None or not any(seat.group and seat.group.resources for seat in places):
         return None
-    if config.sequence_batching is not None:
-        raise Unsupported(
-            f"model '{config.name}' asks for resources of the rate limiter and for sequence"
-            " batching, which are not available together in this version",
-            reason="NOT_AVAILABLE",
-        )
     rates.check(claim_of(seat.group, seat.placement.device_id) for seat in places)
     return rates
 

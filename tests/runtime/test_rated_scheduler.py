@@ -7,12 +7,8 @@ from dataclasses import replace
 import pytest
 from tests.runtime.staffed_models import Stage, answer, ask, group, staffed, start, until
 
-from penstock_runtime.config_scheduling import (
-    DynamicBatching,
-    QueuePolicy,
-    SequenceBatching,
-)
-from penstock_runtime.errors import Internal, InvalidArgument, Unavailable, Unsupported
+from penstock_runtime.config_scheduling import DynamicBatching, QueuePolicy
+from penstock_runtime.errors import Internal, InvalidArgument, Unavailable
 from penstock_runtime.instance import ModelInstance
 from penstock_runtime.model import Model
 from penstock_runtime.scheduling.rate_limiter import Resource
@@ -299,14 +295,6 @@ def test_a_thread_that_cannot_begin_leaves_nothing(
     if model is not None:
         assert answer(ask(model)) == [1.0, 2.0]
         model.stop()
-
-
-def test_sequences_and_resources_are_refused_together(stage: Stage) -> None:
-    """Said at load, not ignored."""
-    config = replace(staffed(group(needs=1), max_batch=1), sequence_batching=SequenceBatching())
-
-    with pytest.raises(Unsupported):
-        start(stage, config, Rates())
 
 
 @pytest.mark.parametrize("rates", [None, Rates()])
