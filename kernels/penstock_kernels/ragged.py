@@ -1,10 +1,11 @@
 """Gathering many small arrays into one batch, and scattering the batch back: the NumPy references.
 
-Rows are axis 0. Lengths are the size of one further axis. Every function takes and gives host
-arrays.
+Rows are axis 0. Lengths are the size of one further axis. Ragged parts have rows and any dimensions
+beside them. Every function takes and gives host arrays.
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -69,3 +70,64 @@ def cut_length(part: Any, length: int, axis: int = 1) -> Any:
     cut = [slice(None)] * len(part.shape)
     cut[axis] = slice(0, length)
     return part[tuple(cut)]
+
+
+# -- ragged: parts of any shape, joined flat -------------------------------------------------------
+
+
+def gather_flat(parts: Sequence[Any]) -> AnyArray:
+    """Parts of any shape and one dtype -> [sum of their elements], row-major, one after the other.
+
+    A single part is passed on without a copy, if its memory is in order.
+    """
+    first: AnyArray = parts[0]
+    if len(parts) == 1:
+        return first.reshape(-1)
+    # Pointers to objects may not be copied behind the interpreter's back.
+    if first.dtype.hasobject:
+        return np.concatenate(parts, axis=None)
+    try:
+        # One copy takes half the time of `concatenate`, and a fifth of it where parts are small.
+        return np.frombuffer(bytearray().join(parts), first.dtype)
+    except TypeError:
+        return np.concatenate(parts, axis=None)
+
+
+def scatter_flat(batch: Any, sizes: Sequence[int]) -> list[Any]:
+    """Any shape of sum(sizes) elements -> a view of [sizes_i] each; ValueError for another number
+    of elements.
+    """
+    flat = batch.reshape(-1)
+    total = sum(sizes)
+    if flat.shape[0] != total:
+        raise ValueError(f"{flat.shape[0]} elements cannot be cut into {total}")
+    return scatter_rows(flat, sizes)
+
+
+def element_counts(parts: Sequence[Any], dtype: npt.DTypeLike) -> AnyArray:
+    """[number of parts]: the elements of each."""
+    return np.array([part.size for part in parts], dtype)
+
+
+def accumulated_counts(
+    parts: Sequence[Any], dtype: npt.DTypeLike, *, with_zero: bool = False
+) -> AnyArray:
+    """[number of parts]: where each ends in the flat batch; [parts + 1] with a zero in front:
+    where each begins too.
+    """
+    ends = accumulate((part.size for part in parts), initial=0 if with_zero else None)
+    return np.array(list(ends), dtype)
+
+
+def max_count_shape(parts: Sequence[Any], dtype: npt.DTypeLike) -> AnyArray:
+    """[elements of the largest part]: its shape is what it says, its content is zero."""
+    return np.zeros(max(part.size for part in parts), dtype)
+
+
+def item_shapes(parts: Sequence[Any], dtype: npt.DTypeLike, *, flat: bool = False) -> AnyArray:
+    """[sum rows, dims]: the shape of each row's item, without the batch; one dimension if flat."""
+    shapes = np.array([part.shape[1:] for part in parts], dtype)
+    rows = [part.shape[0] for part in parts]
+    if any(count != 1 for count in rows):
+        shapes = np.repeat(shapes, rows, axis=0)
+    return shapes.reshape(-1) if flat else shapes

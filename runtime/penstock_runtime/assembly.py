@@ -11,6 +11,8 @@ from penstock_runtime.repository.loader import ConfigParser, Loader
 from penstock_runtime.repository.options import RepositoryOptions
 from penstock_runtime.repository.repository import ModelRepository
 from penstock_runtime.response_cache import ResponseCache
+from penstock_runtime.scheduling.rate_limiter import Totals
+from penstock_runtime.scheduling.rates import Rates
 from penstock_runtime.scheduling.timer import Timer
 from penstock_runtime.starting import Common, start_model
 
@@ -25,14 +27,17 @@ def open_repository(
     complete: bool = True,
     hold_until: int = 0,
     cache: ResponseCache | None = None,
+    rate_totals: Totals | None = None,
 ) -> ModelRepository[Model]:
     """A repository with every backend there is; nothing is loaded before its `start`.
 
     `parsers` are for configuration files beyond JSON and YAML; with `hold_until` each model's
     batcher waits once for so many requests, as Triton's tests want it; `cache` is shared by the
-    models that ask for one.
+    models that ask for one; with `rate_totals`, empty or not, instances need a turn where they
+    share resources.
     """
-    common = Common(Timer(), Dispatch(), hold_until, cache)
+    rates = Rates(rate_totals) if rate_totals is not None else None
+    common = Common(Timer(), Dispatch(), hold_until, cache, rates)
     loader = Loader(
         default_registry(),
         partial(start_model, common=common),

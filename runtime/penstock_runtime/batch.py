@@ -10,22 +10,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from penstock_kernels.ragged import (
-    cut_length,
-    gather_padded,
-    gather_rows,
-    length_mask,
-    scatter_rows,
-)
+from penstock_kernels.ragged import cut_length, scatter_rows
+from penstock_runtime.batch_merge import make_merge
+from penstock_runtime.batch_scatter import ScatteredShapes, broken_output
 from penstock_runtime.classification import classified
 from penstock_runtime.config import ModelConfig, ModelOutput
-from penstock_runtime.config_scheduling import LengthBatching
 from penstock_runtime.datatype import DataType, from_numpy
-from penstock_runtime.errors import FailureReason, Internal
+from penstock_runtime.errors import Internal
 from penstock_runtime.labels import NO_LABELS, Labels
 from penstock_runtime.request import EMPTY, InferRequest, InferResponse, Parameters, Timing
 from penstock_runtime.scheduling.base import Pending
-from penstock_runtime.scheduling.length_batcher import padded_length
 from penstock_runtime.stream import OneOutput
 from penstock_runtime.tensor import Tensor, to_host
 
@@ -62,9 +56,15 @@ class BatchPlan:
         self._labels = labels
         rules = config.dynamic_batching.length_batching if config.dynamic_batching else None
         self._lengths = rules
-        self._axes = _length_axes(config, rules)
+        self._merge = make_merge(config)
+        self._shapes = ScatteredShapes(config)
+        # Outputs without rows: the content of a shape tensor is one for the whole batch.
+        self._whole = frozenset(o.name for o in config.output if o.is_shape_tensor)
+        self._uneven = self._whole.union(self._shapes.names)
         # Whether outputs go out as they come: nothing to cut back, nothing to reshape.
-        self._plain = rules is None and all(o.reshape is None for o in config.output)
+        self._plain = (
+            rules is None and not self._uneven and all(o.reshape is None for o in config.output)
+        )
         # The output of a model that has one only, if it goes out as it comes.
         self._only = config.output[0] if self._plain and len(config.output) == 1 else None
         self._only_dtype: np.dtype[Any] | None = None
@@ -80,37 +80,9 @@ class BatchPlan:
 
     def merge(self, batch: Batch) -> dict[str, Any]:
         """The model's inputs: every request's rows, one after the other (a view when there is only
-        one).
-
-        Inputs of variable length are padded to a common one, and the mask that tells so is added.
+        one), or whatever else the declarations ask for; see `batch_merge`.
         """
-        members = batch.members
-        if self._lengths is not None and self._axes:
-            return self._merge_padded(members, self._lengths)
-        if len(members) == 1:
-            return dict(members[0].arrays)
-        return {
-            name: gather_rows([pending.arrays[name] for pending in members])
-            for name in members[0].arrays
-        }
-
-    def _merge_padded(self, members: Sequence[Pending], rules: LengthBatching) -> dict[str, Any]:
-        length = padded_length(rules, max(pending.length for pending in members))
-        merged: dict[str, Any] = {}
-        for name in members[0].arrays:
-            parts = [pending.arrays[name] for pending in members]
-            axis = self._axes.get(name)
-            merged[name] = (
-                gather_rows(parts)
-                if axis is None
-                else gather_padded(parts, length, axis, rules.pad_value)
-            )
-        if rules.mask_name:
-            lengths = [pending.length for pending in members]
-            rows = [pending.batch_size for pending in members]
-            dtype = rules.mask_data_type.numpy
-            merged[rules.mask_name] = length_mask(lengths, rows, length, dtype)
-        return merged
+        return self._merge(batch.members)
 
     # -- out -------------------------------------------------------------------------------------
 
@@ -127,7 +99,8 @@ class BatchPlan:
         arrays = {name: to_host(outputs[name]) for name in outputs if name in self._outputs}
         if self._batched:
             for name, array in arrays.items():
-                self._check_rows(name, array, batch.rows)
+                if name not in self._uneven:
+                    self._check_rows(name, array, batch.rows)
         if len(batch.members) == 1:
             return [self._response(batch.members[0], arrays, parameters[0], timings[0])]
         return self._scatter(batch, arrays, parameters, timings)
@@ -158,11 +131,22 @@ class BatchPlan:
         timings: Sequence[Timing | None],
     ) -> list[InferResponse]:
         rows = batch.sizes
-        parts = {name: scatter_rows(array, rows) for name, array in arrays.items()}
+        parts: dict[str, Sequence[Any]] = {
+            name: scatter_rows(array, rows)
+            if name not in self._uneven
+            else self._parts(name, array, batch.members)
+            for name, array in arrays.items()
+        }
         return [
             self._response(pending, {n: parts[n][i] for n in parts}, parameters[i], timings[i])
             for i, pending in enumerate(batch.members)
         ]
+
+    def _parts(self, name: str, array: Any, members: Sequence[Pending]) -> Sequence[Any]:
+        """What each request of the batch gets of an output that has no rows."""
+        if name in self._whole:
+            return [array] * len(members)
+        return self._shapes.scatter(name, array, members)
 
     def single(
         self, pending: Pending, outputs: Mapping[str, Any], parameters: Parameters
@@ -232,14 +216,16 @@ class BatchPlan:
         if array.dtype != wanted.numpy and from_numpy(array.dtype) is not wanted:
             found = from_numpy(array.dtype).value
             raise self._broken(declared.name, f"is {found}", wanted.value)
-        if declared.reshape is not None:
+        if declared.name in self._shapes.names:
+            array = self._shapes.shaped(declared.name, array, pending)
+        elif declared.reshape is not None:
             array = array.reshape(self._declared_shape(declared, array))
-        self._check_dims(declared, array.shape)
+        self._check_dims(declared, array.shape, declared.name in self._whole)
         return Tensor(declared.name, wanted, tuple(array.shape), array)
 
     def _declared_shape(self, declared: ModelOutput, array: Any) -> tuple[int, ...]:
         """The shape that clients see of an output that the model gives in another (`reshape`)."""
-        first = array.shape[:1] if self._batched else ()
+        first = array.shape[:1] if self._batched and declared.name not in self._whole else ()
         known = prod(first) * prod(dim for dim in declared.dims if dim != -1)
         unknown = declared.dims.count(-1)
         if unknown == 1 and known:
@@ -248,8 +234,9 @@ class BatchPlan:
             raise self._broken(declared.name, f"has shape {array.shape}", "at most one wildcard")
         return (*first, *declared.dims)
 
-    def _check_dims(self, declared: ModelOutput, shape: Sequence[int]) -> None:
-        dims, wanted = shape[1:] if self._batched else shape, declared.dims
+    def _check_dims(self, declared: ModelOutput, shape: Sequence[int], whole: bool = False) -> None:
+        batched = self._batched and not whole
+        dims, wanted = shape[1:] if batched else shape, declared.dims
         if dims == wanted:
             return
         fits = len(dims) == len(wanted)
@@ -257,7 +244,7 @@ class BatchPlan:
             if want != got and want != -1:
                 fits = False
         if not fits:
-            full = (-1, *declared.dims) if self._batched else declared.dims
+            full = (-1, *declared.dims) if batched else declared.dims
             raise self._broken(declared.name, f"has shape {list(shape)}", f"{list(full)}")
 
     def _check_rows(self, name: str, array: Any, rows: int) -> None:
@@ -269,21 +256,4 @@ class BatchPlan:
         return first + (declared.dims.index(-1) if -1 in declared.dims else 0)
 
     def _broken(self, output: str, found: str, expected: str) -> Internal:
-        return Internal(
-            f"output '{output}' of model '{self._name}' {found}, expected {expected}",
-            failure=FailureReason.BACKEND,
-            scheduled=True,
-        )
-
-
-def _length_axes(config: ModelConfig, rules: LengthBatching | None) -> dict[str, int]:
-    """The axis of each length-batched input that is padded; strings are grouped, never padded."""
-    if rules is None:
-        return {}
-    first = 1 if config.max_batch_size > 0 else 0
-    axes = {}
-    for name in rules.input:
-        declared = config.find_input(name)
-        if declared is not None and declared.data_type is not DataType.BYTES:
-            axes[name] = first + declared.dims.index(-1)
-    return axes
+        return broken_output(self._name, output, found, expected)

@@ -222,6 +222,20 @@ class ModelConfig:
         """Whether a request may get any number of responses."""
         return self.model_transaction_policy.decoupled
 
+    @property
+    def ragged_inputs(self) -> frozenset[str]:
+        """Inputs that the model gets flat, those of all requests of a batch one after the other."""
+        if self.max_batch_size < 1:
+            return frozenset()
+        return frozenset(i.name for i in self.input if i.allow_ragged_batch)
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether all that the model takes and gives has a row for each row of the batch."""
+        tensors: tuple[ModelInput | ModelOutput, ...] = (*self.input, *self.output)
+        uneven = self.batch_input or self.batch_output or self.ragged_inputs
+        return self.max_batch_size > 0 and not (uneven or any(t.is_shape_tensor for t in tensors))
+
     def parameter(self, key: str, default: str = "") -> str:
         """The text of a free parameter."""
         found = self.parameters.get(key)

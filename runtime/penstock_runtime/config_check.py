@@ -4,7 +4,7 @@
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 
@@ -159,9 +159,25 @@ def _instances(config: ModelConfig) -> Problems:
     if total > INSTANCE_LIMIT:
         message = f"asks for {total} instances, at most {INSTANCE_LIMIT} are allowed"
         yield error("instance_group", message, "lower the counts")
+    yield from _resources(groups)
     if groups and all(group.passive for group in groups):
         message = "every group is passive, so that no instance takes a request"
         yield warning("instance_group", message, "remove passive from one group")
+
+
+def _resources(groups: Sequence[InstanceGroup]) -> Problems:
+    """As in Triton, a resource is one for all or one of each device."""
+    shared: dict[str, bool] = {}
+    for index, group in enumerate(groups):
+        for one in group.rate_limiter.resources if group.rate_limiter is not None else ():
+            if shared.setdefault(one.name, one.global_) != one.global_:
+                field = f"instance_group[{index}].rate_limiter.resources"
+                message = (
+                    f"'{one.name}' is global and of each device: a server with"
+                    " --rate-limit=execution_count refuses that"
+                )
+                yield warning(field, message, "give it global: true everywhere, or nowhere")
+                return
 
 
 def _instance_group(field: str, group: InstanceGroup) -> Problems:

@@ -1,7 +1,7 @@
 """Checks of what goes into a model and comes out: inputs, outputs, ragged batches, warm-up."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from penstock_runtime.config import (
     BatchInput,
@@ -81,9 +81,21 @@ def _input(field: str, tensor: ModelInput, max_batch_size: int) -> Problems:
     if tensor.format in formats[1:] and len(tensor.dims) != 3:
         message = f"{tensor.format} needs 3 dims, got {len(tensor.dims)}"
         yield error(f"{field}.format", message, "give 3 dims or remove the format")
+    yield from _shape_tensor(field, tensor)
     if tensor.allow_ragged_batch and max_batch_size < 1:
         message = "has no effect, because max_batch_size is 0"
         yield warning(f"{field}.allow_ragged_batch", message, "set max_batch_size")
+
+
+def _shape_tensor(field: str, tensor: ModelInput) -> Problems:
+    if not tensor.is_shape_tensor:
+        return
+    if tensor.allow_ragged_batch:
+        message = "contradicts is_shape_tensor: a batch has one shape for all"
+        yield error(f"{field}.allow_ragged_batch", message, "remove one of the two")
+    if tensor.data_type is DataType.BYTES:
+        message = "TYPE_STRING holds no shape"
+        yield error(f"{field}.data_type", message, "choose an integer type")
 
 
 def _reshape(field: str, dims: Sequence[int], shape: Sequence[int]) -> Problems:
@@ -106,8 +118,8 @@ def _segments(dims: Sequence[int]) -> list[int]:
 
 def ragged_problems(config: ModelConfig) -> Problems:
     """Inputs that the batcher makes for a ragged batch, and outputs that it cuts back."""
-    inputs = dict.fromkeys(tensor.name for tensor in config.input)
-    outputs = dict.fromkeys(tensor.name for tensor in config.output)
+    inputs = {tensor.name: tensor for tensor in config.input}
+    outputs = {tensor.name: tensor for tensor in config.output}
     for index, batch_input in enumerate(config.batch_input):
         yield from _batch_input(f"batch_input[{index}]", batch_input, inputs)
     for index, batch_output in enumerate(config.batch_output):
@@ -119,32 +131,55 @@ def ragged_problems(config: ModelConfig) -> Problems:
         yield error(field, "needs batches, but max_batch_size is 0", "set max_batch_size")
 
 
-def _batch_input(field: str, batch_input: BatchInput, inputs: Collection[str]) -> Problems:
+def _batch_input(field: str, batch_input: BatchInput, inputs: Mapping[str, ModelInput]) -> Problems:
     yield from not_one_of(f"{field}.kind", batch_input.kind, ENUMS[BatchInput, "kind"])
-    yield from _one(f"{field}.target_name", batch_input.target_name)
-    yield from _one(f"{field}.source_input", batch_input.source_input)
-    for name in batch_input.source_input:
-        yield from unknown(f"{field}.source_input", name, inputs, "input")
+    yield from _targets(f"{field}.target_name", batch_input.target_name)
+    yield from _source(f"{field}.source_input", batch_input.source_input, inputs)
     if batch_input.data_type not in _RAGGED_TYPES:
         names = [one.config_name for one in _RAGGED_TYPES]
         yield from not_one_of(f"{field}.data_type", batch_input.data_type.config_name, names)
 
 
 def _batch_output(
-    field: str, batch_output: BatchOutput, inputs: Collection[str], outputs: Collection[str]
+    field: str,
+    batch_output: BatchOutput,
+    inputs: Mapping[str, ModelInput],
+    outputs: Mapping[str, ModelOutput],
 ) -> Problems:
     yield from not_one_of(f"{field}.kind", batch_output.kind, ENUMS[BatchOutput, "kind"])
-    yield from _one(f"{field}.target_name", batch_output.target_name)
-    yield from _one(f"{field}.source_input", batch_output.source_input)
+    yield from _targets(f"{field}.target_name", batch_output.target_name)
+    yield from _source(f"{field}.source_input", batch_output.source_input, inputs)
+    sources = [inputs[name] for name in batch_output.source_input if name in inputs]
     for name in batch_output.target_name:
         yield from unknown(f"{field}.target_name", name, outputs, "output")
-    for name in batch_output.source_input:
-        yield from unknown(f"{field}.source_input", name, inputs, "input")
+        if name in outputs and sources:
+            yield from _scattered(f"{field}.target_name", outputs[name], sources[0])
 
 
-def _one(field: str, names: Sequence[str]) -> Problems:
+def _scattered(field: str, output: ModelOutput, source: ModelInput) -> Problems:
+    """Each wildcard takes the size that the input has in its place."""
+    dims = source.reshape.shape if source.reshape is not None else source.dims
+    if any(dim == -1 and at >= len(dims) for at, dim in enumerate(output.dims)):
+        message = (
+            f"dims {shape_text(output.dims)} of '{output.name}' have a -1 where input"
+            f" '{source.name}' {shape_text(dims)} has no dimension"
+        )
+        yield error(field, message, "give the output's size there, or another source_input")
+
+
+def _targets(field: str, names: Sequence[str]) -> Problems:
+    if not names or not all(names):
+        yield error(field, f"must be one name or more, got {list(names)[:4]}", "name the tensor")
+
+
+def _source(field: str, names: Sequence[str], inputs: Mapping[str, ModelInput]) -> Problems:
     if len(names) != 1 or not names[0]:
         yield error(field, f"must be one name, got {list(names)[:4]}", "give exactly one name")
+    for name in names:
+        yield from unknown(field, name, inputs, "input")
+        if name in inputs and inputs[name].optional:
+            message = f"'{name}' is optional: a request without it has no shape to tell of"
+            yield error(field, message, "remove optional from the input")
 
 
 def warmup_problems(config: ModelConfig) -> Problems:

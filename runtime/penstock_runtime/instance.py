@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 
 from penstock_runtime.backends.base import (
@@ -35,8 +36,12 @@ _log = logging.getLogger("penstock.instance")
 NICENESS = 6
 
 
+def _nothing_more(_gate: Gate, **_how: bool) -> None:
+    """Where an instance that was dismissed gets its work: that costs the others no question."""
+
+
 class ModelInstance:
-    """One instance of a model, and its thread."""
+    """One instance of a model, and its thread; `on_end` is told when it asks for no more work."""
 
     def __init__(
         self,
@@ -46,13 +51,18 @@ class ModelInstance:
         scheduler: BatchScheduler,
         statistics: ModelStatistics,
         warmups: tuple[WarmupRequest, ...] = (),
+        gate: Gate | None = None,
+        on_end: Callable[[Gate], None] | None = None,
     ) -> None:
         self.placement = placement
+        self.gate = Gate() if gate is None else gate
         self._loaded = loaded
         self._scheduler = scheduler
+        # Where work comes from, until the instance is to end.
+        self._next_work: Callable[..., Work | None] = scheduler.next_work
+        self._on_end = on_end
         self._warmups = warmups
         self._desk = Desk(placement.name, plan, scheduler, statistics)
-        self._gate = Gate()
         self._ready = threading.Event()
         self._failure: PenstockError | None = None
         self._thread = threading.Thread(target=self._run, name=placement.name, daemon=True)
@@ -72,6 +82,10 @@ class ModelInstance:
         """Whether the instance is there to execute."""
         return self._thread.is_alive() and self._failure is None
 
+    def dismiss(self) -> None:
+        """End after what it executes now."""
+        self._next_work = _nothing_more
+
     def join(self, timeout_s: float) -> bool:
         """Wait for the thread to end, once its scheduler has been stopped; False if it did not."""
         if self._thread.ident is not None:
@@ -84,6 +98,7 @@ class ModelInstance:
         executable = self._prepare()
         self._ready.set()
         if executable is None:
+            self._leave()
             return
         try:
             self._work(executable)
@@ -94,13 +109,19 @@ class ModelInstance:
         finally:
             # What the last executions held back would otherwise never be told.
             release_news()
+            # Before the model's own code is asked to end, which may take its time.
+            self._leave()
             executable.close()
+
+    def _leave(self) -> None:
+        if self._on_end is not None:
+            self._on_end(self.gate)
 
     def _prepare(self) -> AnyExecutable | None:
         try:
             executable = self._loaded.executable(self.placement)
             for request in self._warmups:
-                warm_up(executable, request)
+                warm_up(executable, self._desk.plan, request)
         except PenstockError as error:
             self._failure = error
             return None
@@ -115,7 +136,7 @@ class ModelInstance:
     def _work(self, executable: AnyExecutable) -> None:
         streaming = isinstance(executable, StreamingExecutable)
         several = not streaming
-        while (work := self._scheduler.next_work(self._gate, several=several)) is not None:
+        while (work := self._next_work(self.gate, several=several)) is not None:
             if streaming:
                 execute_stream(self._desk, executable, work)  # type: ignore[arg-type]
             else:

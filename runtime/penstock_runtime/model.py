@@ -16,6 +16,7 @@ from penstock_runtime.observability.statistics import ModelStatistics
 from penstock_runtime.request import InferRequest
 from penstock_runtime.scheduling.base import Pending, QueueStats, Refused, Scheduler
 from penstock_runtime.scheduling.queue_report import QueueReport
+from penstock_runtime.staff import Change, Staff
 from penstock_runtime.stream import ResponseStream
 from penstock_runtime.validation import Known, RequestValidator
 
@@ -23,6 +24,27 @@ _log = logging.getLogger("penstock.model")
 
 # How long an instance may take to notice that it should end before it is left behind.
 _JOIN_S = 10.0
+
+
+class Regrouping:
+    """A change of a model's instances that is prepared: it is settled, or else undone."""
+
+    def __init__(self, model: "Model", config: ModelConfig, change: Change) -> None:
+        self._model = model
+        self._config = config
+        self._change = change
+
+    def settle(self) -> None:
+        """The model is from now on what the new configuration says."""
+        model = self._model
+        assert model.staff is not None
+        model.config, model.instances = self._config, self._change.instances
+        model.staff.settle(self._change)
+
+    def undo(self) -> None:
+        """Those who joined leave again."""
+        assert self._model.staff is not None
+        self._model.staff.dismiss(self._change.joined)
 
 
 class Model:
@@ -43,6 +65,8 @@ class Model:
         self.decoupled = config.decoupled
         self.statistics = statistics
         self.instances = instances
+        # Whoever can change the instances while the model serves, if they may change at all.
+        self.staff: Staff | None = None
         self._loaded = loaded
         self._scheduler = scheduler
         self._validator = RequestValidator(config)
@@ -98,6 +122,15 @@ class Model:
         """What waits, by priority, how long one more would wait, and what the batcher chose."""
         return self._scheduler.report()
 
+    def regroup(self, config: ModelConfig) -> "Regrouping | None":
+        """Let the instances join that this configuration has more, which differs in nothing but its
+        instance groups. They execute from now on, the others leave once it is settled.
+
+        None where it takes a reload; raises what kept an instance from being warm.
+        """
+        change = self.staff.change(self.instances, config) if self.staff is not None else None
+        return None if change is None else Regrouping(self, config, change)
+
     def memory_bytes(self) -> Mapping[str, int]:
         """Bytes held per device, as far as the backend knows."""
         return self._loaded.memory_bytes()
@@ -109,9 +142,12 @@ class Model:
     def stop(self) -> None:
         """End the instances and give the memory back; what still waits is answered UNAVAILABLE."""
         self._scheduler.stop()
-        for instance in self.instances:
+        former = self.staff.former if self.staff is not None else ()
+        for instance in (*self.instances, *former):
             if not instance.join(_JOIN_S):
                 _log.warning("%r still executes and is left behind", instance)
+            if self.staff is not None:
+                self.staff.forget((instance,))
         self._loaded.close()
         for callback in self._after:
             callback()

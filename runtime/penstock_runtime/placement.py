@@ -1,9 +1,19 @@
 """From instance groups to placements: how many instances, where, and what they are called."""
 
+from dataclasses import dataclass
+
 from penstock_kernels.device import cuda_device_count
 from penstock_runtime.backends.base import Placement
-from penstock_runtime.config import InstanceGroup, ModelConfig
+from penstock_runtime.config import InstanceGroup, ModelConfig, RateLimiter
 from penstock_runtime.errors import InvalidArgument
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """The place of one instance, and what its group says of the resources that it needs."""
+
+    placement: Placement
+    group: RateLimiter | None = None
 
 
 def placements(
@@ -15,10 +25,16 @@ def placements(
     KIND_AUTO is a GPU where there is one and the backend uses it. KIND_GPU without a GPU is
     refused.
     """
+    return tuple(seat.placement for seat in seats(config, uses_gpu=uses_gpu, devices=devices))
+
+
+def seats(config: ModelConfig, *, uses_gpu: bool, devices: int | None = None) -> tuple[Seat, ...]:
+    """As `placements`, with what each instance needs to execute."""
     count = cuda_device_count() if devices is None else devices
-    found: list[Placement] = []
+    found: list[Seat] = []
     for number, group in enumerate(config.instance_group or (InstanceGroup(),)):
-        found.extend(_of_group(config.name, number, group, uses_gpu, count))
+        places = _of_group(config.name, number, group, uses_gpu, count)
+        found.extend(Seat(place, group.rate_limiter) for place in places)
     return tuple(found)
 
 

@@ -5,18 +5,19 @@ This is where it is decided, once per load, which schedulers a configuration ask
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from penstock_runtime.backends.base import Backend, ModelSource
 from penstock_runtime.batch import BatchPlan
 from penstock_runtime.config import ModelConfig
 from penstock_runtime.dispatch import Dispatch
-from penstock_runtime.instance import ModelInstance
 from penstock_runtime.labels import read_labels
 from penstock_runtime.model import Model
 from penstock_runtime.observability.first_response import first_response_bounds
 from penstock_runtime.observability.statistics import ModelStatistics
-from penstock_runtime.placement import placements
+from penstock_runtime.placement import Seat, seats
+from penstock_runtime.rated_execution import RatedModel
 from penstock_runtime.response_cache import ResponseCache
 from penstock_runtime.scheduling.base import Batcher, Scheduler
 from penstock_runtime.scheduling.batch_scheduler import BatchScheduler
@@ -25,8 +26,12 @@ from penstock_runtime.scheduling.dynamic_batcher import DynamicBatcher
 from penstock_runtime.scheduling.latency_model import LatencyModel
 from penstock_runtime.scheduling.length_batcher import LengthBatcher
 from penstock_runtime.scheduling.predictor import WaitPredictor
+from penstock_runtime.scheduling.rate_limiter import claim_of
+from penstock_runtime.scheduling.rated_scheduler import RatedScheduler
+from penstock_runtime.scheduling.rates import Rates
 from penstock_runtime.scheduling.timer import Timer
 from penstock_runtime.scheduling.tuned_batcher import TunedBatcher
+from penstock_runtime.staff import Staff
 from penstock_runtime.unavailable import refuse_unavailable
 from penstock_runtime.warmup import warmup_requests
 
@@ -38,13 +43,15 @@ class Common:
     """What the models of one server share.
 
     `hold_until` makes each batcher wait once for so many requests, as Triton's tests want it;
-    `cache` is for the models that ask for one; `dispatch` is how one model calls another.
+    `cache` is for the models that ask for one; `dispatch` is how one model calls another; `rates`
+    gives instances their turn where they share resources.
     """
 
     timer: Timer = field(default_factory=Timer)
     dispatch: Dispatch = field(default_factory=Dispatch)
     hold_until: int = 0
     cache: ResponseCache | None = None
+    rates: Rates | None = None
 
 
 def start_model(source: ModelSource, backend: Backend, common: Common) -> Model:
@@ -55,19 +62,28 @@ def start_model(source: ModelSource, backend: Backend, common: Common) -> Model:
     config = source.config
     refuse_unavailable(config)
     cache = cache_of(config, common.cache)
-    homes = placements(config, uses_gpu=backend.uses_gpu)
+    places = seats(config, uses_gpu=backend.uses_gpu)
+    rates = rates_of(places, common.rates)
     warmups = warmup_requests(config, source.root)
     plan = BatchPlan(config, source.version, read_labels(config, source.root))
     loaded = backend.load(source)
+    if rates is not None and config.sequence_batching is not None:
+        # Slots decide what goes together, so that the batch is there before its turn.
+        loaded, rates = RatedModel(loaded, rates, places), None
     statistics = make_statistics(config, source.version, response_cache=cache is not None)
-    scheduler = make_scheduler(config, statistics, common, len(homes), cached=cache is not None)
-    instances = tuple(
-        ModelInstance(home, loaded, plan, scheduler, statistics, warmups) for home in homes
+    scheduler = make_scheduler(
+        config, statistics, common, len(places), cached=cache is not None, rates=rates
     )
+    staff = Staff(loaded, plan, scheduler, statistics, warmups, rates, uses_gpu=backend.uses_gpu)
     door = make_door(config, scheduler, cache, statistics, common.timer)
+    try:
+        instances = staff.hire(places)
+    except BaseException:
+        loaded.close()
+        raise
     model = Model(config, source.version, loaded, door, instances, statistics)
+    model.staff = staff
     _start_all(model)
-    statistics.set_memory(loaded.memory_bytes())
     statistics.load_seconds = time.monotonic() - started
     return model
 
@@ -79,18 +95,41 @@ def make_scheduler(
     instances: int,
     *,
     cached: bool,
+    rates: Rates | None = None,
 ) -> BatchScheduler:
-    """The scheduler that the instances of a model ask for work."""
+    """The scheduler that the instances of a model ask for work; with `rates` they need a turn."""
     predictor = LatencyModel() if _tuned(config) else WaitPredictor()
+    batcher = make_batcher(config, common.hold_until, predictor, instances)
+    # What a cache answers has its place in the order too, so then the cache keeps it.
+    ordered = _ordered(config) and not cached
+    if rates is not None:
+        return RatedScheduler(
+            batcher,
+            statistics,
+            common.timer,
+            rates,
+            instances=instances,
+            preserve_ordering=ordered,
+            predictor=predictor,
+        )
     return BatchScheduler(
-        make_batcher(config, common.hold_until, predictor, instances),
+        batcher,
         statistics,
         common.timer,
         instances=instances,
+        preserve_ordering=ordered,
         predictor=predictor,
-        # What a cache answers has its place in the order too, so then the cache keeps it.
-        preserve_ordering=_ordered(config) and not cached,
     )
+
+
+def rates_of(places: Sequence[Seat], rates: Rates | None) -> Rates | None:
+    """The rate limiter, for a model whose instances need resources; InvalidArgument if they need
+    more than there is.
+    """
+    if rates is None or not any(seat.group and seat.group.resources for seat in places):
+        return None
+    rates.check(claim_of(seat.group, seat.placement.device_id) for seat in places)
+    return rates
 
 
 def make_door(
@@ -159,11 +198,9 @@ def make_batcher(
 
 
 def _start_all(model: Model) -> None:
-    for instance in model.instances:
-        instance.start()
+    assert model.staff is not None
     try:
-        for instance in model.instances:
-            instance.wait_ready()
+        model.staff.start(model.instances)
     except Exception:
         model.stop()
         raise

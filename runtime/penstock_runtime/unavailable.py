@@ -10,15 +10,9 @@ from penstock_runtime.errors import Unsupported
 
 def refuse_unavailable(config: ModelConfig) -> None:
     """Raise Unsupported for the first thing that this version would have to ignore."""
-    rules = config.dynamic_batching
-    lengths = rules.length_batching.input if rules and rules.length_batching else ()
-    ragged = [i.name for i in config.input if i.allow_ragged_batch and i.name not in lengths]
     asked = (
         (config.sequence_batching is not None, "sequence_batching"),
         (config.ensemble_scheduling is not None, "ensemble_scheduling"),
-        (bool(config.batch_input), "batch_input"),
-        (bool(config.batch_output), "batch_output"),
-        (bool(ragged), f"allow_ragged_batch of input '{ragged[0] if ragged else ''}'"),
     )
     for wanted, field in asked:
         if wanted:

@@ -61,6 +61,8 @@ class RequestValidator:
             _has_one_shape(declared) for declared in config.input
         )
         self._plain = PlainInputs(config)
+        # The content of a shape tensor decides who shares a batch, so that no likeness tells.
+        self._content_counts = any(d.is_shape_tensor for d in config.input)
         self._reshapes = any(d.reshape is not None for d in config.input)
         # What was found of requests by their likeness, which is never None here.
         self._known: dict[object, Known] = {}
@@ -73,7 +75,7 @@ class RequestValidator:
             return self._like(known, request)
         plain = self._plain.arrays(request)
         checked = self._checked(plain) if plain is not None else self._check_carefully(request)
-        if likeness is not None:
+        if likeness is not None and not self._content_counts:
             self._remember(likeness, checked)
         return checked
 
@@ -310,7 +312,7 @@ class RequestValidator:
         parts: list[Any] = []
         for name, array in arrays.items():
             if self._inputs[name].is_shape_tensor:
-                parts.append((name, array.tobytes()))
+                parts.append((name, array.shape, array.tobytes()))
             elif name in self._ragged:
                 parts.append((name, None))
             else:
@@ -341,8 +343,9 @@ def _has_one_shape(declared: ModelInput) -> bool:
     return -1 not in declared.dims and not declared.optional and not declared.is_shape_tensor
 
 
-def _by_name(part: tuple[str, Any]) -> str:
-    return part[0]
+def _by_name(part: tuple[Any, ...]) -> str:
+    name: str = part[0]
+    return name
 
 
 def _reshaped(declared: ModelInput, dims: tuple[int, ...]) -> tuple[int, ...]:

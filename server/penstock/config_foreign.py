@@ -40,8 +40,6 @@ _IGNORED = (
     "cuda-virtual-address-size",
     "min-supported-compute-capability",
     "buffer-manager-thread-count",
-    "rate-limit",
-    "rate-limit-resource",
     "enable-peer-access",
     "repoagent-directory",
     "strict-model-config",

@@ -18,6 +18,7 @@ from penstock.limits import default_inflight_bytes
 from penstock.logs import Logs
 from penstock.metrics import metrics_options, server_metrics
 from penstock.observer import CallObserver, rpc_metrics
+from penstock.rate_config import rate_totals
 from penstock.services import Services, build_services
 from penstock.transport.addresses import listen_addresses
 from penstock.transport.base import Method, Transport
@@ -65,6 +66,7 @@ class Server:
             complete=not options.disable_auto_complete_config,
             hold_until=hold_until_hook(),
             cache=self.cache,
+            rate_totals=rate_totals(options.rate_limit, options.rate_limit_resource),
         )
         self.core = InferenceCore(self.repository)
         self._progress = progress

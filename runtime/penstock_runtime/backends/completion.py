@@ -173,13 +173,20 @@ def _check_tensor(
         return
     # With `reshape` the model sees another shape than its clients.
     dims = declared.reshape.shape if declared.reshape is not None else declared.dims
-    fits = len(dims) == len(spec.dims) and all(
-        -1 in (a, b) or a == b for a, b in zip(dims, spec.dims, strict=True)
+    fits = declared.name in _flat_tensors(config) or (
+        len(dims) == len(spec.dims)
+        and all(-1 in (a, b) or a == b for a, b in zip(dims, spec.dims, strict=True))
     )
     if declared.data_type is not spec.datatype or not fits:
         text = f"{declared.data_type.value}[{', '.join(map(str, dims))}]"
         code = f"{spec.datatype.value}[{', '.join(map(str, spec.dims))}]"
         raise _conflict(config, f"{what} '{declared.name}'", text, code)
+
+
+def _flat_tensors(config: ModelConfig) -> frozenset[str]:
+    """What the model sees flat, however many dimensions its clients see."""
+    cut = (name for one in config.batch_output for name in one.target_name)
+    return config.ragged_inputs.union(cut)
 
 
 def _labelled(

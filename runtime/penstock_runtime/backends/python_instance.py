@@ -28,7 +28,7 @@ class CallPlan:
     def __init__(self, config: ModelConfig, signature: Signature) -> None:
         self.model = config.name
         self.kind = signature.kind
-        self._batched = config.max_batch_size > 0
+        self._has_rows = config.has_rows
         self._parameters = {field.name: field.key for field in signature.inputs}
         self._same_names = all(name == key for name, key in self._parameters.items())
         self._context = signature.context_parameter
@@ -39,7 +39,7 @@ class CallPlan:
             signature.outputs,
             signature.form,
             as_array,
-            batched=self._batched,
+            batched=config.max_batch_size > 0,
         )
 
     @property
@@ -64,8 +64,8 @@ class CallPlan:
         return self._outputs.only
 
     def rows(self, inputs: Arrays) -> int | None:
-        """The rows of a batch; None when there is no batch dimension."""
-        if not self._batched:
+        """The rows of a batch; None where they do not show in every input and output."""
+        if not self._has_rows:
             return None
         return next((int(array.shape[0]) for array in inputs.values()), None)
 

@@ -57,6 +57,11 @@ def complete_module(config: ModelConfig, target: Target, backend: str) -> ModelC
 
 
 def _from_exported(config: ModelConfig, source: ModelSource, file: TorchFile) -> ModelConfig:
+    if config.ragged_inputs or config.batch_input or config.batch_output:
+        raise InvalidArgument(
+            f"model '{config.name}': a program does not know what its flat tensors are to a client;"
+            " list inputs and outputs in the configuration"
+        )
     program = open_exported(source, file.path)
     inputs, outputs = exported_inputs(source, program), exported_outputs(source, program)
     limit = _batch_limit(inputs, outputs)

@@ -32,14 +32,15 @@ class TorchPlan:
 
     def __init__(self, config: ModelConfig, parameters: Sequence[Parameter]) -> None:
         self.model = config.name
-        self.batched = config.max_batch_size > 0
+        self.has_rows = config.has_rows
         self.keys = parameter_keys(config, parameters)
         self.datatypes = {declared.name: declared.data_type for declared in config.input}
         _refuse_bytes(config)
         outputs = (*config.output, *kept_outputs(config))
         self._indices = _indices([output.name for output in config.output])
+        batched = config.max_batch_size > 0
         self.outputs = OutputPlan(
-            config.name, outputs, (), OutputForm.UNKNOWN, as_tensor, batched=self.batched
+            config.name, outputs, (), OutputForm.UNKNOWN, as_tensor, batched=batched
         )
 
     def results(
@@ -130,7 +131,7 @@ class TorchExecutable:
             for name, array in inputs.items():
                 datatype = plan.datatypes.get(name, DataType.FP32)
                 values[plan.keys[name]] = to_torch(array, datatype, self.device)
-                rows = int(array.shape[0]) if plan.batched else None
+                rows = int(array.shape[0]) if plan.has_rows else None
             return plan.results(program.call(values), rows, contexts)
 
     def warm_up(self, config: ModelConfig) -> None:
@@ -139,7 +140,8 @@ class TorchExecutable:
         A model that does not take zeros or a length of 1 is none the worse for it.
         """
         program = self.program
-        if program is None or config.model_warmup or provided_inputs(config):
+        uneven = config.max_batch_size > 0 and not config.has_rows
+        if program is None or config.model_warmup or provided_inputs(config) or uneven:
             return
         try:
             for _ in range(program.warm_calls):
@@ -148,7 +150,7 @@ class TorchExecutable:
             _log.info("model '%s' was not warmed with zeros: %s", config.name, error)
 
     def _zeros(self, config: ModelConfig) -> dict[str, torch.Tensor]:
-        first = (1,) if self._plan.batched else ()
+        first = (1,) if self._plan.has_rows else ()
         zeros = {}
         for declared in config.input:
             dims = declared.reshape.shape if declared.reshape else declared.dims

@@ -121,6 +121,7 @@ class Exchange(Generic[ModelT]):
         except BaseException:
             discard(members, old)
             raise
+        new = self._settle(name, new)
         self._show_ready(folder, members, old)
         self._retire(name, old, new, keep_entries=True)
 
@@ -161,6 +162,15 @@ class Exchange(Generic[ModelT]):
                 self._generations[name] = new
             self.routes.publish(name, new.models)
         return old
+
+    def _settle(self, name: str, new: Generation[ModelT]) -> Generation[ModelT]:
+        """Make the changes of models that went on serving final, now that they are published."""
+        members = {version: member.settled() for version, member in new.members.items()}
+        settled = Generation(members, new.home)
+        with self._lock:
+            if self._generations.get(name) is new:
+                self._generations[name] = settled
+        return settled
 
     # -- the index -------------------------------------------------------------------------------
 

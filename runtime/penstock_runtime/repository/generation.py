@@ -4,7 +4,7 @@ next set is built out of it.
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Generic
@@ -13,7 +13,13 @@ from penstock_runtime.config import ModelConfig
 from penstock_runtime.errors import Internal, InvalidArgument, PenstockError, Violation
 from penstock_runtime.repository.index import ModelFolder, Signature
 from penstock_runtime.repository.lifecycle import WHOLE_MODEL
-from penstock_runtime.repository.loader import Loader, ModelT, short_reason
+from penstock_runtime.repository.loader import (
+    Loader,
+    ModelT,
+    Prepared,
+    Regroupable,
+    short_reason,
+)
 from penstock_runtime.repository.overrides import OverrideFolder
 from penstock_runtime.repository.routes import shown
 
@@ -22,21 +28,39 @@ _log = logging.getLogger("penstock.repository")
 
 @dataclass(frozen=True, slots=True)
 class Member(Generic[ModelT]):
-    """One version that serves, and what it was made of; `config` is as it was read."""
+    """One version that serves, and what it was made of; `config` is as it was read.
+
+    With a `change` it is the model that has served, and about to become what the rest says.
+    """
 
     model: ModelT
     root: Path
     config: ModelConfig
     signature: Signature
+    change: Prepared | None = None
 
     def still_fits(self, folder: ModelFolder, config: ModelConfig) -> bool:
         """Whether loading it again would give the same, and nothing is wrong with this one."""
+        return self.config == config and self._same_files(folder)
+
+    def differs_in_groups(self, folder: ModelFolder, config: ModelConfig) -> bool:
+        """Whether loading it again would give the same, but for its instances."""
+        alike = replace(self.config, instance_group=()) == replace(config, instance_group=())
+        return alike and self._same_files(folder)
+
+    def _same_files(self, folder: ModelFolder) -> bool:
         return (
             self.root == folder.root
-            and self.config == config
             and self.signature == folder.version_signature(self.model.version)
             and self.model.healthy
         )
+
+    def settled(self) -> "Member[ModelT]":
+        """The member once it is published."""
+        if self.change is None:
+            return self
+        self.change.settle()
+        return replace(self, change=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +128,10 @@ def assemble(
             members[version] = kept
             continue
         try:
+            regrouped = kept and _regroup(loader, folder, config, kept)
+            if regrouped:
+                members[version] = regrouped
+                continue
             model = _build(loader, folder, config, version, retries)
         # A model's own code is run here, and it may well call sys.exit().
         except (Exception, SystemExit) as error:
@@ -123,9 +151,24 @@ def discard(members: Mapping[int, Member[ModelT]], old: Generation[ModelT]) -> N
         if old.members.get(version) is member:
             continue
         try:
-            member.model.stop()
+            if member.change is not None:
+                member.change.undo()
+            else:
+                member.model.stop()
         except Exception:
             _log.exception("model '%s': version %d did not stop", member.config.name, version)
+
+
+def _regroup(
+    loader: Loader[ModelT], folder: ModelFolder, config: ModelConfig, kept: Member[ModelT]
+) -> Member[ModelT] | None:
+    """The model that serves, about to have other instances; None where it takes a reload."""
+    model: object = kept.model
+    if not (isinstance(model, Regroupable) and kept.differs_in_groups(folder, config)):
+        return None
+    complete = loader.regrouped(folder, config, kept.model.config, kept.model.version)
+    change = model.regroup(complete)
+    return None if change is None else replace(kept, config=config, change=change)
 
 
 def _build(

@@ -9,10 +9,10 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from penstock_runtime.backends.base import Backend, ModelSource
-from penstock_runtime.config import ModelConfig
+from penstock_runtime.config import InstanceGroup, ModelConfig
 from penstock_runtime.config_check import check, normalise
 from penstock_runtime.config_reader import parse_json, parse_yaml
 from penstock_runtime.errors import InvalidArgument, PenstockError
@@ -56,6 +56,26 @@ class LoadableModel(Protocol):
 
     def on_stopped(self, callback: Callable[[], None]) -> None:
         """Call this at the end of `stop`."""
+
+
+class Prepared(Protocol):
+    """A change of a model that serves; it is settled once it is published, or else undone."""
+
+    def settle(self) -> None:
+        """Make it final."""
+
+    def undo(self) -> None:
+        """Let it never have been."""
+
+
+@runtime_checkable
+class Regroupable(Protocol):
+    """A model whose instances may change while it serves."""
+
+    def regroup(self, config: ModelConfig) -> Prepared | None:
+        """Prepare for a configuration that differs in instance groups only; None where it takes a
+        reload.
+        """
 
 
 class BackendFinder(Protocol):
@@ -118,13 +138,7 @@ class Loader(Generic[ModelT]):
 
     def build(self, folder: ModelFolder, config: ModelConfig, version: int) -> ModelT:
         """The version in memory, warm. Raises what prevented it."""
-        source = ModelSource(
-            config=config,
-            version=version,
-            directory=folder.directory(version),
-            root=folder.root,
-            allow_pickle=bool(self._allow_pickle & {folder.name, "*"}),
-        )
+        source = self._source(folder, config, version)
         lease = self._agents.load(source)
         if lease is None:
             return self._build(source)
@@ -144,6 +158,40 @@ class Loader(Generic[ModelT]):
         source = replace(source, config=complete)
         # Asked again: completing may have named another backend, as for a module in a model.py.
         return self._starter(source, self._backends.find(source))
+
+    def regrouped(
+        self, folder: ModelFolder, config: ModelConfig, kept: ModelConfig, version: int
+    ) -> ModelConfig:
+        """The complete configuration `kept` with the instance groups of another one as it was read.
+
+        InvalidArgument when these are not in order. Only where it has none is the model asked.
+        """
+        groups = config.instance_group
+        if not groups and self._complete:
+            groups = self._usual_groups(self._source(folder, config, version))
+        complete = normalise(replace(kept, instance_group=groups))
+        check(complete)
+        return complete
+
+    def _usual_groups(self, source: ModelSource) -> tuple[InstanceGroup, ...]:
+        """What the model itself says of its instances."""
+        lease = self._agents.load(source)
+        if lease is None:
+            return self._backends.find(source).complete(source).instance_group
+        try:
+            found = self._backends.find(lease.source)
+            return found.complete(lease.source).instance_group
+        finally:
+            lease.close()
+
+    def _source(self, folder: ModelFolder, config: ModelConfig, version: int) -> ModelSource:
+        return ModelSource(
+            config=config,
+            version=version,
+            directory=folder.directory(version),
+            root=folder.root,
+            allow_pickle=bool(self._allow_pickle & {folder.name, "*"}),
+        )
 
     def _parse(self, path: Path) -> ModelConfig:
         # Files in configs/ have names of their own and the format of the usual one.

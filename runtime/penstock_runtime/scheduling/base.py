@@ -138,6 +138,9 @@ class Batcher(Protocol):
     def rows_ahead(self, pending: Pending) -> int:
         """Rows that would be executed before a request that was not added yet (an estimate)."""
 
+    def resize(self, instances: int) -> None:
+        """So many instances take batches from now on."""
+
     def rows_per_batch(self) -> int:
         """The rows of a full batch, for predictions."""
 

@@ -71,6 +71,7 @@ class BatchScheduler:
         self._unanswered = 0
         self._all_answered = threading.Event()
         self._alarm_ns: int | None = None
+        self._ordered = preserve_ordering
         self._order = OrderKeeper() if preserve_ordering and instances > 1 else None
         self.predictor = predictor if predictor is not None else WaitPredictor()
 
@@ -184,7 +185,7 @@ class BatchScheduler:
                 members = self._batcher.take(now)
                 more = self._more() if several and members is not None else ()
                 if members is None and not dead:
-                    if self._stopped:
+                    if self._stopped or gate.dismissed:
                         return None
                     self._idle.append(gate)
                     wake_at = self._batcher.wake_at(now)
@@ -257,6 +258,37 @@ class BatchScheduler:
             self._statistics.record_failure(item.error.failure, now - item.pending.arrived_ns)
             self.answer(item.pending, partial(_fail, item.pending, item.error))
             self.answered(1)
+
+    # -- instances that come and go --------------------------------------------------------------
+
+    def may_have(self, instances: int) -> bool:
+        """Whether so many instances can do: what is in hand may be in no order to keep yet."""
+        return instances == 1 or not self._ordered or self._order is not None
+
+    def resize(self, instances: int) -> None:
+        """So many instances ask for work from now on; for predictions, and for batchers that go by
+        them.
+        """
+        with self._lock:
+            self._instances = instances
+            self._batcher.resize(instances)
+
+    def dismiss(self, gate: Gate) -> None:
+        """The instance at this gate gets nothing more to execute once it has asked."""
+        with self._lock:
+            gate.dismissed = True
+        gate.open()
+
+    def leave(self, gate: Gate) -> None:
+        """The instance at this gate is gone; another looks after what it may have been woken for,
+        or was waiting for.
+        """
+        with self._lock:
+            if gate in self._idle:
+                self._idle.remove(gate)
+            heir = self._idle.pop() if self._idle and self._batcher.stats().requests else None
+        if heir is not None:
+            heir.open()
 
     # -- life cycle ------------------------------------------------------------------------------
 

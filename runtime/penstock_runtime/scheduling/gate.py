@@ -11,14 +11,15 @@ after this one."""
 
 class Gate:
     """A binary signal for one waiting thread; lighter than a Condition, which makes a lock per
-    wait.
+    wait. One that is `dismissed` is not waited at any more.
     """
 
-    __slots__ = ("_lock",)
+    __slots__ = ("_lock", "dismissed")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._lock.acquire()
+        self.dismissed = False
 
     def open(self) -> None:
         """Let the waiting thread through, now or when it comes."""

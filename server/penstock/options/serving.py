@@ -36,6 +36,20 @@ class ServingOptions:
     strict_readiness: bool = option(
         True, "server", "Ready only when every selected model is ready (false: once up)."
     )
+    rate_limit: str = option(
+        "off",
+        "server",
+        "execution_count: an instance executes when it has the resources that its group's "
+        "rate_limiter names, with chances by priority (each of several processes for itself).",
+        choices=("off", "execution_count"),
+    )
+    rate_limit_resource: tuple[str, ...] = option(
+        (),
+        "server",
+        "How much there is of a resource, on every device or on one (else the most that any "
+        "instance needs); may be repeated.",
+        metavar="NAME:COUNT[:DEVICE]",
+    )
     stall_dump_secs: float = option(
         2.0,
         "server",

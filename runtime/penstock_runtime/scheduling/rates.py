@@ -1,0 +1,78 @@
+"""The rate limiter at work: instances ask for their turn, and wait at their gates for it.
+
+One for all models of a server, since they share resources. Lock order: a scheduler's lock is never
+held here, and nothing is called under this one; gates are opened outside.
+"""
+
+import threading
+from collections.abc import Iterable, Sequence
+
+from penstock_runtime.scheduling.gate import Gate
+from penstock_runtime.scheduling.rate_limiter import NO_TOTALS, Claim, RateLimiter, Totals
+
+
+class Rates:
+    """Hands out turns to the instances of all models. Thread-safe; nothing here waits."""
+
+    def __init__(self, totals: Totals = NO_TOTALS) -> None:
+        self._limiter: RateLimiter[Gate] = RateLimiter(totals)
+        self._lock = threading.Lock()
+
+    def check(self, claims: Iterable[Claim]) -> None:
+        """InvalidArgument for claims that cannot be met; see `RateLimiter.check`."""
+        with self._lock:
+            self._limiter.check(claims)
+
+    def enter(self, claim: Claim) -> Gate:
+        """The gate of a new instance with this claim; raises as `check`. `leave` ends it."""
+        gate = Gate()
+        with self._lock:
+            self._limiter.enter(gate, claim)
+        return gate
+
+    def acquire(self, gate: Gate) -> bool:
+        """Whether the instance has its turn now; if not, its gate is opened when it has."""
+        with self._lock:
+            if self._limiter.holds(gate):
+                return True
+            self._limiter.ask(gate)
+            granted = self._limiter.grant()
+            held = self._limiter.holds(gate)
+        _open([one for one in granted if one is not gate])
+        return held
+
+    def renew(self, gate: Gate) -> None:
+        """The turn is over and the next one asked for, in one: nobody behind comes in between."""
+        with self._lock:
+            self._limiter.give_back(gate)
+            self._limiter.ask(gate)
+            granted = self._limiter.grant()
+        _open([one for one in granted if one is not gate])
+
+    def give_back(self, gate: Gate) -> None:
+        """The turn is over, if there was one."""
+        with self._lock:
+            granted = self._limiter.grant() if self._limiter.give_back(gate) else []
+        _open(granted)
+
+    def withdraw(self, gate: Gate) -> None:
+        """The instance has nothing to execute: out of the line, and its turn was none."""
+        with self._lock:
+            self._limiter.withdraw(gate)
+            granted = self._limiter.grant()
+        _open(granted)
+
+    def leave(self, gate: Gate) -> None:
+        """The instance is gone, with all that it held; nothing for one that has gone before."""
+        with self._lock:
+            self._limiter.leave(gate)
+            granted = self._limiter.grant()
+        _open(granted)
+
+    def __repr__(self) -> str:
+        return f"<Rates {self._limiter!r}>"
+
+
+def _open(gates: Sequence[Gate]) -> None:
+    for gate in gates:
+        gate.open()
