@@ -13,6 +13,8 @@ from penstock.codec.decode import decode_request
 from penstock.codec.templates import Template
 from penstock.codec.wire import Buffer
 from penstock.restrictions import HEADER_PREFIX
+from penstock.tracer import Plan, Tracer, begin
+from penstock.transport.base import Call
 from penstock.unary_request import UnaryRequest
 from penstock_runtime.core import InferenceCore
 from penstock_runtime.errors import Cancelled, InvalidArgument, Unsupported
@@ -36,6 +38,18 @@ class Admission:
     def __init__(self, core: InferenceCore, header_pattern: str = "") -> None:
         self._core = core
         self._forward = _compile(header_pattern)
+        self._tracer: Tracer | None = None
+        self.recognise = self._recognise
+        """Makes a request that differs from one before in id and data only ready for its model.
+
+        None if it has to be admitted the careful way. Raises what refuses it.
+        """
+
+    def trace(self, tracer: Tracer | None) -> None:
+        """From now on ask this of every request whether to trace it; None: nobody is asked."""
+        self._tracer = tracer
+        # The quick way is another one then: who does not trace pays for no question.
+        self.recognise = self._recognise if tracer is None else self._recognise_untraced
 
     def headers(self, metadata: Mapping[str, str]) -> Mapping[str, str]:
         """The part of a call's metadata that is forwarded to models."""
@@ -65,11 +79,14 @@ class Admission:
         unary: bool = False,
         tell: Callable[[bool], None] | None = None,
         permit: Permit = ANYONE,
+        call: Call | None = None,
+        verdict: Plan | bool = True,
     ) -> bool:
         """Decode and queue one request; whether its model is decoupled. Raises what refuses it.
 
         `tell` is told whether it is before the model can answer; `permit` is what the caller may
-        do.
+        do. `call` is what the request came with; without it the request is not traced. `verdict` is
+        how it is traced if that has been asked before (False: not at all).
         """
         request = decode_request(data, time.monotonic_ns(), deadline_ns, headers, headers)
         holder.request = request
@@ -83,14 +100,25 @@ class Admission:
             raise Unsupported(_DECOUPLED)
         if stream.cancelled:
             raise Cancelled("the request was cancelled")
+        if self._tracer is not None and call is not None:
+            request = holder.request = _traced(request, self._tracer, call, verdict)
         self._core.infer(request, stream, model)
         return decoupled
 
-    def recognise(self, request: UnaryRequest, template: Template, identity: str) -> Model | None:
-        """Make a request that differs from one before in id and data only ready for its model.
+    def _recognise_untraced(
+        self, request: UnaryRequest, template: Template, identity: str
+    ) -> Model | None:
+        """The same for a server that traces: what is traced goes the careful way."""
+        tracer = self._tracer
+        if tracer is not None:
+            plan = tracer.sample(template.envelope.model_name, request.call.metadata)
+            if plan is not None:
+                request.verdict = plan
+                return None
+            request.verdict = False
+        return self._recognise(request, template, identity)
 
-        None if it has to be admitted the careful way. Raises what refuses it.
-        """
+    def _recognise(self, request: UnaryRequest, template: Template, identity: str) -> Model | None:
         kind = template.envelope
         model = self._core.model(kind.model_name, kind.model_version)
         known = model.recall(template)
@@ -108,10 +136,26 @@ class LimitedAdmission(Admission):
         forwarded = super().headers(metadata)
         return {name: value for name, value in forwarded.items() if name != "authorization"}
 
-    def recognise(self, request: UnaryRequest, template: Template, identity: str) -> Model | None:
-        """As without callers, for a caller who may use the model."""
+    def _recognise(self, request: UnaryRequest, template: Template, identity: str) -> Model | None:
         permit_of(request.call).check(template.envelope.model_name)
-        return super().recognise(request, template, identity)
+        return super()._recognise(request, template, identity)
+
+    def _recognise_untraced(
+        self, request: UnaryRequest, template: Template, identity: str
+    ) -> Model | None:
+        # Before anything is counted: who is refused is not traced.
+        permit_of(request.call).check(template.envelope.model_name)
+        return super()._recognise_untraced(request, template, identity)
+
+
+def _traced(
+    request: InferRequest, tracer: Tracer, call: Call, verdict: Plan | bool
+) -> InferRequest:
+    """The request with its trace, if it is to have one."""
+    plan = verdict
+    if plan is True:
+        plan = tracer.sample(request.model_name, call.metadata) or False
+    return request if isinstance(plan, bool) else request._replace(trace=begin(plan, request, call))
 
 
 def _compile(pattern: str) -> "re.Pattern[str] | None":

@@ -18,6 +18,7 @@ from penstock.codec.heavy import CONTENTS_LIMIT, is_heavy
 from penstock.codec.templates import kinds_of_length
 from penstock.doorkeeper import Check
 from penstock.interceptors import Observer
+from penstock.load_report import ASKED
 from penstock.rpc import Rpc
 from penstock.status import translate
 from penstock.timing import with_timing
@@ -136,9 +137,16 @@ class QuickInfer:
     def _admit(self, request: UnaryRequest, data: Buffer) -> None:
         call, admission = request.call, self._shop.admission
         headers = admission.headers(call.metadata) if admission.forwards else NO_HEADERS
-        permit = permit_of(call)
         admission.admit(
-            data, request, request, call.deadline_ns, headers, unary=True, permit=permit
+            data,
+            request,
+            request,
+            call.deadline_ns,
+            headers,
+            unary=True,
+            permit=permit_of(call),
+            call=call,
+            verdict=request.verdict,
         )
 
     # -- answering -------------------------------------------------------------------------------
@@ -149,6 +157,8 @@ class QuickInfer:
         call.response = response
         typed = metadata_flag(call.metadata, TYPED_METADATA)
         try:
+            if ASKED in call.metadata:
+                self._shop.load.attach(call, response)
             if asked is not None and asked.parameters:
                 typed = wants_typed(asked, typed)
                 if asked.parameters.get(TIMING_PARAMETER):
