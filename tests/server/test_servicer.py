@@ -258,7 +258,6 @@ async def test_the_index_lists_models_with_their_states() -> None:
         "CudaSharedMemoryStatus",
         "CudaSharedMemoryRegister",
         "CudaSharedMemoryUnregister",
-        "TraceSetting",
         "LogSettings",
     ],
 )
