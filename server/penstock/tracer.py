@@ -19,7 +19,12 @@ from penstock.version import __version__
 from penstock_runtime.errors import FailedPrecondition, InvalidArgument
 from penstock_runtime.observability.access_log import peer_host
 from penstock_runtime.observability.metrics import Family, Sample
-from penstock_runtime.observability.span_context import caller_context, new_root
+from penstock_runtime.observability.span_context import (
+    TRACEPARENT,
+    UNSAMPLED,
+    caller_context,
+    new_root,
+)
 from penstock_runtime.observability.trace_file import TraceFile
 from penstock_runtime.observability.trace_writer import TraceWriter
 from penstock_runtime.observability.tracing import Attribute, Level, Origin, Sampler, Trace
@@ -44,7 +49,10 @@ class Plan:
         """
         if not self.active:
             return False
-        if self.origin.spans:
+        if self.origin.spans and (parent := metadata.get(TRACEPARENT)) is not None:
+            # Mostly so, and then nothing else matters.
+            if parent.endswith(UNSAMPLED):
+                return False
             caller = caller_context(metadata)
             if caller is not None:
                 return caller.sampled and self.sampler.claim()
@@ -118,9 +126,10 @@ class Tracer:
             self._settings, self._plan, self._plans = settings, plan, plans
             for callback in self._listeners:
                 callback()
-        for writer in self._writers.values():
-            if not writer.flush(FLUSH_S):
-                _log.warning("traces could not be written within %g s", FLUSH_S)
+        # A collector is not waited for: spans say themselves what they are.
+        writer = self._writers.get(TRITON)
+        if writer is not None and not writer.flush(FLUSH_S):
+            _log.warning("traces could not be written within %g s", FLUSH_S)
 
     def _renew(self, model: str, settings: TraceSettings, renewed: bool) -> Plan:
         """The plan under new settings; the old one where they say nothing new of it."""

@@ -9,9 +9,13 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 TRACEPARENT, TRACESTATE = "traceparent", "tracestate"
+UNSAMPLED = "-00"
+"""How the `traceparent` of a caller ends that does not trace."""
 LONGEST_STATE = 512
 
 _SAMPLED = 1
+# Members of `key=value`, printable, with commas between them.
+_STATE = re.compile(r"[a-z0-9][a-z0-9_*/@-]*=[!-+\--<>-~]+(,[a-z0-9][a-z0-9_*/@-]*=[!-+\--<>-~]+)*")
 _PARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 
 
@@ -61,5 +65,6 @@ def caller_context(metadata: Mapping[str, str]) -> SpanContext | None:
     if not int(trace_id, 16) or not int(span_id, 16):
         return None
     state = metadata.get(TRACESTATE, "")
-    state = state if len(state) <= LONGEST_STATE else ""
-    return SpanContext(trace_id, span_id, bool(int(flags, 16) & _SAMPLED), state)
+    kept = len(state) <= LONGEST_STATE and _STATE.fullmatch(state)
+    sampled = bool(int(flags, 16) & _SAMPLED)
+    return SpanContext(trace_id, span_id, sampled, state if kept else "")

@@ -62,10 +62,11 @@ class SpanSink:
         version: str = "",
     ) -> None:
         self._exporter = exporter
-        self._resource = resource
+        self.resource = resource
         self._codes = codes
         self._scope = InstrumentationScope(SCOPE, version or None)
         self._told: dict[str, None] = {}
+        self._abandoned = False
 
     def write(self, traces: Sequence[Trace]) -> None:
         """Export the spans of these; raises if the collector does not take them."""
@@ -78,6 +79,12 @@ class SpanSink:
 
     def close(self) -> None:
         """Let the connection go."""
+        if not self._abandoned:
+            self._exporter.shutdown()
+
+    def abandon(self) -> None:
+        """Try no longer to reach a collector that does not answer."""
+        self._abandoned = True
         self._exporter.shutdown()
 
     # -- spans -----------------------------------------------------------------------------------
@@ -194,7 +201,7 @@ class SpanSink:
             name,
             context=_context(own),
             parent=_context(parent, remote) if parent is not None else None,
-            resource=self._resource,
+            resource=self.resource,
             attributes=attributes,
             events=events,
             links=[Link(_context(link)) for link in links],

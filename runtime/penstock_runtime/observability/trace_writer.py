@@ -19,7 +19,7 @@ _TELL_NS = 60_000_000_000
 
 
 class Sink(Protocol):
-    """Where traces are kept. Called by one thread only."""
+    """Where traces are kept. Called by one thread only, but for `abandon`."""
 
     def write(self, traces: Sequence[Trace]) -> None:
         """Keep these; raises if they are lost."""
@@ -29,6 +29,9 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """Nothing more will come."""
+
+    def abandon(self) -> None:
+        """Nobody waits any more for what is being kept; from any thread."""
 
 
 class TraceWriter:
@@ -90,7 +93,10 @@ class TraceWriter:
             self._closing = True
             self._changed.notify_all()
         self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        if not self._thread.is_alive():
+            return True
+        self._sink.abandon()
+        return False
 
     # -- its own thread --------------------------------------------------------------------------
 
