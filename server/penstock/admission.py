@@ -38,18 +38,8 @@ class Admission:
     def __init__(self, core: InferenceCore, header_pattern: str = "") -> None:
         self._core = core
         self._forward = _compile(header_pattern)
-        self._tracer: Tracer | None = None
-        self.recognise = self._recognise
-        """Makes a request that differs from one before in id and data only ready for its model.
-
-        None if it has to be admitted the careful way. Raises what refuses it.
-        """
-
-    def trace(self, tracer: Tracer | None) -> None:
-        """From now on ask this of every request whether to trace it; None: nobody is asked."""
-        self._tracer = tracer
-        # The quick way is another one then: who does not trace pays for no question.
-        self.recognise = self._recognise if tracer is None else self._recognise_untraced
+        self.tracer: Tracer | None = None
+        """Asked of every request whether to trace it; None: nobody is asked."""
 
     def headers(self, metadata: Mapping[str, str]) -> Mapping[str, str]:
         """The part of a call's metadata that is forwarded to models."""
@@ -100,25 +90,16 @@ class Admission:
             raise Unsupported(_DECOUPLED)
         if stream.cancelled:
             raise Cancelled("the request was cancelled")
-        if self._tracer is not None and call is not None:
-            request = holder.request = _traced(request, self._tracer, call, verdict)
+        if self.tracer is not None and call is not None:
+            request = holder.request = _traced(request, self.tracer, call, verdict)
         self._core.infer(request, stream, model)
         return decoupled
 
-    def _recognise_untraced(
-        self, request: UnaryRequest, template: Template, identity: str
-    ) -> Model | None:
-        """The same for a server that traces: what is traced goes the careful way."""
-        tracer = self._tracer
-        if tracer is not None:
-            plan = tracer.sample(template.envelope.model_name, request.call.metadata)
-            if plan is not None:
-                request.verdict = plan
-                return None
-            request.verdict = False
-        return self._recognise(request, template, identity)
+    def recognise(self, request: UnaryRequest, template: Template, identity: str) -> Model | None:
+        """Make a request that differs from one before in id and data only ready for its model.
 
-    def _recognise(self, request: UnaryRequest, template: Template, identity: str) -> Model | None:
+        None if it has to be admitted the careful way. Raises what refuses it.
+        """
         kind = template.envelope
         model = self._core.model(kind.model_name, kind.model_version)
         known = model.recall(template)
@@ -136,16 +117,10 @@ class LimitedAdmission(Admission):
         forwarded = super().headers(metadata)
         return {name: value for name, value in forwarded.items() if name != "authorization"}
 
-    def _recognise(self, request: UnaryRequest, template: Template, identity: str) -> Model | None:
+    def recognise(self, request: UnaryRequest, template: Template, identity: str) -> Model | None:
+        """As without callers, for a caller who may use the model."""
         permit_of(request.call).check(template.envelope.model_name)
-        return super()._recognise(request, template, identity)
-
-    def _recognise_untraced(
-        self, request: UnaryRequest, template: Template, identity: str
-    ) -> Model | None:
-        # Before anything is counted: who is refused is not traced.
-        permit_of(request.call).check(template.envelope.model_name)
-        return super()._recognise_untraced(request, template, identity)
+        return super().recognise(request, template, identity)
 
 
 def _traced(
@@ -154,7 +129,7 @@ def _traced(
     """The request with its trace, if it is to have one."""
     plan = verdict
     if plan is True:
-        plan = tracer.sample(request.model_name, call.metadata) or False
+        plan = tracer.sample(request.model_name, call) or False
     return request if isinstance(plan, bool) else request._replace(trace=begin(plan, request, call))
 
 

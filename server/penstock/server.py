@@ -69,11 +69,11 @@ class Server:
             cache=self.cache,
         )
         self.core = InferenceCore(self.repository)
-        self.tracer = open_tracer(options)
         self._progress = progress
         access = logs.access if logs is not None else AccessLog()
         counts = rpc_metrics() if options.rpc_metrics else None
         self.authority = read_authority(options.auth_config)
+        self.tracer = open_tracer(options)
         observer = CallObserver(counts, access)
         self.services: Services = build_services(
             self.core,

@@ -141,7 +141,7 @@ def _quick(
 
 def _trace(admission: Admission, tracer: Tracer) -> None:
     """Have requests ask the tracer, if it could choose any."""
-    admission.trace(tracer if tracer.active else None)
+    admission.tracer = tracer if tracer.active else None
 
 
 def _one(name: str, text: str, value: float) -> Family:

@@ -5,7 +5,7 @@ all, and changed while the server runs.
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -31,6 +31,7 @@ from penstock_runtime.observability.tracing import Attribute, Level, Origin, Sam
 from penstock_runtime.request import InferRequest
 
 FLUSH_S = 5.0
+NO_METADATA: Mapping[str, str] = {}
 _log = logging.getLogger("penstock.trace")
 
 
@@ -43,20 +44,31 @@ class Plan:
     origin: Origin
     active: bool
 
-    def chooses(self, metadata: Mapping[str, str]) -> bool:
-        """Whether to trace the next request. A caller who has decided is followed, where traces
-        leave the process.
-        """
-        if not self.active:
-            return False
-        if self.origin.spans and (parent := metadata.get(TRACEPARENT)) is not None:
+    def choose(self, calls: Sequence[Call]) -> Sequence[int]:
+        """Which of these calls' requests to trace, counted from 0; mostly none."""
+        if not self.active or not calls:
+            return ()
+        if self.origin.spans:
+            followed = [i for i, call in enumerate(calls) if TRACEPARENT in call.metadata]
+            if followed:
+                return self._follow(calls, frozenset(followed))
+        return self.sampler.choose(len(calls))
+
+    def _follow(self, calls: Sequence[Call], followed: frozenset[int]) -> Sequence[int]:
+        """The same where callers have decided: followed, if what they write is readable."""
+        chosen, undecided = [], []
+        for index, call in enumerate(calls):
+            metadata = call.metadata if index in followed else NO_METADATA
             # Mostly so, and then nothing else matters.
-            if parent.endswith(UNSAMPLED):
-                return False
+            if metadata.get(TRACEPARENT, "").endswith(UNSAMPLED):
+                continue
             caller = caller_context(metadata)
-            if caller is not None:
-                return caller.sampled and self.sampler.claim()
-        return self.sampler.take()
+            if caller is None:
+                undecided.append(index)
+            elif caller.sampled and self.sampler.claim():
+                chosen.append(index)
+        chosen += [undecided[index] for index in self.sampler.choose(len(undecided))]
+        return chosen
 
 
 class Tracer:
@@ -82,10 +94,15 @@ class Tracer:
         """Whether any request could be traced."""
         return self._plan.active or any(plan.active for plan in self._plans.values())
 
-    def sample(self, model: str, metadata: Mapping[str, str]) -> Plan | None:
+    def sample(self, model: str, call: Call) -> Plan | None:
         """The plan by which the next request to this model is traced; None: it is not."""
         plan = self._plans.get(model, self._plan)
-        return plan if plan.chooses(metadata) else None
+        return plan if plan.choose((call,)) else None
+
+    def choose(self, model: str, calls: Sequence[Call]) -> Mapping[int, Plan]:
+        """The same for the next requests, one of each call, at less cost: those that are traced."""
+        plan = self._plans.get(model, self._plan)
+        return dict.fromkeys(plan.choose(calls), plan)
 
     # -- settings --------------------------------------------------------------------------------
 

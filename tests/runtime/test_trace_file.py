@@ -109,6 +109,34 @@ def test_the_file_is_an_array_after_every_write(tmp_path: Path, batches: list[li
     file.close()
 
 
+def test_a_write_that_failed_half_way_leaves_nothing_behind(tmp_path: Path) -> None:
+    """The disk was full, and then it was not."""
+    collected = Collected()
+    file = JsonArrayFile(tmp_path / "t")
+    file.append([collected.ended()])
+    raw = file._file
+
+    class Full:
+        """Takes a long text, and then no more."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(raw, name)
+
+        def write(self, data: memoryview) -> int:
+            raw.write(data)
+            raise OSError(28, "No space left on device")
+
+    file._file = Full()  # type: ignore[assignment]
+    with pytest.raises(OSError, match="No space"):
+        file.append([collected.ended("long" * 100)])
+    file._file = raw
+
+    file.append([collected.ended("n")])
+    file.close()
+
+    assert [said["model_name"] for said in read(tmp_path / "t")] == ["m", "n"]
+
+
 def test_a_log_frequency_makes_a_file_of_every_so_many(tmp_path: Path) -> None:
     """PATH.0, PATH.1 and so on; the last has what is left, and PATH itself is not there."""
     collected = Collected(log_frequency=2)

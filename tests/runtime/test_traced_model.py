@@ -322,6 +322,35 @@ def test_an_answer_from_the_cache_is_no_execution() -> None:
     model.stop()
 
 
+def test_a_model_sees_the_trace_of_its_request() -> None:
+    """It can tell others of the span that it works for."""
+    seen: list[str | None] = []
+
+    class Looking(FakeLoaded):
+        def executable(self, placement: Placement) -> Any:
+            inner = super().executable(placement)
+
+            class Executable:
+                def execute(self, inputs: Any, contexts: Any) -> Any:
+                    seen.extend(context.trace and context.trace.carrier for context in contexts)
+                    return inner.execute(inputs, contexts)
+
+                def close(self) -> None:
+                    inner.close()
+
+            return Executable()
+
+    served = Served(Looking(lambda x: x), collected=Collected(spans=True))
+
+    for traced in (True, False):
+        served.ask(traced=traced).collect()
+
+    context = served.collected.traces[0].context
+    assert context is not None
+    assert seen == [context.carrier, None]
+    served.stop()
+
+
 def test_a_child_is_traced_where_its_model_is_found() -> None:
     """Whoever makes a request of another gives it a child's trace, and need not end it."""
     served = Served(FakeLoaded(lambda x: x))

@@ -41,6 +41,23 @@ def test_of_each_so_many_requests_the_last_is_traced_until_the_count_is_spent(
     assert sampler.left == (-1 if limit < 0 else limit - len(expected))
 
 
+@given(st.integers(1, 20), st.integers(-1, 20), st.lists(st.integers(0, 60), max_size=10))
+def test_many_requests_are_chosen_from_as_one_by_one(
+    rate: int, limit: int, turns: list[int]
+) -> None:
+    """However they are gathered."""
+    one, many = Sampler(rate, limit), Sampler(rate, limit)
+
+    alone = [one.take() for _ in range(sum(turns))]
+    together: list[bool] = []
+    for number in turns:
+        chosen = many.choose(number)
+        together += [index in chosen for index in range(number)]
+
+    assert together == alone
+    assert one.left == many.left
+
+
 def test_threads_that_ask_at_once_get_no_more_than_there_is() -> None:
     """One in ten, and seven at most, however many ask."""
     sampler, barrier = Sampler(10, 7), threading.Barrier(4)

@@ -12,7 +12,7 @@ from tests.fakes_server import FakeCall, FakeShelf, echo_model
 from penstock.admission import Admission
 from penstock.config import ServerOptions
 from penstock.observer import trace_id_of
-from penstock.services import Services, build_services
+from penstock.services import Services, _trace, build_services
 from penstock.trace_config import TraceConfig
 from penstock.trace_settings import TraceValues
 from penstock.tracer import Tracer, begin, open_tracer
@@ -61,7 +61,8 @@ def tracer_of(writers: dict[str, TraceWriter], values: TraceValues) -> Tracer:
 def chosen(
     tracer: Tracer, number: int, model: str = "m", metadata: Mapping[str, str] = NONE
 ) -> int:
-    return sum(tracer.sample(model, metadata) is not None for _ in range(number))
+    call = FakeCall(metadata=metadata)
+    return sum(tracer.sample(model, call) is not None for _ in range(number))
 
 
 @given(st.integers(1, 9), st.integers(-1, 9), st.integers(0, 40), st.integers(0, 40))
@@ -137,7 +138,7 @@ def test_a_trace_says_where_its_request_came_from(writers: dict[str, TraceWriter
     """The caller's span is its parent; times are those of the request's arrival."""
     tracer = tracer_of(writers, TraceValues(ON, 1, mode="opentelemetry"))
     call = FakeCall(metadata={"traceparent": f"{CALLER}-01", "tracestate": "a=b"})
-    plan = tracer.sample("m", call.metadata)
+    plan = tracer.sample("m", call)
     assert plan is not None
 
     trace = begin(plan, InferRequest("m", (), "3", "r1", received_ns=5), call)
@@ -158,7 +159,7 @@ def test_a_trace_says_where_its_request_came_from(writers: dict[str, TraceWriter
 def test_the_access_log_names_the_trace(writers: dict[str, TraceWriter]) -> None:
     """Ours where there is one, else the caller's, else none."""
     tracer = tracer_of(writers, TraceValues(ON, 1, mode="opentelemetry"))
-    plan = tracer.sample("m", NONE)
+    plan = tracer.sample("m", FakeCall())
     assert plan is not None
     request = InferRequest("m", ())
     trace = begin(plan, request, FakeCall())
@@ -170,22 +171,49 @@ def test_the_access_log_names_the_trace(writers: dict[str, TraceWriter]) -> None
     assert trace_id_of(None, FakeCall()) == ""
 
 
+@given(
+    st.lists(st.lists(st.sampled_from(["", "-00", "-01", "odd"]), max_size=6), max_size=8),
+    st.integers(1, 5),
+    st.integers(-1, 6),
+)
+def test_requests_that_come_together_are_chosen_as_one_by_one(
+    turns: list[list[str]], rate: int, limit: int
+) -> None:
+    """Whatever their callers say; none that is chosen alone is forgotten in company."""
+    writer = TraceWriter(Nowhere())
+    values = TraceValues(ON, rate, limit, mode="opentelemetry")
+    one, many = (Tracer(TraceConfig(values), {"opentelemetry": writer}) for _ in range(2))
+    calls = [
+        [FakeCall(metadata={"traceparent": CALLER + end} if end else {}) for end in turn]
+        for turn in turns
+    ]
+
+    together = [sorted(many.choose("m", turn)) for turn in calls]
+    alone = [[i for i, call in enumerate(turn) if one.sample("m", call)] for turn in calls]
+
+    # Of one turn those who decided are counted first.
+    if limit < 0:
+        assert together == alone
+    assert sum(map(len, together)) == sum(map(len, alone))
+    assert one.texts() == many.texts()
+    writer.close(10)
+
+
 def test_nobody_is_asked_while_nothing_is_traced(writers: dict[str, TraceWriter]) -> None:
-    """The quick way of a server that does not trace is the one without the question."""
-    admission = Admission(InferenceCore(FakeShelf()))
+    """A server that does not trace has nobody to ask."""
     tracer = tracer_of(writers, TraceValues())
-    ways = []
-    plain = admission.recognise
+    admission = Admission(InferenceCore(FakeShelf()))
+    asked = []
 
     def follow() -> None:
-        admission.trace(tracer if tracer.active else None)
-        ways.append(admission.recognise == plain)
+        _trace(admission, tracer)
+        asked.append(admission.tracer)
 
     tracer.listen(follow)
     tracer.change({"trace_level": ("TIMESTAMPS",)})
     tracer.change({"trace_level": ("OFF",)})
 
-    assert ways == [True, False, True]
+    assert asked == [None, tracer, None]
 
 
 def test_a_level_without_a_place_for_traces_traces_nothing_and_says_so(
@@ -228,11 +256,11 @@ def test_written_and_lost_traces_are_counted_by_mode(tmp_path: Path) -> None:
     writer = TraceWriter(TraceFile(tmp_path / "t"))
     tracer = Tracer(TraceConfig(TraceValues(ON, 1), str(tmp_path / "t")), {"triton": writer})
     for _ in range(2):
-        plan = tracer.sample("m", NONE)
+        plan = tracer.sample("m", FakeCall())
         assert plan is not None
         begin(plan, InferRequest("m", ()), FakeCall()).finish(1)
     tracer.close(10)
-    plan = tracer.sample("m", NONE)
+    plan = tracer.sample("m", FakeCall())
     assert plan is not None
     begin(plan, InferRequest("m", ()), FakeCall()).finish(1)
 

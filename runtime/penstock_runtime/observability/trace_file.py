@@ -6,8 +6,9 @@ Each trace is an object with its id, its model and its timestamps; each of its t
 
 import json
 from collections.abc import Iterator, Sequence
+from io import RawIOBase
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from penstock_runtime.observability.trace_tensors import TracedTensor, text_of
 from penstock_runtime.observability.tracing import Level, Trace
@@ -53,7 +54,8 @@ class JsonArrayFile:
     """A file that holds one JSON array, whole after every `append`. Begins anew when opened."""
 
     def __init__(self, path: Path) -> None:
-        self._file: BinaryIO = path.open("wb")
+        # Without a buffer, which would try again later what could not be written.
+        self._file: RawIOBase = path.open("wb", buffering=0)
         self._end = 0
         self.traces = 0
 
@@ -64,8 +66,11 @@ class JsonArrayFile:
         data = (head + ",\n".join(lines)).encode(errors="backslashreplace")
         # In one piece: a reader never sees an array without an end for long.
         self._file.seek(self._end)
-        self._file.write(data + _END)
-        self._file.flush()
+        rest = memoryview(data + _END)
+        while rest:
+            rest = rest[self._file.write(rest) :]
+        # What is left of a write that failed half-way may be longer.
+        self._file.truncate()
         self._end += len(data)
         self.traces += len(traces)
 

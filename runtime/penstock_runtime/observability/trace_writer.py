@@ -48,7 +48,7 @@ class TraceWriter:
         most: int = MOST_TRACES,
         most_bytes: int = MOST_BYTES,
         batch: int = 512,
-        linger_s: float = 0.05,
+        linger_s: float = 0.5,
     ) -> None:
         self._sink = sink
         self._most, self._most_bytes = most, most_bytes

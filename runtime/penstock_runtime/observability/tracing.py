@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Flag
-from itertools import count
 from typing import NamedTuple
 
 from penstock_runtime.errors import Status
@@ -37,17 +36,16 @@ class Level(Flag):
 
 
 class Sampler:
-    """Chooses one of `rate` requests, until it has chosen `limit` of them (-1: for ever).
-
-    Thread-safe; a request that is not chosen costs a count.
+    """Chooses one of `rate` requests, of the first so many the last as Triton does, until it has
+    chosen `limit` of them (-1: for ever). Thread-safe.
     """
 
-    __slots__ = ("_left", "_lock", "_numbers", "rate")
+    __slots__ = ("_left", "_lock", "_passed", "rate")
 
     def __init__(self, rate: int, limit: int = -1) -> None:
         self.rate = rate
         self._left = limit
-        self._numbers = count(1)
+        self._passed = 0
         self._lock = threading.Lock()
 
     @property
@@ -56,18 +54,31 @@ class Sampler:
         return self._left
 
     def take(self) -> bool:
-        """Whether to trace the next request: of the first `rate` the last, as Triton does."""
-        return next(self._numbers) % self.rate == 0 and self.claim()
+        """Whether to trace the next request."""
+        return bool(self.choose(1))
+
+    def choose(self, number: int) -> Sequence[int]:
+        """Which of the next so many requests to trace, counted from 0; mostly none."""
+        with self._lock:
+            first = self.rate - 1 - self._passed
+            if number <= first:
+                self._passed += number
+                return ()
+            self._passed = (self._passed + number) % self.rate
+            return self._within(range(first, number, self.rate))
 
     def claim(self) -> bool:
         """Whether a request may be traced that somebody else has chosen."""
-        if self._left < 0:
-            return True
         with self._lock:
-            if not self._left:
-                return False
-            self._left -= 1
-            return True
+            return bool(self._within(range(1)))
+
+    def _within(self, chosen: range) -> range:
+        """As many of these as are left; under the lock."""
+        if self._left < 0:
+            return chosen
+        kept = chosen[: self._left]
+        self._left -= len(kept)
+        return kept
 
     def __repr__(self) -> str:
         return f"Sampler(1 of {self.rate}, {self._left} left)"
