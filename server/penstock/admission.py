@@ -91,7 +91,9 @@ class Admission:
         if stream.cancelled:
             raise Cancelled("the request was cancelled")
         if self.tracer is not None and call is not None:
-            request = holder.request = _traced(request, self.tracer, call, verdict)
+            request = holder.request = _traced(
+                request, model.config.name, self.tracer, call, verdict
+            )
         self._core.infer(request, stream, model)
         return decoupled
 
@@ -124,12 +126,12 @@ class LimitedAdmission(Admission):
 
 
 def _traced(
-    request: InferRequest, tracer: Tracer, call: Call, verdict: Plan | bool
+    request: InferRequest, model: str, tracer: Tracer, call: Call, verdict: Plan | bool
 ) -> InferRequest:
     """The request with its trace, if it is to have one."""
     plan = verdict
     if plan is True:
-        plan = tracer.sample(request.model_name, call) or False
+        plan = tracer.sample(model, call) or False
     return request if isinstance(plan, bool) else request._replace(trace=begin(plan, request, call))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 import tritonclient.grpc as triton
 from tests.e2e.running import MODELS, Running, ServerThread, options
 from tests.otlp_collector import Collector
+from tests.server.served_processes import MODEL, TWO, Connection
+from tests.server_process import server_process, write_model
 from tests.transports import TRANSPORTS
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
@@ -206,6 +209,27 @@ def test_requests_of_a_stream_are_traced_with_their_responses(
     names = [stamp["name"] for stamp in said["timestamps"]]
     assert names.count("INFER_RESPONSE_COMPLETE") == 3
     assert names.count("COMPUTE_START") == 1
+
+
+def test_each_process_writes_a_file_of_its_own_until_it_ends(tmp_path: Path) -> None:
+    """SIGTERM loses none of what was answered, whoever answered it."""
+    models = tmp_path / "models"
+    write_model(models, "pid", MODEL)
+    file = tmp_path / "trace.json"
+    flags = ("level=TIMESTAMPS", "rate=1", f"triton,file={file}")
+    with server_process(models, TWO, *(f"--trace-config={flag}" for flag in flags)) as server:
+        address = server.address()
+        server.wait_for("ready: all")
+        answered = Counter[int]()
+        while len(answered) < 2:
+            with Connection(address) as connection:
+                answered[connection.call()] += 1
+        server.process.terminate()
+        assert server.exit_code() == 0
+
+    written = [traced(file.with_name(f"trace.json.process{number}")) for number in range(2)]
+    assert sorted(map(len, written)) == sorted(answered.values())
+    assert not file.exists()
 
 
 # -- load reports --------------------------------------------------------------------------------
