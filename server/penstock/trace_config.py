@@ -11,7 +11,7 @@ from typing import Any
 
 from penstock.trace_settings import MODES, OPENTELEMETRY, TRITON, TraceValues, read_setting
 from penstock_runtime.errors import InvalidArgument
-from penstock_runtime.observability.tracing import Level
+from penstock_runtime.observability.trace_level import Level
 
 _SETTINGS = {"level": "trace_level", "rate": "trace_rate", "count": "trace_count"}
 _SETTINGS["mode"] = "trace_mode"

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from penstock_runtime.errors import InvalidArgument, ResourceExhausted, Unsupported, Violation
-from penstock_runtime.observability.tracing import Level
+from penstock_runtime.observability.trace_level import Level
 
 TRACE_FILE_FIXED = "trace file location can not be updated through network protocol"
 TRITON, OPENTELEMETRY = "triton", "opentelemetry"

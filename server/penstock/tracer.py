@@ -26,8 +26,9 @@ from penstock_runtime.observability.span_context import (
     new_root,
 )
 from penstock_runtime.observability.trace_file import TraceFile
+from penstock_runtime.observability.trace_level import Level
 from penstock_runtime.observability.trace_writer import TraceWriter
-from penstock_runtime.observability.tracing import Attribute, Level, Origin, Sampler, Trace
+from penstock_runtime.observability.tracing import Attribute, Origin, Sampler, Trace
 from penstock_runtime.request import InferRequest
 
 FLUSH_S = 5.0

@@ -14,9 +14,10 @@ from tests.runtime.traces import Collected
 
 from penstock_runtime.datatype import DataType
 from penstock_runtime.observability.trace_file import MOST_GROUPS, JsonArrayFile, TraceFile
+from penstock_runtime.observability.trace_level import Level
 from penstock_runtime.observability.trace_tensors import BACKEND_OUTPUT, QUEUE_INPUT
 from penstock_runtime.observability.trace_writer import TraceWriter
-from penstock_runtime.observability.tracing import Execution, Level, Trace
+from penstock_runtime.observability.tracing import Execution, Trace
 from penstock_runtime.tensor import Tensor
 
 

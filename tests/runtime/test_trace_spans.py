@@ -14,10 +14,11 @@ from tests.runtime.traces import WALL, Collected
 from penstock_runtime.datatype import DataType
 from penstock_runtime.errors import Internal, Status
 from penstock_runtime.observability.span_context import SpanContext
+from penstock_runtime.observability.trace_level import Level
 from penstock_runtime.observability.trace_spans import SpanSink, open_sink
 from penstock_runtime.observability.trace_tensors import QUEUE_INPUT
 from penstock_runtime.observability.trace_writer import TraceWriter
-from penstock_runtime.observability.tracing import Execution, Level, Trace, batch_context
+from penstock_runtime.observability.tracing import Execution, Trace, batch_context
 from penstock_runtime.tensor import Tensor
 
 CODES = {Status.INTERNAL: 13, Status.INVALID_ARGUMENT: 3, Status.UNAVAILABLE: 14}

@@ -22,8 +22,9 @@ from penstock_runtime.errors import Internal, InvalidArgument, NotFound, Penstoc
 from penstock_runtime.instance import ModelInstance
 from penstock_runtime.model import Model
 from penstock_runtime.observability.statistics import ModelStatistics
+from penstock_runtime.observability.trace_level import Level
 from penstock_runtime.observability.trace_tensors import text_of
-from penstock_runtime.observability.tracing import Level, Trace
+from penstock_runtime.observability.tracing import Trace
 from penstock_runtime.request import InferRequest
 from penstock_runtime.scheduling.base import Retired
 from penstock_runtime.scheduling.batch_scheduler import BatchScheduler

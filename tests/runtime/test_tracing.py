@@ -13,6 +13,7 @@ from tests.runtime.traces import Collected
 from penstock_runtime.datatype import DataType
 from penstock_runtime.errors import Status
 from penstock_runtime.observability.span_context import SpanContext, caller_context, new_root
+from penstock_runtime.observability.trace_level import Level
 from penstock_runtime.observability.trace_tensors import (
     MOST_TENSORS,
     QUEUE_INPUT,
@@ -20,7 +21,7 @@ from penstock_runtime.observability.trace_tensors import (
     TracedTensor,
     text_of,
 )
-from penstock_runtime.observability.tracing import MOST_RESPONSES, RESPONSE, Level, Sampler
+from penstock_runtime.observability.tracing import MOST_RESPONSES, RESPONSE, Sampler
 from penstock_runtime.tensor import Tensor, pack_bytes
 
 # -- sampling ------------------------------------------------------------------------------------

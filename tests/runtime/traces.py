@@ -4,7 +4,8 @@ from itertools import count
 from typing import Any
 
 from penstock_runtime.observability.span_context import SpanContext, new_root
-from penstock_runtime.observability.tracing import Level, Origin, Trace
+from penstock_runtime.observability.trace_level import Level
+from penstock_runtime.observability.tracing import Origin, Trace
 
 WALL = 1_700_000_000_000_000_000
 

@@ -18,7 +18,7 @@ from penstock.trace_settings import (
     read_setting,
 )
 from penstock_runtime.errors import InvalidArgument, ResourceExhausted, Unsupported
-from penstock_runtime.observability.tracing import Level
+from penstock_runtime.observability.trace_level import Level
 
 LEVELS = [("OFF",), ("TIMESTAMPS",), ("TENSORS",), ("TIMESTAMPS", "TENSORS")]
 GOOD: dict[str, st.SearchStrategy[tuple[str, ...]]] = {

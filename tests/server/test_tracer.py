@@ -21,8 +21,8 @@ from penstock_protos.inference import TraceSettingRequest, TraceSettingResponse
 from penstock_runtime.core import InferenceCore
 from penstock_runtime.errors import FailedPrecondition, InvalidArgument, Status
 from penstock_runtime.observability.trace_file import TraceFile
+from penstock_runtime.observability.trace_level import Level
 from penstock_runtime.observability.trace_writer import TraceWriter
-from penstock_runtime.observability.tracing import Level
 from penstock_runtime.request import InferRequest
 
 NONE: Mapping[str, str] = {}

@@ -10,8 +10,9 @@ from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
+from penstock_runtime.observability.trace_level import Level
 from penstock_runtime.observability.trace_tensors import TracedTensor, text_of
-from penstock_runtime.observability.tracing import Level, Trace
+from penstock_runtime.observability.tracing import Trace
 
 MOST_GROUPS = 64
 

@@ -7,11 +7,11 @@ over is told to it when it is made.
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from enum import Flag
 from typing import NamedTuple
 
 from penstock_runtime.errors import Status
 from penstock_runtime.observability.span_context import SpanContext, new_root
+from penstock_runtime.observability.trace_level import Level
 from penstock_runtime.observability.trace_tensors import TensorBag
 from penstock_runtime.tensor import Tensor
 
@@ -25,14 +25,6 @@ _OVERHEAD_BYTES = 2048
 _RESPONSE_BYTES = 64
 
 Attribute = str | int | bool
-
-
-class Level(Flag):
-    """What is noted; the names are Triton's."""
-
-    OFF = 0
-    TIMESTAMPS = 1
-    TENSORS = 2
 
 
 class Sampler:
