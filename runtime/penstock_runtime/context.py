@@ -5,6 +5,7 @@ outputs.
 import time
 from collections.abc import Mapping
 
+from penstock_runtime.observability.tracing import Trace
 from penstock_runtime.request import EMPTY, InferRequest, Parameter, Parameters
 from penstock_runtime.scheduling.base import Pending
 from penstock_runtime.stream import ResponseStream
@@ -41,6 +42,13 @@ class RequestContext:
     def id(self) -> str:
         """The id that the caller gave, "" for none."""
         return self._request.id
+
+    @property
+    def trace(self) -> Trace | None:
+        """What is noted of the request, if it is traced: its `carrier` is for calls that the model
+        makes, its `child` for requests to other models.
+        """
+        return self._request.trace
 
     @property
     def parameters(self) -> Parameters:
@@ -100,3 +108,8 @@ class PendingContext(RequestContext):
     @property
     def _request(self) -> InferRequest:  # type: ignore[override] # read-only, unlike the slot
         return self._pending.request
+
+    @property
+    def trace(self) -> Trace | None:
+        """As for any request; it need not be made for that."""
+        return self._pending.trace

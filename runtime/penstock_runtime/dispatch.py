@@ -2,13 +2,15 @@
 a step of an ensemble, the code of another model. Thread-safe; never blocks.
 """
 
+import time
 from collections.abc import Callable
 from typing import Protocol
 
-from penstock_runtime.errors import Unavailable
+from penstock_runtime.errors import PenstockError, Unavailable
 from penstock_runtime.request import InferRequest
 from penstock_runtime.scheduling.base import Retired
 from penstock_runtime.stream import ResponseStream
+from penstock_runtime.traced_stream import follow
 
 # A reload may retire the version between look-up and submit; a name that is retired this often in a
 # row is being unloaded faster than it can be asked.
@@ -52,6 +54,17 @@ class Dispatch:
 
         `model` is what `model` gave for the request, if it has just been asked.
         """
+        trace = request.trace
+        if trace is None:
+            self._submit(request, stream, model)
+            return
+        try:
+            self._submit(request, follow(trace, request, stream), model)
+        except PenstockError as error:
+            trace.finish(time.monotonic_ns(), error.status, error.message)
+            raise
+
+    def _submit(self, request: InferRequest, stream: ResponseStream, model: Serving | None) -> None:
         for attempt in range(_LOOKUPS):
             if model is None:
                 model = self._find(request.model_name, request.model_version)

@@ -22,6 +22,7 @@ from penstock_runtime.scheduling.base import Pending
 from penstock_runtime.scheduling.batch_scheduler import BatchScheduler
 from penstock_runtime.scheduling.dynamic_batcher import cancelled_error
 from penstock_runtime.scheduling.queue import expired_deadline
+from penstock_runtime.traced_stream import note_execution, note_failure
 
 _log = logging.getLogger("penstock.model")
 
@@ -35,8 +36,9 @@ class Desk:
     scheduler: BatchScheduler
     statistics: ModelStatistics
 
-    def fail(self, pending: Pending, error: PenstockError) -> None:
-        """The last answer of a request that did not succeed."""
+    def fail(self, pending: Pending, error: PenstockError, started_ns: int | None = None) -> None:
+        """The last answer of a request that did not succeed; its execution had begun then."""
+        note_failure(pending, started_ns)
         duration = time.monotonic_ns() - pending.arrived_ns
         self.statistics.record_failure(error.failure, duration)
         self.scheduler.answer(pending, partial(_fail, pending, error))
@@ -63,7 +65,7 @@ def execute_batch(desk: Desk, executable: Executable, batch: Batch) -> None:
     try:
         answers = _compute(desk, executable, living, start)
     except Exception as error:
-        _after_failure(desk, executable, living, error)
+        _after_failure(desk, executable, living, error, start)
         return
     if desk.scheduler.keeps_order:
         for pending, answer in zip(living.members, answers, strict=True):
@@ -93,6 +95,8 @@ def _compute(
     ]
     answers = answers_of(desk.plan, batch, outputs, contexts, timings)
     _account(desk, batch, start, merged, computed)
+    if any(timings):
+        note_execution(members, timings, batch.rows)
     return answers
 
 
@@ -138,13 +142,15 @@ def _account(desk: Desk, batch: Batch, start: int, merged: int, computed: int) -
     )
 
 
-def _after_failure(desk: Desk, executable: Executable, batch: Batch, error: Exception) -> None:
+def _after_failure(
+    desk: Desk, executable: Executable, batch: Batch, error: Exception, start: int
+) -> None:
     """A batch failed: its only request gets the error; of several, each is tried alone.
 
     So one poisoned member does not take its neighbours down with it.
     """
     if len(batch.members) == 1:
-        desk.fail(batch.members[0], as_penstock_error(desk.name, error))
+        desk.fail(batch.members[0], as_penstock_error(desk.name, error), start)
         return
     _log.warning(
         "a batch of %d requests failed on %s; each is tried alone", len(batch.members), desk.name

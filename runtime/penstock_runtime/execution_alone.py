@@ -18,6 +18,7 @@ from penstock_runtime.execution import Desk, answers_of, as_penstock_error
 from penstock_runtime.observability.statistics import AloneTiming
 from penstock_runtime.request import Timing
 from penstock_runtime.scheduling.base import Pending
+from penstock_runtime.traced_stream import note_execution
 
 _clock = time.monotonic_ns
 
@@ -49,7 +50,7 @@ def execute_alone(desk: Desk, executable: Executable, members: Sequence[Pending]
                 else:
                     _answer_any(desk, executable, pending, returned)
         except (Exception, SystemExit) as error:
-            desk.fail(pending, _failure(desk, executable, error))
+            desk.fail(pending, _failure(desk, executable, error), start)
             start = _clock()
             continue
         answered += 1
@@ -110,4 +111,6 @@ def _answer(
 ) -> None:
     batch = Batch.of((pending,))
     (answer,) = answers_of(desk.plan, batch, outputs, (context,), (timing,))
+    if timing is not None:
+        note_execution(batch.members, (timing,), batch.rows)
     desk.scheduler.answer(pending, answer)

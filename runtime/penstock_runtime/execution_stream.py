@@ -27,6 +27,7 @@ from penstock_runtime.scheduling.base import Pending
 from penstock_runtime.scheduling.dynamic_batcher import cancelled_error
 from penstock_runtime.stream import ResponseStream
 from penstock_runtime.stream_lane import Lane, LaneStream
+from penstock_runtime.traced_stream import note_execution
 
 # A reader that takes nothing for so long does not get to hold an instance any longer.
 SLOW_READER_S = 10.0
@@ -43,14 +44,14 @@ def execute_stream(desk: Desk, executable: StreamingExecutable, batch: Batch) ->
     # Those that nobody waits for any more are answered at once, however many are before them.
     living = desk.living(batch, time.monotonic_ns()) if len(batch.members) > 1 else batch
     for pending in living.members if living is not None else ():
+        start = time.monotonic_ns()
         try:
-            _stream_one(desk, executable, pending)
+            _stream_one(desk, executable, pending, start)
         except Exception as error:
-            desk.fail(pending, as_penstock_error(desk.name, error))
+            desk.fail(pending, as_penstock_error(desk.name, error), start)
 
 
-def _stream_one(desk: Desk, executable: StreamingExecutable, pending: Pending) -> None:
-    start = time.monotonic_ns()
+def _stream_one(desk: Desk, executable: StreamingExecutable, pending: Pending, start: int) -> None:
     alone = Batch((pending,), pending.batch_size)
     if (pending.stream.cancelled or late(pending, start)) and desk.living(alone, start) is None:
         return
@@ -178,6 +179,7 @@ def _end_stream(desk: Desk, pending: Pending, start: int, merged: int, output_ns
     )
     desk.scheduler.predictor.observe(end - start)
     desk.statistics.record_batch(pending.batch_size, [request], merged - start, infer_ns, output_ns)
+    note_execution((pending,), (timing,), pending.batch_size)
     last = desk.plan.last(pending, timing)
     desk.scheduler.answer(pending, partial(pending.stream.put, last))
     desk.scheduler.answered(1)

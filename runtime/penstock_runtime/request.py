@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple
 
+from penstock_runtime.observability.tracing import Trace
 from penstock_runtime.tensor import Tensor
 
 Parameter = bool | int | float | str
@@ -38,7 +39,8 @@ class InferRequest(NamedTuple):
     time after which nobody waits for the answer; `priority` 0 means the model's default;
     `timeout_us` is the `timeout` parameter; `headers` are the call's metadata that models may see.
     Requests whose `likeness` is the same object, other than None, differ in nothing but id,
-    deadline and the numbers in their inputs, whose arrays are numpy's already.
+    deadline and the numbers in their inputs, whose arrays are numpy's already. The few that are
+    traced have a `trace`; a request that is made for another model gets a `child` of it.
     """
 
     model_name: str
@@ -56,6 +58,7 @@ class InferRequest(NamedTuple):
     sequence_end: bool = False
     received_ns: int = 0
     likeness: object = None
+    trace: Trace | None = None
 
     def input(self, name: str) -> Tensor | None:
         """The input of this name, if the request has one."""

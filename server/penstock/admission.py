@@ -13,6 +13,8 @@ from penstock.codec.decode import decode_request
 from penstock.codec.templates import Template
 from penstock.codec.wire import Buffer
 from penstock.restrictions import HEADER_PREFIX
+from penstock.tracer import Plan, Tracer, begin
+from penstock.transport.base import Call
 from penstock.unary_request import UnaryRequest
 from penstock_runtime.core import InferenceCore
 from penstock_runtime.errors import Cancelled, InvalidArgument, Unsupported
@@ -36,6 +38,8 @@ class Admission:
     def __init__(self, core: InferenceCore, header_pattern: str = "") -> None:
         self._core = core
         self._forward = _compile(header_pattern)
+        self.tracer: Tracer | None = None
+        """Asked of every request whether to trace it; None: nobody is asked."""
 
     def headers(self, metadata: Mapping[str, str]) -> Mapping[str, str]:
         """The part of a call's metadata that is forwarded to models."""
@@ -65,11 +69,14 @@ class Admission:
         unary: bool = False,
         tell: Callable[[bool], None] | None = None,
         permit: Permit = ANYONE,
+        call: Call | None = None,
+        verdict: Plan | bool = True,
     ) -> bool:
         """Decode and queue one request; whether its model is decoupled. Raises what refuses it.
 
         `tell` is told whether it is before the model can answer; `permit` is what the caller may
-        do.
+        do. `call` is what the request came with; without it the request is not traced. `verdict` is
+        how it is traced if that has been asked before (False: not at all).
         """
         request = decode_request(data, time.monotonic_ns(), deadline_ns, headers, headers)
         holder.request = request
@@ -83,6 +90,10 @@ class Admission:
             raise Unsupported(_DECOUPLED)
         if stream.cancelled:
             raise Cancelled("the request was cancelled")
+        if self.tracer is not None and call is not None:
+            request = holder.request = _traced(
+                request, model.config.name, self.tracer, call, verdict
+            )
         self._core.infer(request, stream, model)
         return decoupled
 
@@ -112,6 +123,16 @@ class LimitedAdmission(Admission):
         """As without callers, for a caller who may use the model."""
         permit_of(request.call).check(template.envelope.model_name)
         return super().recognise(request, template, identity)
+
+
+def _traced(
+    request: InferRequest, model: str, tracer: Tracer, call: Call, verdict: Plan | bool
+) -> InferRequest:
+    """The request with its trace, if it is to have one."""
+    plan = verdict
+    if plan is True:
+        plan = tracer.sample(model, call) or False
+    return request if isinstance(plan, bool) else request._replace(trace=begin(plan, request, call))
 
 
 def _compile(pattern: str) -> "re.Pattern[str] | None":

@@ -17,6 +17,7 @@ from penstock.options.flag import FlagInfo
 from penstock.options.grpc import GrpcOptions
 from penstock.options.observed import LoggingOptions, MetricsOptions
 from penstock.options.serving import RepositoryOptions, ServingOptions
+from penstock.options.tracing import TracingOptions
 
 GROUPS: Mapping[str, str] = MappingProxyType(
     {
@@ -26,6 +27,7 @@ GROUPS: Mapping[str, str] = MappingProxyType(
         "access": "who may call what",
         "metrics": "the metrics port",
         "logging": "what is written to the log",
+        "tracing": "single requests, step by step",
         "cache": "responses that are kept and given again, for the models that ask for it",
         "limits": "bounds beyond which the answer is immediate and retryable",
         "ignored": "flags of Triton that are accepted and have no effect here",
@@ -41,6 +43,7 @@ class ServerOptions(
     AccessOptions,
     MetricsOptions,
     LoggingOptions,
+    TracingOptions,
     CacheOptions,
     LimitOptions,
 ):

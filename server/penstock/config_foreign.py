@@ -30,7 +30,6 @@ _IGNORED = (
     "allow-gpu-metrics",
     "allow-cpu-metrics",
     "metrics-interval-ms",
-    "trace-config",
     "backend-config",
     "backend-directory",
     "host-policy",

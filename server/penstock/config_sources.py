@@ -16,6 +16,7 @@ from penstock.config import FLAGS, FOREIGN_FLAGS, GROUPS, Flag, ServerOptions
 from penstock.config_document import read_document
 from penstock.config_foreign import ForeignFlag
 from penstock.restrictions import read_restrictions
+from penstock.trace_config import read_trace_config
 from penstock_runtime.errors import InvalidArgument
 
 _TRUE = frozenset(("true", "1", "yes", "on"))
@@ -74,6 +75,7 @@ def from_arguments(namespace: argparse.Namespace, environ: Mapping[str, str]) ->
         values["drain_delay"] = 5.0 if "KUBERNETES_SERVICE_HOST" in environ else 0.0
     # Here, so that a mistake ends the start before anything is imported or bound.
     read_restrictions(values.get("grpc_restricted_protocol", ()))
+    read_trace_config(values.get("trace_config", ()), environ)
     foreign: Mapping[str, str] = given.get(_GIVEN_FOREIGN, {})
     delay = read_value(_HOOK, environ.get(RESPONSE_DELAY_HOOK, "0"), RESPONSE_DELAY_HOOK)
     return ServerOptions(**values, ignored=tuple(foreign), grpc_response_delay_s=delay)

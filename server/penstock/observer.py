@@ -10,7 +10,7 @@ from penstock.rpc import HEALTH_SERVICE, TABLE, Kind, Rpc
 from penstock.transport.base import Call
 from penstock_runtime.observability.access_log import AccessEntry, AccessLog, peer_host
 from penstock_runtime.observability.rpc_metrics import MethodCounts, RpcMetrics, RpcType
-from penstock_runtime.request import Timing
+from penstock_runtime.request import InferRequest, Timing
 
 _NOT_EXECUTED = Timing()
 
@@ -97,7 +97,7 @@ def access_entry(
         model=request.model_name if request is not None else "",
         version=response.model_version if response is not None else "",
         id=request.id if request is not None else "",
-        trace_id=trace_id(call.metadata.get("traceparent", "")),
+        trace_id=trace_id_of(request, call),
         peer=peer_host(call.peer),
         request_bytes=size,
         response_bytes=sent,
@@ -106,6 +106,13 @@ def access_entry(
         compute_ns=timing.compute_input_ns + timing.compute_infer_ns + timing.compute_output_ns,
         total_ns=duration_ns,
     )
+
+
+def trace_id_of(request: InferRequest | None, call: Call) -> str:
+    """The id of the trace that a request is part of, ours or its caller's; "" if there is none."""
+    traced = request.trace if request is not None else None
+    own = traced.trace_id if traced is not None else ""
+    return own or trace_id(call.metadata.get("traceparent", ""))
 
 
 def trace_id(traceparent: str) -> str:

@@ -20,6 +20,7 @@ from penstock.metrics import metrics_options, server_metrics
 from penstock.observer import CallObserver, rpc_metrics
 from penstock.rate_config import rate_totals
 from penstock.services import Services, build_services
+from penstock.tracer import open_tracer
 from penstock.transport.addresses import listen_addresses
 from penstock.transport.base import Method, Transport
 from penstock.transport.tls import TlsFiles
@@ -39,6 +40,7 @@ T = TypeVar("T")
 ProgressCallback = Callable[[LoadProgress], None]
 
 CORE_STOP_S, HASTY_STOP_S = 10.0, 1.0
+TRACE_STOP_S = 5.0
 EXIT_OK, EXIT_FAILED = 0, 1
 
 
@@ -73,13 +75,21 @@ class Server:
         access = logs.access if logs is not None else AccessLog()
         counts = rpc_metrics() if options.rpc_metrics else None
         self.authority = read_authority(options.auth_config)
+        self.tracer = open_tracer(options)
         observer = CallObserver(counts, access)
         self.services: Services = build_services(
-            self.core, options, observer if observer.needed else None, access, logs, self.authority
+            self.core,
+            options,
+            observer if observer.needed else None,
+            access,
+            logs,
+            self.authority,
+            self.tracer,
         )
         self._watch = LoopWatch(options.stall_dump_secs, self.services.health.beat)
         self._transport: Transport = make_transport(options, self.services.methods)
         sources = [self.services.families, self._watch.families, self._transport.families]
+        sources += [self.tracer.families]
         sources += [counts.families] if counts is not None else []
         sources += [logs.families] if logs is not None else []
         sources += [self.authority.families] if self.authority is not None else []
@@ -184,6 +194,8 @@ class Server:
         await asyncio.wait((stopping,), timeout=timeout_s)
         if not stopping.done():
             _log.warning("the models did not stop within %g s and are left behind", timeout_s)
+        # Behind the models, whose last answers end the last traces.
+        await in_daemon(lambda: self.tracer.close(TRACE_STOP_S), "penstock-stop-trace")
         self.services.close()
         self._watch.stop()
         if self.metrics_port is not None:

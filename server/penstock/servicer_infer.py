@@ -8,6 +8,7 @@ from penstock.auth.caller import permit_of
 from penstock.bare_stream import BareCall
 from penstock.codec.encode import encode_response
 from penstock.codec.heavy import is_heavy
+from penstock.load_report import ASKED
 from penstock.stream_session import StreamSession
 from penstock.timing import with_timing
 from penstock.transport.base import Call
@@ -34,7 +35,7 @@ class InferServicer:
         shop = self._shop
         metadata = call.metadata
         headers = shop.admission.headers(metadata) if shop.admission.forwards else NO_HEADERS
-        admit = partial(shop.admission.admit, unary=True, permit=permit_of(call))
+        admit = partial(shop.admission.admit, unary=True, permit=permit_of(call), call=call)
         deadline_ns = call.deadline_ns
         size = len(data)
         shop.budget.take(size)
@@ -45,6 +46,8 @@ class InferServicer:
             else:
                 admit(data, stream, call, deadline_ns, headers)
             response = call.response = await stream.single()
+            if ASKED in metadata:
+                shop.load.attach(call, response)
             return await self._encode(response, call, metadata_flag(metadata, TYPED_METADATA))
         finally:
             shop.budget.give(size)

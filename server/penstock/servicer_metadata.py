@@ -23,6 +23,7 @@ EXTENSIONS: Sequence[str] = (
     "binary_tensor_data",
     "parameters",
     "statistics",
+    "trace",
 )
 """The protocol's extensions that are always there; nothing is listed that would answer
 UNIMPLEMENTED.

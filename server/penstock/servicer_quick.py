@@ -18,9 +18,11 @@ from penstock.codec.heavy import CONTENTS_LIMIT, is_heavy
 from penstock.codec.templates import kinds_of_length
 from penstock.doorkeeper import Check
 from penstock.interceptors import Observer
+from penstock.load_report import ASKED
 from penstock.rpc import Rpc
 from penstock.status import translate
 from penstock.timing import with_timing
+from penstock.tracer import Tracer
 from penstock.transport.base import Buffer, Message, QuickCall, QuickHandler
 from penstock.unary_request import UnaryRequest
 from penstock.wishes import TIMING_PARAMETER, TYPED_METADATA, metadata_flag, wants_typed
@@ -112,8 +114,11 @@ class QuickInfer:
     def _hand_over(self) -> None:
         """Queue what this turn has brought, model by model."""
         due, self._due = self._due, {}
+        tracer = self._shop.admission.tracer
         for model, requests in due.items():
             waiting = [request for request in requests if not request.closed]
+            if tracer is not None:
+                waiting = self._untraced(tracer, model, waiting)
             for refused, error in model.accept(waiting) if waiting else ():
                 self._refused(cast(UnaryRequest, refused), error)
 
@@ -121,11 +126,27 @@ class QuickInfer:
         if not isinstance(error, Retired):
             self.refuse(request, error)
             return
-        # A reload: the careful way looks the name up again.
+        # A reload: the careful way looks the name up again. Whether to trace it has been asked.
+        request.verdict = False
+        self._submit_again(request)
+
+    def _submit_again(self, request: UnaryRequest) -> None:
         try:
             self._submit_any(request, request.data)
-        except Exception as other:
-            self.refuse(request, other)
+        except Exception as error:
+            self.refuse(request, error)
+
+    def _untraced(
+        self, tracer: Tracer, model: Model, requests: list[UnaryRequest]
+    ) -> list[UnaryRequest]:
+        """Those that go on the quick way; the few that are traced go the careful one."""
+        plans = tracer.choose(model.config.name, [request.call for request in requests])
+        for index, plan in plans.items():
+            requests[index].verdict = plan
+            self._submit_again(requests[index])
+        if not plans:
+            return requests
+        return [request for index, request in enumerate(requests) if index not in plans]
 
     def _submit_any(self, request: UnaryRequest, data: Buffer) -> None:
         if request.size > CONTENTS_LIMIT and is_heavy(data):
@@ -136,9 +157,16 @@ class QuickInfer:
     def _admit(self, request: UnaryRequest, data: Buffer) -> None:
         call, admission = request.call, self._shop.admission
         headers = admission.headers(call.metadata) if admission.forwards else NO_HEADERS
-        permit = permit_of(call)
         admission.admit(
-            data, request, request, call.deadline_ns, headers, unary=True, permit=permit
+            data,
+            request,
+            request,
+            call.deadline_ns,
+            headers,
+            unary=True,
+            permit=permit_of(call),
+            call=call,
+            verdict=request.verdict,
         )
 
     # -- answering -------------------------------------------------------------------------------
@@ -149,6 +177,8 @@ class QuickInfer:
         call.response = response
         typed = metadata_flag(call.metadata, TYPED_METADATA)
         try:
+            if ASKED in call.metadata:
+                self._shop.load.attach(call, response)
             if asked is not None and asked.parameters:
                 typed = wants_typed(asked, typed)
                 if asked.parameters.get(TIMING_PARAMETER):

@@ -21,10 +21,6 @@ class UnsupportedServicer:
         """Register or forget a region."""
         _refuse(_NO_SHARED_MEMORY)
 
-    async def trace_setting(self, _data: bytes, _call: Call) -> bytes:
-        """Read or change how requests are traced."""
-        _refuse("tracing is not available in this version; --access-log times every request")
-
 
 def _refuse(text: str) -> NoReturn:
     raise Unsupported(text, reason="NOT_AVAILABLE")

@@ -3,6 +3,7 @@
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from penstock.admission import Admission, LimitedAdmission
 from penstock.auth.authority import Authority
@@ -11,6 +12,7 @@ from penstock.doorkeeper import Doorkeeper
 from penstock.health import Health
 from penstock.interceptors import Gate, Guard, Observer
 from penstock.limits import ByteBudget, default_inflight_bytes
+from penstock.load_report import LoadReporter
 from penstock.logs import Logs
 from penstock.reflection import Reflection
 from penstock.restrictions import read_restrictions
@@ -20,7 +22,9 @@ from penstock.servicer_logs import LogServicer
 from penstock.servicer_metadata import LOGGING, MetadataServicer
 from penstock.servicer_quick import QuickInfer
 from penstock.servicer_repository import RepositoryServicer
+from penstock.servicer_trace import TraceServicer
 from penstock.servicer_unsupported import UnsupportedServicer
+from penstock.tracer import Tracer
 from penstock.transport.base import Method, QuickHandler
 from penstock.workshop import StreamLimits, Workshop
 from penstock_runtime.core import InferenceCore
@@ -71,11 +75,12 @@ def build_services(
     access: AccessLog | None = None,
     logs: Logs | None = None,
     authority: Authority | None = None,
+    tracer: Tracer | None = None,
 ) -> Services:
     """The handlers of a server; call it on the loop that will serve them.
 
     `logs` are those that callers may see to; without them the program keeps its own. `authority`
-    knows the callers; without it anyone is served.
+    knows the callers; without it anyone is served. Without a `tracer` traces go nowhere.
     """
     gate = Gate()
     budget = ByteBudget(options.max_inflight_bytes or default_inflight_bytes())
@@ -94,7 +99,10 @@ def build_services(
             options.stream_stall_secs,
         ),
         access=access if access is not None else AccessLog(),
+        load=LoadReporter(core.repository.models, gate),
     )
+    tracer = tracer if tracer is not None else Tracer()
+    tracer.listen(partial(_trace, shop.admission, tracer))
     metadata = MetadataServicer(
         core,
         gate,
@@ -112,6 +120,7 @@ def build_services(
         health,
         Reflection(),
         LogServicer(logs),
+        TraceServicer(core, tracer),
         UnsupportedServicer(),
     )
     methods = tuple(
@@ -128,6 +137,11 @@ def _quick(
     if rpc.name != "ModelInfer":
         return None
     return QuickInfer(shop, rpc, observer).handler(doorkeeper.check(rpc))
+
+
+def _trace(admission: Admission, tracer: Tracer) -> None:
+    """Have requests ask the tracer, if it could choose any."""
+    admission.tracer = tracer if tracer.active else None
 
 
 def _one(name: str, text: str, value: float) -> Family:

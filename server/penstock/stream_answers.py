@@ -3,7 +3,7 @@
 import time
 
 from penstock.codec.encode import encode_stream_error
-from penstock.observer import trace_id
+from penstock.observer import trace_id_of
 from penstock.rpc import INFERENCE_SERVICE
 from penstock.status import text_of
 from penstock.stream_request import StreamRequest
@@ -55,7 +55,7 @@ def log_request(access: AccessLog, request: StreamRequest, code: str, call: Call
             model=asked.model_name if asked is not None else "",
             version=last.model_version if last is not None else "",
             id=asked.id if asked is not None else "",
-            trace_id=trace_id(call.metadata.get("traceparent", "")),
+            trace_id=trace_id_of(asked, call),
             peer=peer_host(call.peer),
             request_bytes=request.size,
             response_bytes=request.sent_bytes,

@@ -174,8 +174,9 @@ class StreamSession:
     def _decode(self, data: Buffer, request: StreamRequest) -> None:
         tell = request.note_decoupled
         admit = self._shop.admission.admit
-        headers, permit = self._headers, self._permit
-        admit(data, request, request, self._deadline_ns, headers, tell=tell, permit=permit)
+        headers, permit, call = self._headers, self._permit, self._call
+        deadline_ns = self._deadline_ns
+        admit(data, request, request, deadline_ns, headers, tell=tell, permit=permit, call=call)
 
     def _admitted(self, request: StreamRequest) -> None:
         request.admitted = True

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 from penstock.codec.encode import encode_only
 from penstock.codec.templates import Template
+from penstock.load_report import ASKED
+from penstock.tracer import Plan
 from penstock.transport.base import QuickCall
 from penstock.wishes import TYPED_METADATA
 from penstock_runtime.errors import Internal
@@ -64,6 +66,8 @@ class UnaryRequest(ResponseStream, Pending):
     _first: InferResponse | None = None
     _count = 0
     _cancel: Callable[[Pending], None] | None = None
+    verdict: Plan | bool = True
+    """How it is traced, False if it is not; True while nobody has asked."""
 
     def __init__(self, lane: Lane, call: QuickCall, data: Any, now_ns: int) -> None:
         # Neither base is initialised: this is made for every call, and sets what it needs. What is
@@ -128,8 +132,10 @@ class UnaryRequest(ResponseStream, Pending):
         """Encode the answer where it was made; whatever is unusual becomes a response."""
         message = None
         # Without timing, nothing else was asked for either: see `become`.
-        if timing is None and TYPED_METADATA not in self.call.metadata:
-            message = encode_only(kind, identity, array)
+        if timing is None:
+            metadata = self.call.metadata
+            if TYPED_METADATA not in metadata and ASKED not in metadata:
+                message = encode_only(kind, identity, array)
         if message is None:
             return super().put_only(kind, identity, array, timing)
         # Without the lock: a caller that gives up at this moment is told to at most one of the

@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import logging
 import signal
+from dataclasses import replace
 
 from penstock.app import announce_setup, handled_signals, model_table
 from penstock.drain import StopRequest
 from penstock.logs import Logs
 from penstock.server import EXIT_FAILED, Server
+from penstock.trace_config import of_process
 from penstock.worker import end_now
 from penstock.worker_channel import (
     HEALTH,
@@ -59,6 +61,8 @@ class WorkerServer:
     async def serve(self, logs: Logs) -> int:
         """Serve until told to stop; the exit code."""
         options = self._assignment.options
+        traces = of_process(options.trace_config, self._assignment.number)
+        options = replace(options, trace_config=traces)
         try:
             with handled_signals(self._stop, options) as on_hangup:
                 server = Server(options, self._stop, logs)

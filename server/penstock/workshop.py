@@ -10,6 +10,7 @@ from typing import ParamSpec, TypeVar
 from penstock.admission import Admission
 from penstock.interceptors import Gate
 from penstock.limits import ByteBudget
+from penstock.load_report import LoadReporter
 from penstock_runtime.datatype import DataType
 from penstock_runtime.observability.access_log import AccessLog
 from penstock_runtime.request import InferResponse
@@ -43,6 +44,7 @@ class Workshop:
     gate: Gate
     limits: StreamLimits
     access: AccessLog
+    load: LoadReporter
 
     async def aside(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run this in a thread while the loop goes on."""

@@ -101,6 +101,8 @@ def about(rpc: Rpc, model: str) -> bytes | None:
         message: Any = getattr(inference, f"{name}Request")(name=model)
     elif name in ("RepositoryModelLoad", "RepositoryModelUnload"):
         message = getattr(inference, f"{name}Request")(model_name=model)
+    elif name == "TraceSetting":
+        message = inference.TraceSettingRequest(model_name=model)
     elif name in ("Check", "Watch"):
         message = HealthCheckRequest(service=f"model:{model}")
     else:

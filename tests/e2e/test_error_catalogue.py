@@ -232,7 +232,8 @@ def test_no_refusal_shows_the_inside_of_the_server(stub: Any) -> None:
         ("RepositoryIndex", service_pb2.RepositoryIndexRequest(repository_name="r"), "UNIMPLEMENTED", "'repository_name' specification is not supported"),
         ("SystemSharedMemoryRegister", service_pb2.SystemSharedMemoryRegisterRequest(name="r", key="/k", byte_size=1), "UNIMPLEMENTED", "Client shared memory is disabled"),
         ("CudaSharedMemoryRegister", service_pb2.CudaSharedMemoryRegisterRequest(name="r"), "UNIMPLEMENTED", "Client shared memory is disabled"),
-        ("TraceSetting", service_pb2.TraceSettingRequest(), "UNIMPLEMENTED", "tracing is not available"),
+        ("TraceSetting", service_pb2.TraceSettingRequest(model_name="m"), "NOT_FOUND", "Request for unknown model: 'm' is not found"),
+        ("TraceSetting", service_pb2.TraceSettingRequest(settings={"trace_file": {"value": ["/tmp/x"]}}), "UNIMPLEMENTED", "trace file location can not be updated through network protocol"),
         ("LogSettings", service_pb2.LogSettingsRequest(), "UNIMPLEMENTED", "log settings are not available"),
     ],
 )  # fmt: skip

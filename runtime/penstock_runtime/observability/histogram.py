@@ -109,6 +109,11 @@ class Histogram:
             counts[at] += 1
         self._total += sum(values)
 
+    @property
+    def count(self) -> int:
+        """How many values there were."""
+        return sum(self._counts)
+
     def snapshot(self) -> HistogramSnapshot:
         """What has been counted until now."""
         return HistogramSnapshot(self._bounds, tuple(self._counts), self._total)

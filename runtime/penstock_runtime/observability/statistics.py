@@ -230,6 +230,11 @@ class ModelStatistics:
         """Say what the version holds, per device in torch's words ("cpu", "cuda:0")."""
         self._memory = tuple(_memory(name, size) for name, size in sorted(bytes_by_device.items()))
 
+    def totals(self) -> tuple[int, int]:
+        """Requests that succeeded, and that did not; cheaper than a snapshot."""
+        with self._lock:
+            return self._phases.request.count, sum(self._failures.values())
+
     def snapshot(self) -> StatisticsSnapshot:
         """Everything counted until now, consistent in itself."""
         with self._lock:

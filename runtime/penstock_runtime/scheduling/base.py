@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from penstock_runtime.errors import PenstockError, Unavailable
+from penstock_runtime.observability.tracing import Trace
 from penstock_runtime.request import InferRequest
 from penstock_runtime.scheduling.queue_report import QueueReport
 from penstock_runtime.stream import ResponseStream
@@ -36,6 +37,7 @@ class Pending:
     order = 0
     delayed = False
     queued = False
+    trace: Trace | None = None
 
     def __init__(
         self,
@@ -57,6 +59,8 @@ class Pending:
         self.length = length
         self.id = request.id
         self.all_outputs = not request.outputs
+        if request.trace is not None:
+            self.trace = request.trace
 
     def queued_at(self, cancel: "Callable[[Pending], None]") -> None:
         """The request was accepted: `cancel` is to be called if its consumer gives up."""
