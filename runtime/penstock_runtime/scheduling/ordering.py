@@ -17,11 +17,15 @@ class Numbered(Protocol):
 
 
 class OrderKeeper:
-    """Holds a finished answer back until every earlier request has been answered."""
+    """Holds a finished answer back until every earlier request has been answered.
+
+    Answers are given outside the lock, by one thread at a time: an answer may make its consumer
+    cancel or submit, here or to another model that keeps an order.
+    """
 
     def __init__(self) -> None:
-        # Reentrant: an answer may make its consumer cancel or submit in the same thread.
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
+        self._answering = False
         self._waiting: OrderedDict[int, Answer | None] = OrderedDict()
 
     def enter(self, pending: Numbered) -> None:
@@ -31,16 +35,32 @@ class OrderKeeper:
 
     def answer(self, pending: Numbered, answer: Answer) -> None:
         """A request is done: answer it, and those behind it that were held back, when its turn has
-        come.
+        come. Whoever answers already does it for those that come meanwhile.
         """
         with self._lock:
-            if pending.order not in self._waiting:
-                answer()
-                return
-            self._waiting[pending.order] = answer
-            while self._waiting:
-                order, ready = next(iter(self._waiting.items()))
-                if ready is None:
+            in_turn = pending.order in self._waiting
+            if in_turn:
+                self._waiting[pending.order] = answer
+                if self._answering:
                     return
-                del self._waiting[order]
+                self._answering = True
+        if not in_turn:
+            answer()
+            return
+        try:
+            while (ready := self._next()) is not None:
                 ready()
+        except BaseException:
+            # Those behind it have their turn when the next one is done.
+            self._answering = False
+            raise
+
+    def _next(self) -> Answer | None:
+        """The answer whose turn it is; None if that request is not done, or none is left."""
+        with self._lock:
+            order, ready = next(iter(self._waiting.items()), (0, None))
+            if ready is None:
+                self._answering = False
+                return None
+            del self._waiting[order]
+            return ready
