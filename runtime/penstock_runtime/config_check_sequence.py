@@ -142,6 +142,12 @@ def ensemble_problems(config: ModelConfig) -> Problems:
     if config.instance_group:
         message = "an ensemble has no instances, its models have"
         yield error("instance_group", message, "remove the instance groups")
+    if config.backend not in ("", "ensemble"):
+        message = f"is '{config.backend}', but an ensemble is made of other models"
+        yield error("backend", message, "remove the backend")
+    if config.model_warmup:
+        message = "an ensemble executes nothing itself, its models do"
+        yield error("model_warmup", message, "warm up the models of the steps")
     yield from below(f"{field}.max_inflight_requests", ensemble.max_inflight_requests, 0)
     if not ensemble.step:
         yield error(f"{field}.step", "is empty", "name at least one model")
@@ -178,9 +184,14 @@ def _flow(field: str, config: ModelConfig, steps: Sequence[EnsembleStep]) -> Pro
                 message = f"the tensor '{name}' is no input of the ensemble and no step's output"
                 yield error(f'{field}.step[{index}].input_map["{own}"]', message, "connect it")
     for index, output in enumerate(config.output):
-        if output.name not in made:
+        if output.name not in made or output.name in given:
             message = f"no step makes the tensor '{output.name}'"
             yield error(f"output[{index}].name", message, "map a step's output to it")
+    used = {name for step in steps for name in step.input_map.values()}
+    for index, tensor in enumerate(config.input):
+        if tensor.name not in used:
+            message = f"no step reads the tensor '{tensor.name}'"
+            yield warning(f"input[{index}].name", message, "map it to a step's input")
     stuck = _stuck(given, steps)
     if stuck and all(name in made for step in steps for name in step.input_map.values()):
         message = f"the steps {stuck[:8]} wait for each other's outputs"

@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from penstock_runtime.config import ModelConfig
 from penstock_runtime.errors import PenstockError, Unavailable
+from penstock_runtime.labels import Labels
 from penstock_runtime.request import InferRequest
 from penstock_runtime.scheduling.base import Retired
 from penstock_runtime.stream import ResponseStream
@@ -21,6 +23,22 @@ class Serving(Protocol):
     """A model, as far as whoever calls it must know."""
 
     decoupled: bool
+
+    @property
+    def config(self) -> ModelConfig:
+        """The complete configuration."""
+
+    @property
+    def class_labels(self) -> Labels:
+        """The labels of its outputs' classes."""
+
+    @property
+    def loads(self) -> tuple[int, ...]:
+        """Numbers of the loads that its answers come from."""
+
+    @property
+    def healthy(self) -> bool:
+        """Whether it can execute."""
 
     def submit(self, request: InferRequest, stream: ResponseStream) -> None:
         """Check the request and queue it; its answers go to the stream."""

@@ -7,11 +7,13 @@ Made by `starting.start_model`, which returns only when every instance is warm; 
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 
 from penstock_runtime.backends.base import LoadedModel
 from penstock_runtime.config import ModelConfig
 from penstock_runtime.errors import PenstockError
 from penstock_runtime.instance import ModelInstance
+from penstock_runtime.labels import NO_LABELS, Labels
 from penstock_runtime.observability.statistics import ModelStatistics
 from penstock_runtime.request import InferRequest
 from penstock_runtime.scheduling.base import Pending, QueueStats, Refused, Scheduler
@@ -24,6 +26,7 @@ _log = logging.getLogger("penstock.model")
 
 # How long an instance may take to notice that it should end before it is left behind.
 _JOIN_S = 10.0
+_numbers = count()
 
 
 class Regrouping:
@@ -58,6 +61,7 @@ class Model:
         scheduler: Scheduler,
         instances: tuple[ModelInstance, ...],
         statistics: ModelStatistics,
+        labels: Labels = NO_LABELS,
     ) -> None:
         self.config = config
         self.version = version
@@ -65,6 +69,8 @@ class Model:
         self.decoupled = config.decoupled
         self.statistics = statistics
         self.instances = instances
+        self.class_labels = labels
+        self._number = next(_numbers)
         # Whoever can change the instances while the model serves, if they may change at all.
         self.staff: Staff | None = None
         self._loaded = loaded
@@ -103,6 +109,13 @@ class Model:
     def labels(self) -> Mapping[str, str]:
         """Name and version, as metrics tell them."""
         return {"model": self.config.name, "version": str(self.version)}
+
+    @property
+    def loads(self) -> tuple[int, ...]:
+        """Numbers of the loads that its answers come from: equal for as long as nothing that they
+        are made of is loaded again.
+        """
+        return (self._number,)
 
     @property
     def healthy(self) -> bool:

@@ -40,7 +40,8 @@ class InferRequest(NamedTuple):
     `timeout_us` is the `timeout` parameter; `headers` are the call's metadata that models may see.
     Requests whose `likeness` is the same object, other than None, differ in nothing but id,
     deadline and the numbers in their inputs, whose arrays are numpy's already. The few that are
-    traced have a `trace`; a request that is made for another model gets a `child` of it.
+    traced have a `trace`; a request that is made for another model gets a `child` of it. `depth`
+    counts the requests that this one is a part of.
     """
 
     model_name: str
@@ -59,6 +60,7 @@ class InferRequest(NamedTuple):
     received_ns: int = 0
     likeness: object = None
     trace: Trace | None = None
+    depth: int = 0
 
     def input(self, name: str) -> Tensor | None:
         """The input of this name, if the request has one."""

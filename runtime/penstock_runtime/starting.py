@@ -6,12 +6,14 @@ This is where it is decided, once per load, which schedulers a configuration ask
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from penstock_runtime.backends.base import Backend, ModelSource
 from penstock_runtime.batch import BatchPlan
-from penstock_runtime.config import ModelConfig
+from penstock_runtime.config import ModelConfig, TransactionPolicy
+from penstock_runtime.config_check import check
 from penstock_runtime.dispatch import Dispatch
+from penstock_runtime.ensemble import ComposedLabels, ComposingModels, EnsembleModel
 from penstock_runtime.labels import read_labels
 from penstock_runtime.model import Model
 from penstock_runtime.observability.first_response import first_response_bounds
@@ -23,6 +25,10 @@ from penstock_runtime.scheduling.base import Batcher, Scheduler
 from penstock_runtime.scheduling.batch_scheduler import BatchScheduler
 from penstock_runtime.scheduling.caching_scheduler import CachingScheduler
 from penstock_runtime.scheduling.dynamic_batcher import DynamicBatcher
+from penstock_runtime.scheduling.ensemble_agreement import Agreement
+from penstock_runtime.scheduling.ensemble_cache import EnsembleCachingScheduler
+from penstock_runtime.scheduling.ensemble_graph import EnsembleGraph
+from penstock_runtime.scheduling.ensemble_scheduler import EnsembleScheduler
 from penstock_runtime.scheduling.latency_model import LatencyModel
 from penstock_runtime.scheduling.length_batcher import LengthBatcher
 from penstock_runtime.scheduling.predictor import WaitPredictor
@@ -61,11 +67,14 @@ def start_model(source: ModelSource, backend: Backend, common: Common) -> Model:
     started = time.monotonic()
     config = source.config
     refuse_unavailable(config)
+    if config.ensemble_scheduling is not None:
+        return start_ensemble(source, backend, common)
     cache = cache_of(config, common.cache)
     places = seats(config, uses_gpu=backend.uses_gpu)
     rates = rates_of(places, common.rates)
     warmups = warmup_requests(config, source.root)
-    plan = BatchPlan(config, source.version, read_labels(config, source.root))
+    labels = read_labels(config, source.root)
+    plan = BatchPlan(config, source.version, labels)
     loaded = backend.load(source)
     if rates is not None and config.sequence_batching is not None:
         # Slots decide what goes together, so that the batch is there before its turn.
@@ -81,9 +90,37 @@ def start_model(source: ModelSource, backend: Backend, common: Common) -> Model:
     except BaseException:
         loaded.close()
         raise
-    model = Model(config, source.version, loaded, door, instances, statistics)
+    model = Model(config, source.version, loaded, door, instances, statistics, labels)
     model.staff = staff
     _start_all(model)
+    statistics.load_seconds = time.monotonic() - started
+    return model
+
+
+def start_ensemble(source: ModelSource, backend: Backend, common: Common) -> Model:
+    """Put an ensemble together out of the models that serve; InvalidArgument if they do not fit."""
+    started = time.monotonic()
+    models = ComposingModels(source.config, common.dispatch)
+    composing = models.configs()
+    models.check(source.config, composing)
+    graph = EnsembleGraph(source.config, composing, models.names)
+    decoupled = TransactionPolicy(source.config.decoupled or graph.decoupled)
+    config = replace(source.config, model_transaction_policy=decoupled)
+    # Once more: it may be a step that makes it decoupled.
+    check(config)
+    cache = cache_of(config, common.cache)
+    labels = ComposedLabels(config, read_labels(config, source.root), models)
+    form = BatchPlan(config, source.version, labels)
+    statistics = make_statistics(config, source.version, response_cache=cache is not None)
+    agreement = Agreement(config, composing)
+    scheduler = EnsembleScheduler(config, graph, agreement, form, common.dispatch, statistics)
+    door: Scheduler = scheduler
+    if cache is not None:
+        loads = models.loads
+        door = EnsembleCachingScheduler(scheduler, cache, statistics, common.timer, loads)
+    loaded = backend.load(source)
+    model = EnsembleModel(config, source.version, loaded, door, (), statistics, labels)
+    model.composing, model.agreement = models, agreement
     statistics.load_seconds = time.monotonic() - started
     return model
 

@@ -10,10 +10,7 @@ from penstock_runtime.errors import Unsupported
 
 def refuse_unavailable(config: ModelConfig) -> None:
     """Raise Unsupported for the first thing that this version would have to ignore."""
-    asked = (
-        (config.sequence_batching is not None, "sequence_batching"),
-        (config.ensemble_scheduling is not None, "ensemble_scheduling"),
-    )
+    asked = ((config.sequence_batching is not None, "sequence_batching"),)
     for wanted, field in asked:
         if wanted:
             raise Unsupported(

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from tests.runtime.fakes import config
 
-from penstock_runtime.config_scheduling import Ensembling, SequenceBatching
+from penstock_runtime.config_scheduling import SequenceBatching
 from penstock_runtime.errors import Unsupported
 from penstock_runtime.unavailable import refuse_unavailable
 
@@ -15,7 +15,6 @@ from penstock_runtime.unavailable import refuse_unavailable
     ("change", "field"),
     [
         ({"sequence_batching": SequenceBatching()}, "sequence_batching"),
-        ({"ensemble_scheduling": Ensembling()}, "ensemble_scheduling"),
     ],
 )
 def test_what_would_have_to_be_ignored_is_refused(change: dict[str, Any], field: str) -> None:

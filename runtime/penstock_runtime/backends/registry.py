@@ -7,6 +7,7 @@ A name is only ever looked up here: nothing is imported by it.
 from collections.abc import Sequence
 
 from penstock_runtime.backends.base import Backend, ModelSource
+from penstock_runtime.backends.ensemble import EnsembleBackend
 from penstock_runtime.backends.files import listing
 from penstock_runtime.backends.mlserver.backend import MLServerBackend
 from penstock_runtime.backends.onnx.backend import OnnxBackend
@@ -71,5 +72,12 @@ def default_registry() -> BackendRegistry:
     """Every backend of penstock. torch itself is imported only when a torch model is loaded."""
     torch = TorchBackend()
     return BackendRegistry(
-        [MLServerBackend(), TorchServeBackend(), torch, OnnxBackend(), PythonBackend(torch)]
+        [
+            EnsembleBackend(),
+            MLServerBackend(),
+            TorchServeBackend(),
+            torch,
+            OnnxBackend(),
+            PythonBackend(torch),
+        ]
     )

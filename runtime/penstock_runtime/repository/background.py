@@ -73,8 +73,10 @@ class Retirement:
         replaced: bool,
         then: Callable[[], None],
         timeout_s: float | None = None,
-    ) -> None:
-        """Drain (at most `timeout_s`, else the general limit), stop, call `then`; in a thread."""
+    ) -> threading.Thread:
+        """Drain (at most `timeout_s`, else the general limit), stop, call `then`; in the thread
+        that is returned.
+        """
         limit = self._drain_timeout_s if timeout_s is None else timeout_s
         has_room = self._room.acquire(timeout=self._drain_timeout_s)
         leaving = list(models)
@@ -92,6 +94,7 @@ class Retirement:
         with self._lock:
             self._threads.add(thread)
         thread.start()
+        return thread
 
     def join(self, timeout_s: float) -> bool:
         """Wait until everything on its way out is out; False if time ran out."""

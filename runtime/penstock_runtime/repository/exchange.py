@@ -6,12 +6,14 @@ may overlap. A failure before publishing leaves what serves as it is.
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Generic
 
 from penstock_runtime.config import ModelConfig
 from penstock_runtime.errors import InvalidArgument, Unavailable
 from penstock_runtime.repository.background import Retirement
+from penstock_runtime.repository.dependencies import in_waves
 from penstock_runtime.repository.generation import (
     Generation,
     LoadFailed,
@@ -41,12 +43,15 @@ class Exchange(Generic[ModelT]):
         *,
         drain_timeout_s: float,
         load_retries: int = 0,
+        check: Callable[[ModelConfig], None] | None = None,
     ) -> None:
         self.routes: Routes[ModelT] = Routes(lifecycle)
         self._loader = loader
         self._roots = roots
         self._lifecycle = lifecycle
         self._retries = load_retries
+        self._check = check
+        self._drain_timeout_s = drain_timeout_s
         self._retirement = Retirement(drain_timeout_s)
         self._lock = threading.Lock()
         self._generations: dict[str, Generation[ModelT]] = {}
@@ -55,6 +60,16 @@ class Exchange(Generic[ModelT]):
     def serving(self, name: str) -> Generation[ModelT] | None:
         """What the name stands for now; None when it does not serve."""
         return self._generations.get(name)
+
+    def parts(self, name: str) -> tuple[str, ...]:
+        """The models that what serves under a name is made of."""
+        found = self._generations.get(name)
+        return () if found is None else found.steps
+
+    def is_part(self, name: str) -> bool:
+        """Whether an ensemble that serves is made of it."""
+        with self._lock:
+            return any(name in other.steps for other in self._generations.values())
 
     def bring_in(
         self,
@@ -76,30 +91,39 @@ class Exchange(Generic[ModelT]):
                 self._note_failure(folder.name, error.reasons, remember=self._is_kept(folder, home))
             raise
 
-    def take_out(self, name: str) -> tuple[str, ...]:
+    def take_out(self, name: str, *, wait: bool = False) -> tuple[str, ...]:
         """Let the name stand for nothing; requests under way are answered in the background.
 
-        Returns the names of the models that it, as an ensemble, was made of.
+        Returns the names of the models that it, as an ensemble, was made of; with `wait` not before
+        it needs them no longer.
         """
         old = self._swap(name, Generation())
         for version, status in self._lifecycle.versions(name).items():
             if version not in old.members and not status.at_rest:
                 self._lifecycle.set(name, version, ModelState.UNAVAILABLE, UNLOADED)
         keep = old.home is None or self._roots.find(name) is not None
-        self._retire(name, old, Generation(), keep_entries=keep)
+        leaving = self._retire(name, old, Generation(), keep_entries=keep)
+        if wait and old.steps and leaving is not None:
+            leaving.join(self._drain_timeout_s)
         return old.steps
 
     def close(self, timeout_s: float) -> bool:
         """Take out everything, publish nothing more, and wait for the drains; False if time ran
         out.
         """
+        deadline = time.monotonic() + timeout_s
         with self._lock:
             self._closed = True
-            names = sorted(self._generations)
-        for name in names:
-            old = self._swap(name, Generation())
-            self._retire(name, old, Generation(), keep_entries=True, timeout_s=timeout_s)
-        return self._retirement.join(timeout_s)
+            made_of = {name: old.steps for name, old in self._generations.items()}
+        # Ensembles first: they answer with what they are made of.
+        for wave in reversed(in_waves(made_of)):
+            left_s = max(0.0, deadline - time.monotonic())
+            for name in wave:
+                old = self._swap(name, Generation())
+                self._retire(name, old, Generation(), keep_entries=True, timeout_s=left_s)
+            if any(made_of[name] for name in wave):
+                self._retirement.join(left_s)
+        return self._retirement.join(max(0.0, deadline - time.monotonic()))
 
     # -- the way in ------------------------------------------------------------------------------
 
@@ -134,6 +158,8 @@ class Exchange(Generic[ModelT]):
             if folder.problem:
                 raise InvalidArgument(folder.problem)
             config = self._loader.read(folder, config_json)
+            if self._check is not None:
+                self._check(config)
             versions = select_versions(config, folder)
             if not versions:
                 raise InvalidArgument("there is no version that the version policy serves")
@@ -224,14 +250,14 @@ class Exchange(Generic[ModelT]):
         *,
         keep_entries: bool,
         timeout_s: float | None = None,
-    ) -> None:
+    ) -> threading.Thread | None:
         leaving = [m for v, m in old.models.items() if m is not new.models.get(v)]
         gone = [version for version in old.members if version not in new.members]
         stamps = {v: self._lifecycle.set(name, v, ModelState.UNLOADING) for v in gone}
         home = old.home if old.home is not new.home else None
         if not leaving and home is None:
-            return
-        self._retirement.retire(
+            return None
+        return self._retirement.retire(
             name,
             leaving,
             replaced=bool(new.members),

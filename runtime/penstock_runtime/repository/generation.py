@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Generic
 
 from penstock_runtime.config import ModelConfig
+from penstock_runtime.config_check_ensemble import part_names
 from penstock_runtime.errors import Internal, InvalidArgument, PenstockError, Violation
 from penstock_runtime.repository.index import ModelFolder, Signature
 from penstock_runtime.repository.lifecycle import WHOLE_MODEL
@@ -78,8 +79,8 @@ class Generation(Generic[ModelT]):
     @property
     def steps(self) -> tuple[str, ...]:
         """The models that this one, an ensemble, is made of."""
-        ensembles = [m.model.config.ensemble_scheduling for m in self.members.values()]
-        return tuple(step.model_name for e in ensembles if e is not None for step in e.step)
+        members = self.members.values()
+        return tuple(name for member in members for name in part_names(member.model.config))
 
 
 class PollFailed(Internal):

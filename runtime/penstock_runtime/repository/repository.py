@@ -5,13 +5,15 @@ by looking at the files, by a caller's word), all on one path.
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Generic
 
-from penstock_runtime.errors import InvalidArgument, Unavailable
+from penstock_runtime.errors import Unavailable
 from penstock_runtime.repository.background import run_all
+from penstock_runtime.repository.dependencies import Dependencies, MadeOf, affected, in_waves
 from penstock_runtime.repository.exchange import Exchange
 from penstock_runtime.repository.generation import LoadFailed, PollFailed
 from penstock_runtime.repository.index import ModelFolder, read_folder
@@ -26,7 +28,7 @@ from penstock_runtime.repository.loader import Loader, ModelT, short_reason
 from penstock_runtime.repository.options import ALL_MODELS, ControlMode, RepositoryOptions
 from penstock_runtime.repository.overrides import NO_OVERRIDES, LoadOverrides, OverrideFolder
 from penstock_runtime.repository.roots import RepositoryRoots
-from penstock_runtime.repository.routes import shown
+from penstock_runtime.repository.routes import check_model_name, shown
 from penstock_runtime.repository.stability import StabilityGate, settled
 from penstock_runtime.repository.watcher import Watcher
 
@@ -66,10 +68,12 @@ class ModelRepository(Generic[ModelT]):
             options.model_config_name,
             namespaces=options.namespaces,
         )
+        self._dependencies = Dependencies(loader, self._roots)
         self._exchange = Exchange(
             loader,
             self._roots,
             self.lifecycle,
+            check=self._dependencies.check,
             drain_timeout_s=options.drain_timeout_s,
             load_retries=options.load_retries,
         )
@@ -134,12 +138,13 @@ class ModelRepository(Generic[ModelT]):
         there.
         """
         self._roots.check()
-        names = self._selected()
-        for name in names:
+        waves = self._dependencies.at_start(self._selected())
+        for name in sorted(chain.from_iterable(waves)):
             self.lifecycle.set(name, WHOLE_MODEL, ModelState.LOADING)
-        report = _Report(len(names), progress)
-        jobs = [partial(self._start_one, name, report) for name in names]
-        run_all(jobs, self.options.load_threads, self._stopping)
+        report = _Report(sum(map(len, waves)), progress)
+        for wave in waves:
+            jobs = [partial(self._start_one, name, report) for name in wave]
+            run_all(jobs, self.options.load_threads, self._stopping)
         if not self._stopping.is_set():
             self._started.set()
             if self.options.control_mode is ControlMode.POLL:
@@ -176,9 +181,11 @@ class ModelRepository(Generic[ModelT]):
         """Load or reload; returns once the new versions serve, and the old ones drain.
 
         Unavailable outside the explicit mode; InvalidArgument or Internal say why it failed, and
-        then what served before still does.
+        then what served before still does. What an ensemble is made of is loaded before it, as far
+        as it does not serve.
         """
         self._check_call(name)
+        self._load_parts(name, overrides.config_json)
         with self._turns.take(name):
             if overrides.overlong is not None:
                 _log.error("model '%s': an override file has too long a name", name)
@@ -186,25 +193,37 @@ class ModelRepository(Generic[ModelT]):
             if overrides.files:
                 self._load_files(name, overrides)
                 return
-            folder = self._settled(name, self.options.load_settle_seconds)
-            if folder is None:
-                _log.error(
-                    "model '%s': load failed, it is not in the model repository", shown(name)
-                )
-                raise PollFailed(name, "the model is not in the model repository")
-            self._attempt(folder, overrides.config_json)
+            self._load_one(name, overrides.config_json)
+
+    def _load_parts(self, name: str, config_json: str | None) -> None:
+        for part in self._dependencies.below(name, config_json):
+            try:
+                with self._turns.take(part):
+                    if self._exchange.serving(part) is None:
+                        self._load_one(part)
+            except (LoadFailed, PollFailed) as error:
+                # The ensemble will say that it is missing.
+                _log.error("%s", error)
+
+    def _load_one(self, name: str, config_json: str | None = None) -> None:
+        folder = self._settled(name, self.options.load_settle_seconds)
+        if folder is None:
+            _log.error("model '%s': load failed, it is not in the model repository", shown(name))
+            raise PollFailed(name, "the model is not in the model repository")
+        self._attempt(folder, config_json)
 
     def unload(self, name: str, unload_dependents: bool = False) -> None:
         """Take the model out of service; requests under way are still answered.
 
         Nothing happens to a model that does not serve. With `unload_dependents` the models that an
-        ensemble is made of go too.
+        ensemble is made of go too, once it has answered, and if no other ensemble is made of them.
         """
         self._check_call(name)
         with self._turns.take(name):
-            steps = self._exchange.take_out(name)
-        for step in steps if unload_dependents else ():
-            self.unload(step, unload_dependents)
+            parts = self._exchange.take_out(name, wait=unload_dependents)
+        for part in parts if unload_dependents else ():
+            if not self._exchange.is_part(part):
+                self.unload(part, unload_dependents)
 
     def _check_call(self, name: str) -> None:
         if self.options.control_mode is not ControlMode.EXPLICIT:
@@ -227,9 +246,23 @@ class ModelRepository(Generic[ModelT]):
         now = self._clock()
         stable = [f for f in view.folders.values() if self._gate.admits(f, now)]
         known = [n for n, f in list(self._attempted.items()) if f.repository not in view.unseen]
-        jobs = [partial(self._poll_one, f) for f in stable if self._is_news(f)]
-        jobs += [partial(self._poll_gone, n) for n in self._gate.gone(known, view.folders)]
-        run_all(jobs, self.options.load_threads, self._stopping)
+        gone = self._gate.gone(known, view.folders)
+        for wave in in_waves(self._due(stable)):
+            jobs = [partial(self._poll_one, view.folders[name]) for name in wave]
+            run_all(jobs, self.options.load_threads, self._stopping)
+        for wave in reversed(in_waves({name: self._exchange.parts(name) for name in gone})):
+            jobs = [partial(self._poll_gone, name) for name in wave]
+            run_all(jobs, self.options.load_threads, self._stopping)
+
+    def _due(self, stable: Sequence[ModelFolder]) -> MadeOf:
+        """What to load, and what that is made of: whatever is new, and ensembles that do not serve
+        and have a part that is.
+        """
+        parts = self._dependencies.of_folder
+        news = {folder.name: parts(folder) for folder in stable if self._is_news(folder)}
+        idle = [f for f in stable if f.name not in news and self._exchange.serving(f.name) is None]
+        waiting = {folder.name: parts(folder) for folder in idle} if news else {}
+        return news | {name: waiting[name] for name in affected(news, waiting)}
 
     def _is_news(self, folder: ModelFolder) -> bool:
         before = self._attempted.get(folder.name)
@@ -246,7 +279,7 @@ class ModelRepository(Generic[ModelT]):
         with self._turns.take(name):
             _log.info("model '%s' is gone from the model repository", name)
             self._attempted.pop(name, None)
-            self._exchange.take_out(name)
+            self._exchange.take_out(name, wait=True)
 
     # -- common to all ---------------------------------------------------------------------------
 
@@ -267,21 +300,6 @@ class ModelRepository(Generic[ModelT]):
 
     def __repr__(self) -> str:
         return f"<ModelRepository {self.options.control_mode.value}, {self._exchange!r}>"
-
-
-def check_model_name(name: str) -> None:
-    """Raise InvalidArgument for a name that no model's folder can have."""
-    if not name.strip():
-        raise InvalidArgument(
-            "Model name cannot be empty. Please enter a valid name to deploy.",
-            reason="MODEL_NAME_INVALID",
-        )
-    if name in (".", "..") or "/" in name or "\\" in name or not name.isprintable():
-        raise InvalidArgument(
-            f"invalid model name '{shown(name)}', model name must not contain path traversal "
-            "characters",
-            reason="MODEL_NAME_INVALID",
-        )
 
 
 class _Report:

@@ -94,6 +94,21 @@ def version_problem(version: str) -> str:
     return "out of range" if len(version) > 19 or int(version) > MAX_VERSION else ""
 
 
+def check_model_name(name: str) -> None:
+    """Raise InvalidArgument for a name that no model's folder can have."""
+    if not name.strip():
+        raise InvalidArgument(
+            "Model name cannot be empty. Please enter a valid name to deploy.",
+            reason="MODEL_NAME_INVALID",
+        )
+    if name in (".", "..") or "/" in name or "\\" in name or not name.isprintable():
+        raise InvalidArgument(
+            f"invalid model name '{shown(name)}', model name must not contain path traversal "
+            "characters",
+            reason="MODEL_NAME_INVALID",
+        )
+
+
 def shown(text: str) -> str:
     """A caller's text as an error repeats it: cut, and without what does not print."""
     cut = text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."

@@ -53,6 +53,7 @@ class CachingScheduler:
         self._inner = inner
         self._cache = cache
         self._owner = cache.new_owner()
+        self._statistics = statistics
         self._prefix = key_prefix(statistics.model, statistics.version, self._owner)
         self._desk = AnswerDesk(statistics, OrderKeeper() if preserve_ordering else None, clock)
         self._timer = timer
@@ -97,6 +98,16 @@ class CachingScheduler:
         finally:
             release_news()
         return refused
+
+    def renew(self) -> None:
+        """Forget what was kept, and keep nothing for others that comes of what is under way: the
+        answers would be others now.
+        """
+        with self._lock:
+            old, self._owner = self._owner, self._cache.new_owner()
+            made = self._statistics
+            self._prefix = key_prefix(made.model, made.version, self._owner)
+        self._cache.forget(old)
 
     def _place(self, caller: Caller, *, accepted: bool = False) -> None:
         """Answer, let wait or execute; `accepted` are those that have waited before."""
