@@ -3,7 +3,8 @@
 import argparse
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -12,6 +13,7 @@ from penstock.cache_config import cache_settings
 from penstock.cli.command import CommandError
 from penstock.cli.config_lines import line_of
 from penstock.cli.foreign import file_problems
+from penstock.cli.lint_ensembles import ensemble_findings
 from penstock.cli.terminal import Paint, plain
 from penstock.config_text import parse_config_text
 from penstock_runtime.backends.base import ModelSource
@@ -88,9 +90,8 @@ def lint(path: Path, *, cached: bool = False) -> tuple[int, list[Finding]]:
     folders = scan(path, model_name=path.resolve().name if is_bare(path) else "")
     if not folders:
         raise CommandError(f"{path} holds no models, expected folders such as {path}/NAME/1")
-    return len(folders), [
-        each for folder in folders.values() for each in lint_folder(folder, cached)
-    ]
+    found = [each for folder in folders.values() for each in lint_folder(folder, cached)]
+    return len(folders), [*found, *lint_ensembles(folders)]
 
 
 def lint_folder(folder: ModelFolder, cached: bool = False) -> Iterator[Finding]:
@@ -163,6 +164,26 @@ def lint_file(
         message = "response_cache: without a cache in the server every request is executed"
         fix = "serve with --cache-config=local,size=BYTES, and say so here"
         yield Finding(place, line_of(text, "response_cache"), "warning", message, fix)
+
+
+def lint_ensembles(folders: Mapping[str, ModelFolder]) -> Iterator[Finding]:
+    """What does not fit between the ensembles of a repository and the models of their steps."""
+    texts: dict[str, bytes] = {}
+    configs: dict[str, ModelConfig | None] = dict.fromkeys(folders)
+    for name, folder in folders.items():
+        path = folder.config_path
+        if path is None or path.suffix not in PARSERS:
+            continue
+        texts[name] = path.read_bytes()
+        # What cannot be read has been told of.
+        with suppress(InvalidArgument):
+            configs[name] = replace(PARSERS[path.suffix](texts[name]), name=name)
+    for name, problem in ensemble_findings(configs):
+        path = folders[name].config_path
+        assert path is not None
+        line = line_of(texts[name].decode(errors="replace"), problem.field)
+        message = f"{problem.field}: {problem.message}"
+        yield Finding(f"{name}/{path.name}", line, problem.severity, message, problem.fix)
 
 
 def _unreadable(error: InvalidArgument, text: str, place: str) -> Iterator[Finding]:
