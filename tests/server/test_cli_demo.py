@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from tests.transports import chosen
 
+from penstock import Client
 from penstock.cli.main import main
 from penstock.config import ServerOptions
 from penstock.embedded import BackgroundServer
@@ -44,7 +45,8 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     for name, code in {"digits": DIGITS, "minilm": MINILM}.items():
         (root / name / "1").mkdir(parents=True)
         (root / name / "1" / "model.py").write_text(code)
-    shutil.copytree(ROOT / "examples" / "models" / "repeat", root / "repeat")
+    for name in ("repeat", "cosine", "likeness"):
+        shutil.copytree(ROOT / "examples" / "models" / name, root / name)
     options = ServerOptions(
         model_repository=(str(root),),
         transport=chosen(),
@@ -63,6 +65,17 @@ def samples(tmp_path: Path) -> Path:
     images[np.arange(50), labels] = 16
     np.savez(tmp_path / "digits.npz", images=images.reshape(50, 8, 8), labels=labels)
     return tmp_path / "digits.npz"
+
+
+def test_the_ensemble_of_the_demo_compares_two_texts(url: str) -> None:
+    """Both go through the embedder, and their vectors are compared."""
+    first = np.array([[b"abc"], [b"abc"]], object)
+    second = np.array([[b"cab"], [b"xyz"]], object)
+
+    with Client(url) as client:
+        found = client.infer("likeness", {"FIRST": first, "SECOND": second})["LIKENESS"]
+
+    np.testing.assert_allclose(found, [[1], [0]], atol=1e-6)
 
 
 def test_the_demo_shows_everything(
