@@ -237,8 +237,11 @@ def test_the_command_line_has_a_token(running: Running, capsys: pytest.CaptureFi
     assert "simple_identity" in capsys.readouterr().out
 
 
-def test_refusals_are_counted(running: Running) -> None:
+def test_refusals_are_counted(running: Running, channel: Any) -> None:
     """By whether the caller was not known or not allowed."""
+    rpc = next(row for row in TABLE if row.name == "RepositoryIndex")
+    for token in ("guess", "reader-token"):
+        ended(channel, rpc, b"", token)
     address = f"http://127.0.0.1:{running.metrics_port}/metrics"
     text = urllib.request.urlopen(address, timeout=10).read().decode()
 
