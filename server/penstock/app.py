@@ -162,6 +162,8 @@ def announce(server: Server) -> None:
     o = server.options
     for address in server.grpc_addresses:
         _log.info("penstock %s: gRPC on %s", __version__, address)
+    if server.http_address is not None:
+        _log.info("HTTP on http://%s", server.http_address)
     if server.metrics_port is not None:
         _log.info("metrics on http://%s:%d/metrics", o.metrics_address, server.metrics_port)
     announce_setup(server)
@@ -187,6 +189,8 @@ def announce_setup(server: Server) -> None:
         _log.info(
             "a response cache of %d bytes for models that enable it", server.cache.limit_bytes
         )
+    if o.http_missing:
+        _log.info("gRPC only: HTTP needs pip install 'penstock[http]'")
     if o.ignored:
         flags = ", ".join(f"--{name}" for name in o.ignored)
         _log.warning("flags that have no effect here: %s", flags)

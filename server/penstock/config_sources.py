@@ -15,7 +15,8 @@ from typing import Any
 from penstock.config import FLAGS, FOREIGN_FLAGS, GROUPS, Flag, ServerOptions
 from penstock.config_document import read_document
 from penstock.config_foreign import ForeignFlag
-from penstock.restrictions import read_restrictions
+from penstock.options.http import http_is_installed
+from penstock.restrictions import HTTP, read_restrictions
 from penstock.trace_config import read_trace_config
 from penstock_runtime.errors import InvalidArgument
 
@@ -73,12 +74,18 @@ def from_arguments(namespace: argparse.Namespace, environ: Mapping[str, str]) ->
     values: dict[str, Any] = {**file, **variables, **flags}
     if values.get("drain_delay", -1.0) < 0:
         values["drain_delay"] = 5.0 if "KUBERNETES_SERVICE_HOST" in environ else 0.0
+    # Who says nothing of it has HTTP wherever it can be had, as with Triton.
+    missing = "allow_http" not in values and not http_is_installed()
+    values.setdefault("allow_http", not missing)
     # Here, so that a mistake ends the start before anything is imported or bound.
     read_restrictions(values.get("grpc_restricted_protocol", ()))
+    read_restrictions(values.get("http_restricted_api", ()), HTTP)
     read_trace_config(values.get("trace_config", ()), environ)
     foreign: Mapping[str, str] = given.get(_GIVEN_FOREIGN, {})
     delay = read_value(_HOOK, environ.get(RESPONSE_DELAY_HOOK, "0"), RESPONSE_DELAY_HOOK)
-    return ServerOptions(**values, ignored=tuple(foreign), grpc_response_delay_s=delay)
+    return ServerOptions(
+        **values, ignored=tuple(foreign), http_missing=missing, grpc_response_delay_s=delay
+    )
 
 
 def read_environment(environ: Mapping[str, str]) -> dict[str, Any]:

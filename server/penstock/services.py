@@ -1,6 +1,7 @@
 """All handlers of one server, made of its core and its options, as methods for a transport."""
 
 import asyncio
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +17,7 @@ from penstock.load_report import LoadReporter
 from penstock.logs import Logs
 from penstock.reflection import Reflection
 from penstock.restrictions import read_restrictions
-from penstock.rpc import Rpc, bind
+from penstock.rpc import INFERENCE_SERVICE, Kind, Rpc, bind
 from penstock.servicer_infer import InferServicer
 from penstock.servicer_logs import LogServicer
 from penstock.servicer_metadata import LOGGING, MetadataServicer
@@ -25,7 +26,7 @@ from penstock.servicer_repository import RepositoryServicer
 from penstock.servicer_trace import TraceServicer
 from penstock.servicer_unsupported import UnsupportedServicer
 from penstock.tracer import Tracer
-from penstock.transport.base import Method, QuickHandler
+from penstock.transport.base import Method, QuickHandler, UnaryHandler
 from penstock.workshop import StreamLimits, Workshop
 from penstock_runtime.core import InferenceCore
 from penstock_runtime.observability.access_log import AccessLog
@@ -46,6 +47,11 @@ class Services:
     health: Health
     metadata: MetadataServicer
     threads: tuple[ThreadPoolExecutor, ...]
+    shop: Workshop
+    handlers: Mapping[str, UnaryHandler]
+    """The unary calls of the inference service by their names, with nothing around them."""
+    authority: Authority | None = None
+    """Who knows the callers; None where anyone is served."""
 
     def close(self) -> None:
         """Let the threads go; what they still do is not waited for."""
@@ -123,11 +129,18 @@ def build_services(
         TraceServicer(core, tracer),
         UnsupportedServicer(),
     )
+    bound = bind(*owners)
     methods = tuple(
         guard.method(rpc, handler, _quick(rpc, shop, observer, doorkeeper))
-        for rpc, handler in bind(*owners)
+        for rpc, handler in bound
     )
-    return Services(methods, gate, budget, health, metadata, (codec_threads, admin_threads))
+    handlers = {
+        rpc.name: handler
+        for rpc, handler in bound
+        if rpc.service == INFERENCE_SERVICE and rpc.kind is Kind.UNARY
+    }
+    threads = (codec_threads, admin_threads)
+    return Services(methods, gate, budget, health, metadata, threads, shop, handlers, authority)
 
 
 def _quick(
