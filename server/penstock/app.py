@@ -18,7 +18,7 @@ from typing import Any
 from penstock.config import ServerOptions
 from penstock.drain import StopRequest
 from penstock.logs import Logs, configure_logs
-from penstock.restrictions import describe_restrictions, read_restrictions
+from penstock.restrictions import HTTP, describe_restrictions, read_restrictions
 from penstock.server import EXIT_FAILED, ProgressCallback, Server
 from penstock.version import __version__
 from penstock_runtime.errors import InvalidArgument, PenstockError
@@ -189,8 +189,11 @@ def announce_setup(server: Server) -> None:
         _log.info(
             "a response cache of %d bytes for models that enable it", server.cache.limit_bytes
         )
-    if o.http_missing:
-        _log.info("gRPC only: HTTP needs pip install 'penstock[http]'")
+    if o.allow_http and o.http_restricted_api:
+        restricted = read_restrictions(o.http_restricted_api, HTTP)
+        _log.info("restricted over HTTP: %s", describe_restrictions(restricted))
+    if o.http_off:
+        _log.info("gRPC only: %s", o.http_off)
     if o.ignored:
         flags = ", ".join(f"--{name}" for name in o.ignored)
         _log.warning("flags that have no effect here: %s", flags)

@@ -55,8 +55,8 @@ class ServerOptions(
     # Set by the reader, not by a flag.
     ignored: tuple[str, ...] = ()
     """Flags of Triton that were given and have no effect."""
-    http_missing: bool = False
-    """Nothing was said of HTTP, and its libraries are not installed."""
+    http_off: str = ""
+    """Why HTTP is not served although nobody said that it should not be."""
     grpc_response_delay_s: float = 0.0
     """A hook of Triton's tests: every RPC but inference waits so long before it answers."""
 

@@ -146,12 +146,33 @@ def test_without_its_libraries_http_is_off_unless_it_is_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Who says nothing gets gRPC and a line in the log; who asks for HTTP is told what it needs."""
-    monkeypatch.setattr("penstock.config_sources.http_is_installed", lambda: False)
+    monkeypatch.setattr("penstock.options.http.http_is_installed", lambda: False)
 
     silent, asked = read_options((), {}), read_options(("--allow-http",), {})
 
-    assert (silent.allow_http, silent.http_missing) == (False, True)
-    assert (asked.allow_http, asked.http_missing) == (True, False)
+    assert (silent.allow_http, "penstock[http]" in silent.http_off) == (False, True)
+    assert (asked.allow_http, asked.http_off) == (True, "")
+
+
+@pytest.mark.parametrize(
+    ("argv", "served"),
+    [
+        (("--grpc-use-ssl",), False),
+        (("--grpc-use-ssl-mutual",), False),
+        (("--grpc-restricted-protocol=logging,health:a=b",), False),
+        (("--grpc-restricted-protocol=health:a=b", "--http-restricted-api=logging:a=b"), False),
+        (("--grpc-restricted-protocol=health:a=b", "--http-restricted-api=health:a=b"), True),
+        (("--grpc-restricted-protocol=health:a=b", "--allow-http=true"), True),
+        (("--http-restricted-api=health:a=b",), True),
+    ],
+)
+def test_what_is_guarded_at_one_port_does_not_stand_open_at_another(
+    argv: tuple[str, ...], served: bool
+) -> None:
+    """HTTP is not there unasked where gRPC asks for what HTTP would not; the log says why."""
+    options = read_options(argv, {})
+
+    assert (options.allow_http, options.http_off == "") == (served, served)
 
 
 def test_the_drain_delay_suits_the_place() -> None:
@@ -176,5 +197,5 @@ def test_every_option_has_a_group_a_help_and_names_of_its_own() -> None:
     assert all(flag.info.group in GROUPS and flag.info.help for flag in FLAGS)
     assert len(names) == len(set(names))
     assert not set(names) & set(FOREIGN_FLAGS)
-    set_by_reader = {"ignored", "http_missing", "grpc_response_delay_s"}
+    set_by_reader = {"ignored", "http_off", "grpc_response_delay_s"}
     assert {f.name for f in fields(ServerOptions)} - set_by_reader == {f.field for f in FLAGS}

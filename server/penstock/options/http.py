@@ -1,5 +1,6 @@
 """Options of the HTTP port."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -45,3 +46,21 @@ class HttpOptions:
 def http_is_installed() -> bool:
     """Whether the libraries of the extra penstock[http] are there; nothing is imported."""
     return all(find_spec(name) is not None for name in ("starlette", "uvicorn"))
+
+
+def reason_for_no_http(tls: bool, closed: Collection[object]) -> str:
+    """Why HTTP is not served where nothing is said of it; "" for no reason.
+
+    `tls`: gRPC speaks it; `closed`: groups of calls that are restricted over gRPC only. What is
+    guarded at one port must not stand open at another that nobody asked for.
+    """
+    if not http_is_installed():
+        return "HTTP needs pip install 'penstock[http]'"
+    if tls:
+        return "HTTP speaks no TLS; --allow-http=true serves it all the same"
+    if closed:
+        return (
+            "HTTP would not ask for the secrets of --grpc-restricted-protocol: restrict it by"
+            " --http-restricted-api, or --allow-http=true serves it all the same"
+        )
+    return ""
