@@ -50,6 +50,7 @@ class Services:
     shop: Workshop
     handlers: Mapping[str, UnaryHandler]
     """The unary calls of the inference service by their names, with nothing around them."""
+    tracer: Tracer
     authority: Authority | None = None
     """Who knows the callers; None where anyone is served."""
 
@@ -108,7 +109,7 @@ def build_services(
         load=LoadReporter(core.repository.models, gate),
     )
     tracer = tracer if tracer is not None else Tracer()
-    tracer.listen(partial(_trace, shop.admission, tracer))
+    trace_by(shop.admission, tracer)
     metadata = MetadataServicer(
         core,
         gate,
@@ -139,8 +140,18 @@ def build_services(
         for rpc, handler in bound
         if rpc.service == INFERENCE_SERVICE and rpc.kind is Kind.UNARY
     }
-    threads = (codec_threads, admin_threads)
-    return Services(methods, gate, budget, health, metadata, threads, shop, handlers, authority)
+    return Services(
+        methods,
+        gate,
+        budget,
+        health,
+        metadata,
+        threads=(codec_threads, admin_threads),
+        shop=shop,
+        handlers=handlers,
+        tracer=tracer,
+        authority=authority,
+    )
 
 
 def _quick(
@@ -152,8 +163,12 @@ def _quick(
     return QuickInfer(shop, rpc, observer).handler(doorkeeper.check(rpc))
 
 
+def trace_by(admission: Admission, tracer: Tracer) -> None:
+    """Have requests ask the tracer, now and whenever it changes, if it could choose any."""
+    tracer.listen(partial(_trace, admission, tracer))
+
+
 def _trace(admission: Admission, tracer: Tracer) -> None:
-    """Have requests ask the tracer, if it could choose any."""
     admission.tracer = tracer if tracer.active else None
 
 

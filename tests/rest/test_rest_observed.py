@@ -7,6 +7,7 @@ from penstock.rest.exchange import Exchange, Reply
 from penstock.rest.observed import HttpObserver
 from penstock.rest.route import Route
 from penstock.rpc import Category
+from penstock.tracer import _attributes
 from penstock_runtime.observability.access_log import AccessEntry, AccessLog
 from penstock_runtime.observability.metrics import render
 from penstock_runtime.request import InferRequest
@@ -54,3 +55,12 @@ def test_nothing_is_counted_where_nobody_wants_it() -> None:
     observer.finished(call(), 200, "OK", 1, 0, 0)
 
     assert all(not family.samples for family in observer.families())
+
+
+def test_a_span_of_http_has_the_words_of_http() -> None:
+    """The route, not the path that a caller made up; and no RPC that there was not."""
+    assert _attributes(call()) == {
+        "http.request.method": "POST",
+        "http.route": "/v2/models/{model}/infer",
+        "client.address": "127.0.0.1",
+    }

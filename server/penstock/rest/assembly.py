@@ -23,7 +23,7 @@ from penstock.rest.port import HttpPort, PortOptions
 from penstock.rest.route import Route
 from penstock.restrictions import HTTP, read_restrictions
 from penstock.rpc import Rpc
-from penstock.services import Services
+from penstock.services import Services, trace_by
 from penstock.transport.addresses import listen_addresses
 from penstock.workshop import Workshop
 from penstock_runtime.core import InferenceCore
@@ -43,9 +43,9 @@ def make_http_side(
     if services.authority is not None:
         secrets |= {AUTHORIZATION}
     pattern = options.http_header_forward_pattern
-    shop = replace(
-        services.shop, admission=Admission(core, pattern, flag=FORWARD_FLAG, secrets=secrets)
-    )
+    admission = Admission(core, pattern, flag=FORWARD_FLAG, secrets=secrets)
+    trace_by(admission, services.tracer)
+    shop = replace(services.shop, admission=admission)
     routes = make_routes(services, shop, core, render)
     observer = HttpObserver(routes, shop.access, counted=options.rpc_metrics)
     tools = GuardTools(

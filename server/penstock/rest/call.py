@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from penstock.auth.caller import ANYONE, Permit
+from penstock.rest.problems import NO_HEADERS
 from penstock.transport.base import Metadata
 from penstock.transport.http2.grpc_timeout import parse_timeout
 from penstock_runtime.errors import InvalidArgument, PenstockError
@@ -18,7 +19,16 @@ Scope = Mapping[str, Any]
 class HttpCall:
     """A request over HTTP: where it comes from, its headers, how long its caller waits."""
 
-    __slots__ = ("_scope", "deadline_ns", "metadata", "method", "permit", "request", "response")
+    __slots__ = (
+        "_scope",
+        "deadline_ns",
+        "metadata",
+        "method",
+        "permit",
+        "request",
+        "response",
+        "told",
+    )
 
     def __init__(self, scope: Scope, method: str) -> None:
         self._scope = scope
@@ -28,6 +38,7 @@ class HttpCall:
         }
         self.deadline_ns: int | None = None
         self.permit: Permit = ANYONE
+        self.told: Mapping[str, str] = NO_HEADERS
         self.request: InferRequest | None = None
         self.response: InferResponse | None = None
 
@@ -54,7 +65,8 @@ class HttpCall:
         self.deadline_ns = time.monotonic_ns() + timeout_ns
 
     def set_trailing_metadata(self, metadata: Metadata) -> None:
-        """HTTP has no place for it."""
+        """Send this with the answer: over HTTP that is among its headers."""
+        self.told = {key: value for key, value in metadata if isinstance(value, str)}
 
     @property
     def write(self) -> Callable[[bytes], Awaitable[None]]:

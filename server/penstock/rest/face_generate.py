@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 from penstock.codec.decode import decode_parts
 from penstock.codec.parameters import EMPTY_FINAL_RESPONSE
+from penstock.load_report import ASKED
 from penstock.rest.documents import read_object
 from penstock.rest.exchange import EventsReply, Exchange, Reply
 from penstock.rest.face_health import MODEL
@@ -54,8 +55,12 @@ class GenerateFace:
         if first is None or more is not None:
             count = 0 if first is None else 2
             raise Internal(f"expected a single response, got {count}", scheduled=True)
-        exchange.call.response = first
-        return Reply((await self._told(exchange, first, tell_final=False),))
+        call = exchange.call
+        call.response = first
+        if ASKED in call.metadata:
+            self._shop.load.attach(call, first)
+        document = await self._told(exchange, first, tell_final=False)
+        return Reply((document,), headers=call.told)
 
     async def generate_stream(self, exchange: Exchange) -> EventsReply:
         """One request, any number of responses; what fails before the first of them has a status
@@ -115,7 +120,7 @@ class GenerateFace:
         parts = read_generate_request(document, name, version, config)
         headers = forwarded_headers(self._shop, call)
         request = decode_parts(parts, time.monotonic_ns(), call.deadline_ns, headers, headers)
-        admission.enter(request, stream, call, permit=call.permit)
+        admission.enter(request, stream, call, permit=call.permit, call=call)
 
     async def _event(self, exchange: Exchange, response: InferResponse) -> bytes:
         return event(await self._told(exchange, response, tell_final=_wants_final(exchange)))

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from penstock.admission import NO_HEADERS
 from penstock.codec.decode import decode_parts
+from penstock.load_report import ASKED
 from penstock.rest.call import HttpCall
 from penstock.rest.compression import WORTH_IT, accepted, compress
 from penstock.rest.exchange import JSON, Exchange, Piece, Reply
@@ -56,6 +57,8 @@ class InferFace:
             # The caller is gone, or nobody reads what else would come.
             if not stream.ended:
                 stream.cancel()
+        if ASKED in call.metadata:
+            self._shop.load.attach(call, response)
         return await self._reply(call, response, wishes)
 
     async def _submit(self, exchange: Exchange, body: Body, stream: ResponseStream) -> Wishes:
@@ -68,7 +71,7 @@ class InferFace:
         parts, wishes = read_infer_request(body, exchange.value("model"), exchange.value("version"))
         headers = forwarded_headers(self._shop, call)
         request = decode_parts(parts, time.monotonic_ns(), call.deadline_ns, headers, headers)
-        admission.enter(request, stream, call, DECOUPLED, permit=call.permit)
+        admission.enter(request, stream, call, DECOUPLED, permit=call.permit, call=call)
         return wishes
 
     async def _reply(self, call: HttpCall, response: InferResponse, wishes: Wishes) -> Reply:
@@ -84,7 +87,7 @@ class InferFace:
             pieces = await self._compressed(pieces, encoding)
         else:
             encoding = ""
-        return _reply(pieces, length, encoding)
+        return _reply(pieces, length, encoding, call.told)
 
     async def _compressed(self, pieces: tuple[Piece, ...], encoding: str) -> tuple[Piece, ...]:
         if sum(map(len, pieces)) > _LIGHT_BYTES:
@@ -108,8 +111,10 @@ def forwarded_headers(shop: Workshop, call: HttpCall) -> Mapping[str, str]:
     return admission.headers(call.metadata) if admission.forwards else NO_HEADERS
 
 
-def _reply(pieces: tuple[Piece, ...], length: int | None, encoding: str) -> Reply:
-    headers: dict[str, str] = {}
+def _reply(
+    pieces: tuple[Piece, ...], length: int | None, encoding: str, told: Mapping[str, str]
+) -> Reply:
+    headers = dict(told)
     if encoding:
         headers["Content-Encoding"] = encoding
     if length is None:
