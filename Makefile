@@ -25,7 +25,7 @@ setup: .venv/.ready ## Make .venv with penstock, torch (CPU) and everything the 
 	@touch $@
 
 .PHONY: run
-run: setup examples/repository/.built ## Build the demo repository (once) and serve it on ports 8001 (gRPC) and 8002 (metrics)
+run: setup examples/repository/.built ## Build the demo repository (once) and serve it on ports 8000 (HTTP), 8001 (gRPC) and 8002 (metrics)
 	$(BIN)/penstock serve examples/repository --grpc-port $(PORT)
 
 examples/repository/.built: setup

@@ -40,7 +40,7 @@ def running(repository: Path, *flags: str) -> Iterator[Measured]:
     command = [sys.executable, "-m", "penstock", "serve", str(repository)]
     command += ["--grpc-address=127.0.0.1", f"--grpc-port={port}", "--log-info=false"]
     began = time.monotonic()
-    process = subprocess.Popen([*command, "--allow-metrics=false", *flags])
+    process = subprocess.Popen([*command, "--allow-metrics=false", "--allow-http=false", *flags])
     try:
         url = f"127.0.0.1:{port}"
         _wait(process, port, url, began + START_TIMEOUT_S)

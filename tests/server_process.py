@@ -52,6 +52,8 @@ class ServerProcess:
                 *argv,
                 "--metrics-address=127.0.0.1",
                 "--metrics-port=0",
+                # Several of them run at a time; whoever tests HTTP gives it a port of its own.
+                "--allow-http=false",
                 *flags,
             ],
             stderr=subprocess.PIPE,

@@ -43,7 +43,8 @@ def _penstock(transport: str) -> Callable[[Place], Launch]:
         repository = build(place.folder / "repository", place.models)
         words = [sys.executable, "-m", "penstock", "serve", str(repository)]
         words += [f"--transport={transport}", "--grpc-address=127.0.0.1"]
-        words += [f"--grpc-port={place.port}", "--allow-metrics=false", "--log-info=false"]
+        words += [f"--grpc-port={place.port}", "--allow-metrics=false", "--allow-http=false"]
+        words += ["--log-info=false"]
         if place.certificate:
             words += ["--grpc-use-ssl=true", *_certificate_flags(place.certificate)]
         return Launch(words)

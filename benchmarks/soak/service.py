@@ -38,6 +38,7 @@ def flags(transport: str, metrics_port: int, log: Path) -> tuple[str, ...]:
         "--model-control-mode=explicit",
         "--load-model=*",
         "--allow-metrics=true",
+        "--allow-http=false",
         "--metrics-address=127.0.0.1",
         f"--metrics-port={metrics_port}",
         f"--log-file={log}",

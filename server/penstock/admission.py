@@ -35,9 +35,17 @@ class Holder(Protocol):
 class Admission:
     """Decodes requests and hands them to the core. Thread-safe: heavy ones come from a thread."""
 
-    def __init__(self, core: InferenceCore, header_pattern: str = "") -> None:
+    def __init__(
+        self,
+        core: InferenceCore,
+        header_pattern: str = "",
+        *,
+        flag: str = "--grpc-header-forward-pattern",
+        secrets: frozenset[str] = frozenset(),
+    ) -> None:
         self._core = core
-        self._forward = _compile(header_pattern)
+        self._forward = _compile(header_pattern, flag)
+        self._secrets = secrets
         self.tracer: Tracer | None = None
         """Asked of every request whether to trace it; None: nobody is asked."""
 
@@ -50,7 +58,7 @@ class Admission:
         return {
             name: value
             for name, value in metadata.items()
-            if search(name) and not name.startswith(HEADER_PREFIX)
+            if search(name) and not name.startswith(HEADER_PREFIX) and name not in self._secrets
         }
 
     @property
@@ -79,6 +87,23 @@ class Admission:
         how it is traced if that has been asked before (False: not at all).
         """
         request = decode_request(data, time.monotonic_ns(), deadline_ns, headers, headers)
+        refusal = _DECOUPLED if unary else ""
+        return self.enter(request, stream, holder, refusal, tell, permit, call, verdict)
+
+    def enter(
+        self,
+        request: InferRequest,
+        stream: ResponseStream,
+        holder: Holder,
+        decoupled_refusal: str = "",
+        tell: Callable[[bool], None] | None = None,
+        permit: Permit = ANYONE,
+        call: Call | None = None,
+        verdict: Plan | bool = True,
+    ) -> bool:
+        """As `admit` for a request that is decoded; one to a decoupled model is refused with this
+        text, if there is one.
+        """
         holder.request = request
         if permit is not ANYONE:
             permit.check(request.model_name)
@@ -86,8 +111,8 @@ class Admission:
         decoupled = model.decoupled
         if tell is not None:
             tell(decoupled)
-        if unary and decoupled:
-            raise Unsupported(_DECOUPLED)
+        if decoupled and decoupled_refusal:
+            raise Unsupported(decoupled_refusal)
         if stream.cancelled:
             raise Cancelled("the request was cancelled")
         if self.tracer is not None and call is not None:
@@ -135,12 +160,10 @@ def _traced(
     return request if isinstance(plan, bool) else request._replace(trace=begin(plan, request, call))
 
 
-def _compile(pattern: str) -> "re.Pattern[str] | None":
+def _compile(pattern: str, flag: str) -> "re.Pattern[str] | None":
     if not pattern:
         return None
     try:
         return re.compile(pattern, re.IGNORECASE)
     except re.error as error:
-        raise InvalidArgument(
-            f"--grpc-header-forward-pattern {pattern!r} is not a regular expression: {error}"
-        ) from None
+        raise InvalidArgument(f"{flag} {pattern!r} is not a regular expression: {error}") from None

@@ -18,7 +18,7 @@ from typing import Any
 from penstock.config import ServerOptions
 from penstock.drain import StopRequest
 from penstock.logs import Logs, configure_logs
-from penstock.restrictions import describe_restrictions, read_restrictions
+from penstock.restrictions import HTTP, describe_restrictions, read_restrictions
 from penstock.server import EXIT_FAILED, ProgressCallback, Server
 from penstock.version import __version__
 from penstock_runtime.errors import InvalidArgument, PenstockError
@@ -162,6 +162,8 @@ def announce(server: Server) -> None:
     o = server.options
     for address in server.grpc_addresses:
         _log.info("penstock %s: gRPC on %s", __version__, address)
+    if server.http_address is not None:
+        _log.info("HTTP on http://%s", server.http_address)
     if server.metrics_port is not None:
         _log.info("metrics on http://%s:%d/metrics", o.metrics_address, server.metrics_port)
     announce_setup(server)
@@ -187,6 +189,11 @@ def announce_setup(server: Server) -> None:
         _log.info(
             "a response cache of %d bytes for models that enable it", server.cache.limit_bytes
         )
+    if o.allow_http and o.http_restricted_api:
+        restricted = read_restrictions(o.http_restricted_api, HTTP)
+        _log.info("restricted over HTTP: %s", describe_restrictions(restricted))
+    if o.http_off:
+        _log.info("gRPC only: %s", o.http_off)
     if o.ignored:
         flags = ", ".join(f"--{name}" for name in o.ignored)
         _log.warning("flags that have no effect here: %s", flags)

@@ -15,6 +15,7 @@ from penstock.options.access import AccessOptions
 from penstock.options.bounds import CacheOptions, LimitOptions
 from penstock.options.flag import FlagInfo
 from penstock.options.grpc import GrpcOptions
+from penstock.options.http import HttpOptions
 from penstock.options.observed import LoggingOptions, MetricsOptions
 from penstock.options.serving import RepositoryOptions, ServingOptions
 from penstock.options.tracing import TracingOptions
@@ -24,6 +25,7 @@ GROUPS: Mapping[str, str] = MappingProxyType(
         "server": "the server as a whole",
         "repository": "where models come from and when they are loaded",
         "grpc": "the gRPC port",
+        "http": "the HTTP port",
         "access": "who may call what",
         "metrics": "the metrics port",
         "logging": "what is written to the log",
@@ -40,6 +42,7 @@ class ServerOptions(
     ServingOptions,
     RepositoryOptions,
     GrpcOptions,
+    HttpOptions,
     AccessOptions,
     MetricsOptions,
     LoggingOptions,
@@ -52,6 +55,8 @@ class ServerOptions(
     # Set by the reader, not by a flag.
     ignored: tuple[str, ...] = ()
     """Flags of Triton that were given and have no effect."""
+    http_off: str = ""
+    """Why HTTP is not served although nobody said that it should not be."""
     grpc_response_delay_s: float = 0.0
     """A hook of Triton's tests: every RPC but inference waits so long before it answers."""
 

@@ -17,13 +17,7 @@ class ForeignFlag:
 
 _IGNORED = (
     "allow-grpc",
-    "allow-http",
-    "http-port",
-    "http-address",
     "http-thread-count",
-    "http-max-input-size",
-    "reuse-http-port",
-    "http-header-forward-pattern",
     "grpc-infer-allocation-pool-size",
     "grpc-infer-thread-count",
     "grpc-max-response-pool-size",
@@ -47,7 +41,6 @@ _IGNORED = (
 )
 _NOT_YET = "is not available in this version; leave it out"
 _REFUSED = {
-    "http-restricted-api": f"restricting protocols of HTTP {_NOT_YET}",
     "allow-client-shm": f"client shared memory {_NOT_YET}",
 }
 

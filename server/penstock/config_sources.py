@@ -15,7 +15,8 @@ from typing import Any
 from penstock.config import FLAGS, FOREIGN_FLAGS, GROUPS, Flag, ServerOptions
 from penstock.config_document import read_document
 from penstock.config_foreign import ForeignFlag
-from penstock.restrictions import read_restrictions
+from penstock.options.http import reason_for_no_http
+from penstock.restrictions import HTTP, read_restrictions
 from penstock.trace_config import read_trace_config
 from penstock_runtime.errors import InvalidArgument
 
@@ -74,11 +75,18 @@ def from_arguments(namespace: argparse.Namespace, environ: Mapping[str, str]) ->
     if values.get("drain_delay", -1.0) < 0:
         values["drain_delay"] = 5.0 if "KUBERNETES_SERVICE_HOST" in environ else 0.0
     # Here, so that a mistake ends the start before anything is imported or bound.
-    read_restrictions(values.get("grpc_restricted_protocol", ()))
     read_trace_config(values.get("trace_config", ()), environ)
+    closed = read_restrictions(values.get("grpc_restricted_protocol", ()))
+    closed_too = read_restrictions(values.get("http_restricted_api", ()), HTTP)
+    tls = values.get("grpc_use_ssl", False) or values.get("grpc_use_ssl_mutual", False)
+    # Who says nothing of it has HTTP wherever it can be had, as with Triton.
+    off = "" if "allow_http" in values else reason_for_no_http(tls, closed.keys() - closed_too)
+    values.setdefault("allow_http", not off)
     foreign: Mapping[str, str] = given.get(_GIVEN_FOREIGN, {})
     delay = read_value(_HOOK, environ.get(RESPONSE_DELAY_HOOK, "0"), RESPONSE_DELAY_HOOK)
-    return ServerOptions(**values, ignored=tuple(foreign), grpc_response_delay_s=delay)
+    return ServerOptions(
+        **values, ignored=tuple(foreign), http_off=off, grpc_response_delay_s=delay
+    )
 
 
 def read_environment(environ: Mapping[str, str]) -> dict[str, Any]:

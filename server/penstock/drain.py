@@ -6,6 +6,7 @@ Nothing that was accepted is cut off, unless time runs out or someone insists.
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -66,6 +67,17 @@ class Stoppable(Protocol):
 
     async def stop(self, grace_s: float) -> None:
         """End; what is inside may go on for `grace_s`."""
+
+
+class Ports:
+    """Several of them as one."""
+
+    def __init__(self, ports: Sequence[Stoppable]) -> None:
+        self._ports = ports
+
+    async def stop(self, grace_s: float) -> None:
+        """End all of them at the same time."""
+        await asyncio.gather(*(port.stop(grace_s) for port in self._ports))
 
 
 async def drain(

@@ -42,6 +42,13 @@ class BackgroundServer:
         return self.server.grpc_addresses[0].replace("0.0.0.0:", "127.0.0.1:")
 
     @property
+    def http_address(self) -> str:
+        """host:port of the protocol over HTTP, which `allow_http=True` switches on."""
+        if self.server is None or self.server.http_address is None:
+            raise Unavailable("the server does not serve HTTP")
+        return self.server.http_address.replace("0.0.0.0:", "127.0.0.1:")
+
+    @property
     def metrics_address(self) -> str:
         """host:port of the metrics."""
         if self.server is None or self.server.metrics_port is None:

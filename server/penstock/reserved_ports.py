@@ -16,17 +16,19 @@ _Place = tuple[socket.AddressFamily, str]
 
 
 @contextmanager
-def reserved(addresses: Sequence[str], *, shared: bool = False) -> Iterator[tuple[str, ...]]:
+def reserved(
+    addresses: Sequence[str], *, shared: bool = False, flag: str = "--grpc-port"
+) -> Iterator[tuple[str, ...]]:
     """Hold these `host:port` for the time of the block; the same with real ports.
 
     FailedPrecondition if one cannot be had, or if someone else has it: unless it is `shared` with
     processes that are not ours.
     """
     with ExitStack() as stack:
-        yield tuple(_reserve(address, shared, stack) for address in addresses)
+        yield tuple(_reserve(address, shared, flag, stack) for address in addresses)
 
 
-def _reserve(address: str, shared: bool, stack: ExitStack) -> str:
+def _reserve(address: str, shared: bool, flag: str, stack: ExitStack) -> str:
     host, _, text = address.rpartition(":")
     try:
         port = int(text)
@@ -35,7 +37,7 @@ def _reserve(address: str, shared: bool, stack: ExitStack) -> str:
             _bind(places, port, share=False)[1].close()
         port, held = _bind_any(places) if port == 0 else _bind(places, port, share=True)
     except (OSError, ValueError):
-        raise FailedPrecondition(explain_bind_failure(address)) from None
+        raise FailedPrecondition(explain_bind_failure(address, flag)) from None
     stack.enter_context(held)
     return f"{host}:{port}"
 

@@ -12,8 +12,9 @@ from penstock.cache_config import CacheSettings, cache_settings
 from penstock.config import ServerOptions
 from penstock.config_text import parse_config_text
 from penstock.describe_queue import queues_json
-from penstock.drain import StopRequest, drain
+from penstock.drain import Ports, Stoppable, StopRequest, drain
 from penstock.http import MetricsServer
+from penstock.http_side import HttpSide, require_http
 from penstock.limits import default_inflight_bytes
 from penstock.logs import Logs
 from penstock.metrics import metrics_options, server_metrics
@@ -88,12 +89,15 @@ class Server:
         )
         self._watch = LoopWatch(options.stall_dump_secs, self.services.health.beat)
         self._transport: Transport = make_transport(options, self.services.methods)
+        self.http_address: str | None = None
+        self._http = make_http(options, self.services, self.core, self._render)
         sources = [self.services.families, self._watch.families, self._transport.families]
         sources += [self.tracer.families]
         sources += [counts.families] if counts is not None else []
         sources += [logs.families] if logs is not None else []
         sources += [self.authority.families] if self.authority is not None else []
         sources += [self.cache.families] if self.cache is not None else []
+        sources += [self._http.families] if self._http is not None else []
         self.metrics = server_metrics(
             self.repository, sources, metrics_options(options.metrics_config)
         )
@@ -108,12 +112,15 @@ class Server:
         self._loading: asyncio.Future[tuple[LoadProgress, ...]] | None = None
         self._unsubscribe: Callable[[], None] = lambda: None
 
+    def _render(self) -> bytes:
+        return self.metrics.render()
+
     # -- up --------------------------------------------------------------------------------------
 
     async def start(self, *, listen: bool = True) -> None:
         """Open the ports and begin to load; FailedPrecondition if a port cannot be had.
 
-        Without `listen` that of gRPC is left to `listen`.
+        Without `listen` those of gRPC and HTTP are left to `listen`.
         """
         self._watch.start()
         if self.options.allow_metrics:
@@ -125,8 +132,10 @@ class Server:
         self._loading.add_done_callback(self._loaded)
 
     async def listen(self) -> None:
-        """Open the gRPC port; FailedPrecondition if it cannot be had."""
+        """Open the ports of gRPC and HTTP; FailedPrecondition if one cannot be had."""
         self.grpc_addresses = await self._transport.start()
+        if self._http is not None:
+            self.http_address = await self._http.port.start()
 
     async def loaded(self) -> tuple[LoadProgress, ...]:
         """Wait until the models of the start are loaded; those that failed."""
@@ -179,16 +188,19 @@ class Server:
             core=self.core,
             probes=self.services.health,
             gate=self.services.gate,
-            transport=self._transport,
+            transport=Ports(self._stoppable()),
             exit_timeout_s=self.options.exit_timeout_secs,
         )
         # Models that hang would be waited for in vain.
         await self.close(CORE_STOP_S if clean else HASTY_STOP_S)
         return self.stop.code if clean else self.stop.code or EXIT_FAILED
 
+    def _stoppable(self) -> tuple[Stoppable, ...]:
+        return (self._transport, self._http.port) if self._http is not None else (self._transport,)
+
     async def close(self, timeout_s: float = CORE_STOP_S) -> None:
         """Stop what is left: the models, then whatever told of them."""
-        await self._transport.stop(0)
+        await Ports(self._stoppable()).stop(0)
         self._unsubscribe()
         stopping = in_daemon(lambda: self.core.stop(timeout_s), "penstock-stop")
         await asyncio.wait((stopping,), timeout=timeout_s)
@@ -236,6 +248,24 @@ def make_transport(options: ServerOptions, methods: Sequence[Method]) -> Transpo
     from penstock.transport.grpcio import GrpcioOptions, GrpcioTransport
 
     return GrpcioTransport(methods, GrpcioOptions(**common))
+
+
+def make_http(
+    options: ServerOptions,
+    services: Services,
+    core: InferenceCore,
+    render: Callable[[], bytes],
+) -> HttpSide | None:
+    """The HTTP port, if the options ask for one. Imports its libraries only then.
+
+    FailedPrecondition if they are not installed.
+    """
+    if not options.allow_http:
+        return None
+    require_http(options.allow_http)
+    from penstock.rest.assembly import make_http_side
+
+    return make_http_side(options, services, core, render if options.allow_metrics else None)
 
 
 def tls_files(options: ServerOptions) -> TlsFiles | None:

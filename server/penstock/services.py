@@ -1,6 +1,7 @@
 """All handlers of one server, made of its core and its options, as methods for a transport."""
 
 import asyncio
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +17,7 @@ from penstock.load_report import LoadReporter
 from penstock.logs import Logs
 from penstock.reflection import Reflection
 from penstock.restrictions import read_restrictions
-from penstock.rpc import Rpc, bind
+from penstock.rpc import INFERENCE_SERVICE, Kind, Rpc, bind
 from penstock.servicer_infer import InferServicer
 from penstock.servicer_logs import LogServicer
 from penstock.servicer_metadata import LOGGING, MetadataServicer
@@ -25,7 +26,7 @@ from penstock.servicer_repository import RepositoryServicer
 from penstock.servicer_trace import TraceServicer
 from penstock.servicer_unsupported import UnsupportedServicer
 from penstock.tracer import Tracer
-from penstock.transport.base import Method, QuickHandler
+from penstock.transport.base import Method, QuickHandler, UnaryHandler
 from penstock.workshop import StreamLimits, Workshop
 from penstock_runtime.core import InferenceCore
 from penstock_runtime.observability.access_log import AccessLog
@@ -46,6 +47,12 @@ class Services:
     health: Health
     metadata: MetadataServicer
     threads: tuple[ThreadPoolExecutor, ...]
+    shop: Workshop
+    handlers: Mapping[str, UnaryHandler]
+    """The unary calls of the inference service by their names, with nothing around them."""
+    tracer: Tracer
+    authority: Authority | None = None
+    """Who knows the callers; None where anyone is served."""
 
     def close(self) -> None:
         """Let the threads go; what they still do is not waited for."""
@@ -102,7 +109,7 @@ def build_services(
         load=LoadReporter(core.repository.models, gate),
     )
     tracer = tracer if tracer is not None else Tracer()
-    tracer.listen(partial(_trace, shop.admission, tracer))
+    trace_by(shop.admission, tracer)
     metadata = MetadataServicer(
         core,
         gate,
@@ -123,11 +130,28 @@ def build_services(
         TraceServicer(core, tracer),
         UnsupportedServicer(),
     )
+    bound = bind(*owners)
     methods = tuple(
         guard.method(rpc, handler, _quick(rpc, shop, observer, doorkeeper))
-        for rpc, handler in bind(*owners)
+        for rpc, handler in bound
     )
-    return Services(methods, gate, budget, health, metadata, (codec_threads, admin_threads))
+    handlers = {
+        rpc.name: handler
+        for rpc, handler in bound
+        if rpc.service == INFERENCE_SERVICE and rpc.kind is Kind.UNARY
+    }
+    return Services(
+        methods,
+        gate,
+        budget,
+        health,
+        metadata,
+        threads=(codec_threads, admin_threads),
+        shop=shop,
+        handlers=handlers,
+        tracer=tracer,
+        authority=authority,
+    )
 
 
 def _quick(
@@ -139,8 +163,12 @@ def _quick(
     return QuickInfer(shop, rpc, observer).handler(doorkeeper.check(rpc))
 
 
+def trace_by(admission: Admission, tracer: Tracer) -> None:
+    """Have requests ask the tracer, now and whenever it changes, if it could choose any."""
+    tracer.listen(partial(_trace, admission, tracer))
+
+
 def _trace(admission: Admission, tracer: Tracer) -> None:
-    """Have requests ask the tracer, if it could choose any."""
     admission.tracer = tracer if tracer.active else None
 
 

@@ -40,6 +40,25 @@ CODES: Mapping[Status, int] = MappingProxyType(
 )
 """Statuses and their numbers in gRPC."""
 
+HTTP_CODES: Mapping[Status, int] = MappingProxyType(
+    {
+        Status.CANCELLED: 499,
+        Status.UNKNOWN: 500,
+        Status.INVALID_ARGUMENT: 400,
+        Status.DEADLINE_EXCEEDED: 504,
+        Status.NOT_FOUND: 404,
+        Status.ALREADY_EXISTS: 409,
+        Status.PERMISSION_DENIED: 403,
+        Status.RESOURCE_EXHAUSTED: 429,
+        Status.FAILED_PRECONDITION: 400,
+        Status.UNIMPLEMENTED: 501,
+        Status.INTERNAL: 500,
+        Status.UNAVAILABLE: 503,
+        Status.UNAUTHENTICATED: 401,
+    }
+)
+"""Statuses and their numbers in HTTP."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:

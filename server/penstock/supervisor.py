@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from penstock.cache_config import cache_settings
 from penstock.config import ServerOptions
 from penstock.http import MetricsServer
+from penstock.http_side import require_http
 from penstock.limits import default_inflight_bytes
 from penstock.logs import configure_logs
 from penstock.merged_metrics import LABEL, merged
@@ -61,6 +62,7 @@ def run(options: ServerOptions) -> int:
 def check(options: ServerOptions) -> None:
     """InvalidArgument says which option does not go with several processes, and what does."""
     flag = f"--processes {options.processes}"
+    require_http(options.allow_http)
     if not hasattr(socket, "SO_REUSEPORT"):
         raise InvalidArgument(f"{flag} needs SO_REUSEPORT, which this system does not have")
     for address in options.grpc_address:
@@ -77,8 +79,10 @@ def check(options: ServerOptions) -> None:
         )
 
 
-def worker_options(options: ServerOptions, addresses: tuple[str, ...]) -> ServerOptions:
-    """What each process is told: these, on the shared port, without a metrics port of its own.
+def worker_options(
+    options: ServerOptions, addresses: tuple[str, ...], http: tuple[str, ...] = ()
+) -> ServerOptions:
+    """What each process is told: these, on the shared ports, without a metrics port of its own.
 
     The bound on requests in flight is one for all processes, and so is the size of the response
     cache: each has its share of it.
@@ -90,6 +94,8 @@ def worker_options(options: ServerOptions, addresses: tuple[str, ...]) -> Server
         options,
         grpc_address=addresses,
         reuse_grpc_port=True,
+        http_address=http[0] if http else options.http_address,
+        reuse_http_port=True,
         allow_metrics=False,
         max_inflight_bytes=max(1, inflight // options.processes),
         cache_config=share.flags(),
@@ -104,6 +110,7 @@ class Supervisor:
         self._options = options
         self._workers: tuple[WorkerProcess, ...] = ()
         self._addresses: tuple[str, ...] = ()
+        self._http: tuple[str, ...] = ()
         self._metrics_port: int | None = None
         self._announced = False
         self._told: asyncio.Task[None] | None = None
@@ -118,7 +125,12 @@ class Supervisor:
             o.metrics_address, o.metrics_port, self._render, self._is_live, self._is_ready
         )
         hosts = listen_addresses(o.grpc_address, o.grpc_port)
-        with reserved(hosts, shared=o.reuse_grpc_port) as self._addresses, self._signals():
+        web = listen_addresses((o.http_address,), o.http_port) if o.allow_http else ()
+        with (
+            reserved(hosts, shared=o.reuse_grpc_port) as self._addresses,
+            reserved(web, shared=o.reuse_http_port, flag="--http-port") as self._http,
+            self._signals(),
+        ):
             if o.allow_metrics:
                 self._metrics_port = metrics.start()
             try:
@@ -128,7 +140,7 @@ class Supervisor:
                 await asyncio.to_thread(metrics.stop)
 
     async def _run(self) -> int:
-        options = worker_options(self._options, self._addresses)
+        options = worker_options(self._options, self._addresses, self._http)
         self._workers = tuple(
             WorkerProcess(number, options, self._heard) for number in range(options.processes)
         )
@@ -200,6 +212,8 @@ class Supervisor:
         for address in self._addresses:
             text = "penstock %s: gRPC on %s by %d processes"
             _log.info(text, __version__, address, o.processes)
+        for address in self._http:
+            _log.info("HTTP on http://%s", address)
         if self._metrics_port is not None:
             _log.info("metrics on http://%s:%d/metrics", o.metrics_address, self._metrics_port)
 

@@ -224,12 +224,16 @@ def begin(plan: Plan, request: InferRequest, call: Call) -> Trace:
 
 
 def _attributes(call: Call) -> dict[str, Attribute]:
+    client = peer_host(call.peer)
+    if not call.method.startswith("/"):
+        verb, _, route = call.method.partition(" ")
+        return {"http.request.method": verb, "http.route": route, "client.address": client}
     service, _, method = call.method.strip("/").rpartition("/")
     return {
         "rpc.system": "grpc",
         "rpc.service": service,
         "rpc.method": method,
-        "client.address": peer_host(call.peer),
+        "client.address": client,
     }
 
 

@@ -18,17 +18,20 @@ def fails(capsys: pytest.CaptureFixture[str], *argv: str, **environ: str) -> str
 
 
 def test_without_anything_every_option_has_its_default() -> None:
-    """The defaults are those of the declaration; only the drain delay is worked out."""
+    """The defaults are those of the declaration; only the drain delay, and HTTP where it is
+    installed, are worked out.
+    """
     options = read_options((), {})
 
-    assert options == ServerOptions(drain_delay=0.0)
+    assert options == ServerOptions(drain_delay=0.0, allow_http=True)
 
 
 def test_defaults_are_those_of_triton() -> None:
     """Who leaves a flag out gets what Triton would do."""
     o = ServerOptions()
 
-    assert (o.grpc_port, o.metrics_port) == (8001, 8002)
+    assert (o.http_port, o.grpc_port, o.metrics_port) == (8000, 8001, 8002)
+    assert o.http_max_input_size == 64 << 20
     assert (o.grpc_keepalive_time, o.grpc_keepalive_timeout) == (7_200_000, 20_000)
     assert o.grpc_http2_min_recv_ping_interval_without_data == 300_000
     assert (o.grpc_http2_max_pings_without_data, o.grpc_http2_max_ping_strikes) == (2, 2)
@@ -107,7 +110,8 @@ def test_the_environment_separates_values_by_commas() -> None:
         (("--grpc-prot=1",), "did you mean --grpc-port"),
         (("--config-file=/nowhere.json",), "cannot read --config-file"),
         (("--grpc-restricted-protocol=x",), "expected <group>[,<group>]:<key>=<value>"),
-        (("--http-restricted-api=x",), "restricting protocols of HTTP is not available"),
+        (("--http-restricted-api=x",), "--http-restricted-api: expected <group>[,<group>]"),
+        (("--http-max-input-size=0",), "at least 1"),
         (("--allow-client-shm=true",), "shared memory is not available"),
     ],
 )
@@ -132,10 +136,43 @@ def test_a_wrong_variable_or_file_entry_is_named(
 def test_flags_of_triton_without_effect_are_accepted_and_remembered() -> None:
     """A Triton command line starts this server; what it ignores can be told."""
     options = read_options(
-        ("--http-port=8000", "--backend-config=python,x=1", "--allow-client-shm=false"), {}
+        ("--http-thread-count=8", "--backend-config=python,x=1", "--allow-client-shm=false"), {}
     )
 
-    assert options.ignored == ("http-port", "backend-config", "allow-client-shm")
+    assert options.ignored == ("http-thread-count", "backend-config", "allow-client-shm")
+
+
+def test_without_its_libraries_http_is_off_unless_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who says nothing gets gRPC and a line in the log; who asks for HTTP is told what it needs."""
+    monkeypatch.setattr("penstock.options.http.http_is_installed", lambda: False)
+
+    silent, asked = read_options((), {}), read_options(("--allow-http",), {})
+
+    assert (silent.allow_http, "penstock[http]" in silent.http_off) == (False, True)
+    assert (asked.allow_http, asked.http_off) == (True, "")
+
+
+@pytest.mark.parametrize(
+    ("argv", "served"),
+    [
+        (("--grpc-use-ssl",), False),
+        (("--grpc-use-ssl-mutual",), False),
+        (("--grpc-restricted-protocol=logging,health:a=b",), False),
+        (("--grpc-restricted-protocol=health:a=b", "--http-restricted-api=logging:a=b"), False),
+        (("--grpc-restricted-protocol=health:a=b", "--http-restricted-api=health:a=b"), True),
+        (("--grpc-restricted-protocol=health:a=b", "--allow-http=true"), True),
+        (("--http-restricted-api=health:a=b",), True),
+    ],
+)
+def test_what_is_guarded_at_one_port_does_not_stand_open_at_another(
+    argv: tuple[str, ...], served: bool
+) -> None:
+    """HTTP is not there unasked where gRPC asks for what HTTP would not; the log says why."""
+    options = read_options(argv, {})
+
+    assert (options.allow_http, options.http_off == "") == (served, served)
 
 
 def test_the_drain_delay_suits_the_place() -> None:
@@ -160,5 +197,5 @@ def test_every_option_has_a_group_a_help_and_names_of_its_own() -> None:
     assert all(flag.info.group in GROUPS and flag.info.help for flag in FLAGS)
     assert len(names) == len(set(names))
     assert not set(names) & set(FOREIGN_FLAGS)
-    set_by_reader = {"ignored", "grpc_response_delay_s"}
+    set_by_reader = {"ignored", "http_off", "grpc_response_delay_s"}
     assert {f.name for f in fields(ServerOptions)} - set_by_reader == {f.field for f in FLAGS}

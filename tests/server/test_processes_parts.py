@@ -263,8 +263,8 @@ def test_each_process_has_its_share_of_the_memory_and_all_else_alike() -> None:
 
     assert resolved.max_inflight_bytes == 250
     assert (resolved.reuse_grpc_port, resolved.allow_metrics) == (True, False)
-    changed = ("grpc_address", "reuse_grpc_port", "allow_metrics", "max_inflight_bytes")
-    back = {name: getattr(options, name) for name in changed}
+    changed = "grpc_address reuse_grpc_port reuse_http_port allow_metrics max_inflight_bytes"
+    back = {name: getattr(options, name) for name in changed.split()}
     assert replace(resolved, **back) == options
 
 

@@ -19,7 +19,7 @@ from penstock.codec.envelope import (
     refuse_missing_data,
 )
 from penstock.codec.parameters import NO_OPTIONS, read_options, with_forwarded
-from penstock.codec.prescan import split
+from penstock.codec.prescan import Parts, split
 from penstock.codec.templates import kinds_of_length, notice
 from penstock.codec.wire import Buffer, shown
 from penstock_runtime.errors import InvalidArgument, Violation
@@ -53,7 +53,21 @@ def decode_request(
             identity = template.identity(data)
             if identity is not None:
                 return template.request(data, identity, now_ns, deadline_ns)
-    parts = split(data)
+    plain = data if type(data) is bytes and not forwarded else None
+    return decode_parts(split(data), now_ns, deadline_ns, headers, forwarded, plain)
+
+
+def decode_parts(
+    parts: Parts,
+    now_ns: int,
+    deadline_ns: int | None = None,
+    headers: Mapping[str, str] = NO_HEADERS,
+    forwarded: Mapping[str, str] = NO_HEADERS,
+    data: bytes | None = None,
+) -> InferRequest:
+    """As `decode_request` for a request that has been taken apart; `data` is all of it, if others
+    of its kind may be recognised by their bytes.
+    """
     request_id = _read_id(parts.id) if parts.id else ""
     options = read_options(parts.parameters) if parts.parameters else NO_OPTIONS
     parameters = with_forwarded(options.parameters, forwarded) if forwarded else options.parameters
@@ -63,7 +77,7 @@ def decode_request(
         _refuse_raw_count(envelope, len(arrays))
     for index in envelope.bools:
         _check_bools(envelope, index, parts.raws[index])
-    if type(data) is bytes and not forwarded:
+    if data is not None:
         notice(data, parts, envelope, options)
     # By position: this is on the path of every request, and keywords cost a tenth more.
     return InferRequest(

@@ -23,7 +23,13 @@ _NAMES = (
     "outputs",
     "raw_input_contents",
 )
-_LIMITS = {PARAMETERS: 64, INPUTS: 256, OUTPUTS: 256, RAW: 256}
+MOST_PARAMETERS, MOST_INPUTS, MOST_OUTPUTS = 64, 256, 256
+_LIMITS = {
+    PARAMETERS: MOST_PARAMETERS,
+    INPUTS: MOST_INPUTS,
+    OUTPUTS: MOST_OUTPUTS,
+    RAW: MOST_INPUTS,
+}
 _MOST_FIELDS = 1024
 # A message of no more fields than the least of the limits cannot break one of them.
 _FEW_FIELDS = min(_LIMITS.values())
