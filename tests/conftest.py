@@ -7,6 +7,7 @@ import os
 
 import pytest
 from hypothesis import settings
+from tests.contract.plugin import install
 from tests.transports import TRANSPORTS, VARIABLE
 
 # No test is about time, and this machine may be busy.
@@ -24,3 +25,4 @@ def pytest_configure(config: pytest.Config) -> None:
     chosen = config.getoption("--transport")
     if chosen:
         os.environ[VARIABLE] = chosen
+    install(config)
