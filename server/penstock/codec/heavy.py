@@ -1,12 +1,17 @@
 """Whether decoding a request takes long enough to hold up an event loop."""
 
+from penstock.codec.envelope import open_envelope
 from penstock.codec.input_scan import holds_bytes
 from penstock.codec.prescan import split
 from penstock.codec.wire import Buffer
 from penstock_runtime.errors import InvalidArgument
+from penstock_runtime.memory.places import Place
 
 CONTENTS_LIMIT = 64 << 10
 _MESSAGE_LIMIT = 16 << 20
+# What a client writes of inputs in shared memory stands before any data.
+_BEGINNING = 64 << 10
+_REGION = b"shared_memory_region"
 
 
 def is_heavy(data: Buffer) -> bool:
@@ -27,3 +32,21 @@ def is_heavy(data: Buffer) -> bool:
         return True
     raw = sum(len(part) for part in parts.raws)
     return raw > CONTENTS_LIMIT and holds_bytes(parts.head)
+
+
+def is_heavy_placed(data: Buffer) -> bool:
+    """As `is_heavy`, where inputs may lie in shared memory: those are copied, and strings among
+    them cut out.
+    """
+    if _REGION in bytes(data[:_BEGINNING]) and _placed_bytes(data) > CONTENTS_LIMIT:
+        return True
+    return is_heavy(data)
+
+
+def _placed_bytes(data: Buffer) -> int:
+    """Bytes of inputs in shared memory; 0 for what is refused anyway."""
+    try:
+        sources = open_envelope(split(data), places=True).sources or ()
+    except InvalidArgument:
+        return 0
+    return sum(source.byte_size for source in sources if type(source) is Place)
