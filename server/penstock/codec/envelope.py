@@ -134,13 +134,14 @@ def _datatype(tensor: _InputTensor) -> DataType:
 
 def _requested(output: _OutputTensor, places: bool) -> RequestedOutput:
     placed = REGION in output.parameters
-    if placed and not places and CLASSIFICATION not in output.parameters:
+    both = placed and CLASSIFICATION in output.parameters
+    if placed and not places and not both:
         refuse_places()
-    parameters = read_output_parameters(output.parameters)
-    if placed and CLASSIFICATION in parameters:
-        raise InvalidArgument("output can't set both 'shared_memory_region' and 'classification'")
-    if places and parameters:
+    if places and output.parameters and not both:
         read_place(output.parameters, "output", output.name)
+    parameters = read_output_parameters(output.parameters)
+    if both:
+        raise InvalidArgument("output can't set both 'shared_memory_region' and 'classification'")
     return RequestedOutput(output.name, parameters)
 
 
