@@ -1,5 +1,7 @@
 """Laws of the codec for tensors that lie in shared memory."""
 
+# ruff: noqa: E501 - a row of the table is one line, however long the text of the error is
+
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from penstock.codec.encode import encode_message, encode_response, encode_stream
 from penstock.codec.heavy import CONTENTS_LIMIT, is_heavy, is_heavy_placed
 from penstock_protos.inference import (
     InferParameter,
+    InferTensorContents,
     ModelInferRequest,
     ModelInferResponse,
     ModelStreamInferResponse,
@@ -96,7 +99,9 @@ def test_raw_entries_are_those_of_the_other_inputs_in_their_order(again: int) ->
 
 def test_typed_contents_and_places_go_together() -> None:
     """As raw contents and places do."""
-    typed = Input(name="a", datatype="INT32", shape=[2], contents={"int_contents": [3, 4]})
+    typed = Input(
+        name="a", datatype="INT32", shape=[2], contents=InferTensorContents(int_contents=[3, 4])
+    )
 
     request = decode(message(placed(), typed))
 
@@ -187,13 +192,7 @@ def test_parameters_of_a_place_are_whole_and_of_their_types(
     else:
         data = message(outputs=(Output(name="x", parameters=given),))
 
-    found = refusal(data)
-
-    # An output's other parameters are read first, which takes any type but these two.
-    if not found.startswith("invalid value type"):
-        assert found == text.format(kind)
-    else:
-        assert "invalid value type" in text or "shared_memory_offset" in found
+    assert refusal(data) == text.format(kind)
 
 
 def test_a_server_that_shares_none_refuses_what_another_remembers() -> None:
@@ -249,11 +248,7 @@ def test_an_output_in_a_region_is_told_of_and_has_an_empty_entry(
 
     found = ModelInferResponse.FromString(encode_response(made, typed))
 
-    assert (
-        b"".join(encode_message(made, typed))
-        if isinstance(encode_message(made, typed), tuple)
-        else encode_message(made, typed) == encode_response(made, typed)
-    )
+    assert encode_message(made, typed) == encode_response(made, typed)
     assert [output.name for output in found.outputs] == [tensor.name for tensor in outputs]
     for tensor_, output, raw in zip(outputs, found.outputs, found.raw_output_contents, strict=True):
         told = {
