@@ -295,6 +295,7 @@ class RegionUse:
         try:
             return self._region.segment.array(self.place.offset, datatype, shape, self)
         except SegmentError as error:
+            self.close()
             raise _broken(self.place, "read", error) from error
 
     def close(self) -> None:
