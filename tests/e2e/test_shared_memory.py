@@ -250,6 +250,12 @@ def blocked(running: Running, client: Any) -> "queue.Queue[Any]":
     return answers
 
 
+def until_waiting(running: Running, number: int) -> None:
+    """Wait until the model executes a request and so many others wait for it."""
+    model = held(running)
+    until(lambda: (model.unanswered, model.queue_stats().requests) == (number + 1, number))
+
+
 def test_requests_with_regions_share_a_batch(running: Running, client: Any, go: Path) -> None:
     """Inputs from regions and from messages are merged, and each output goes where it is wanted."""
     answers = blocked(running, client)
@@ -327,6 +333,32 @@ def test_a_region_that_is_unregistered_while_a_request_waits_is_open_until_its_a
         assert other.get(np.float32, 4, offset=16).tolist() == [0.0] * 4
 
 
+def test_an_object_that_is_truncated_while_a_request_waits_is_an_error_of_that_request(
+    running: Running, client: Any, go: Path
+) -> None:
+    """Its output has nowhere to go; the object is not made larger, and the others are answered."""
+    answers = blocked(running, client)
+    with region(client) as shared:
+        client.async_infer(
+            "held",
+            [given("X", ONES)],
+            lambda result, error: answers.put(error or result),
+            outputs=[output("Y", shared.name, 16, 48)],
+        )
+        until(lambda: held(running).queue_stats().requests == 1)
+
+        shared.truncate(32)
+        go.touch()
+        results = [answers.get(timeout=20) for _ in range(2)]
+
+        assert (Path("/dev/shm") / shared.key[1:]).stat().st_size == 32
+    (error,) = [result for result in results if isinstance(result, Exception)]
+    assert isinstance(error, InferenceServerException)
+    assert error.message() == (
+        f"Invalid offset + byte size for shared memory region: '{shared.name}'"
+    )
+
+
 def test_a_request_that_is_given_up_writes_nothing_and_lets_go(
     running: Running, client: Any, go: Path
 ) -> None:
@@ -345,8 +377,8 @@ def test_a_request_that_is_given_up_writes_nothing_and_lets_go(
                 )
             )
             # The first is executed, the others wait.
-            until(lambda waiting=number: held(running).queue_stats().requests == waiting)
-            until(lambda all_=number + 1: held(running).unanswered == all_)
+            until_waiting(running, number)
+            assert held(running).unanswered == number + 1
         for call in calls:
             call.cancel()
         until(lambda: held(running).unanswered == 1)

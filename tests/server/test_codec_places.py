@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from penstock.codec.decode import decode_request
 from penstock.codec.encode import encode_message, encode_response, encode_stream_response
-from penstock.codec.heavy import CONTENTS_LIMIT, is_heavy, is_heavy_placed
+from penstock.codec.heavy import CONTENTS_LIMIT, PLACED_LIMIT, is_heavy, is_heavy_placed
 from penstock_protos.inference import (
     InferParameter,
     InferTensorContents,
@@ -217,12 +217,13 @@ def test_bool_bytes_beside_a_place_are_zero_or_one() -> None:
     assert "has the byte 7 in BOOL data" in refusal(message(placed(), other, raw=(b"\x00\x07",)))
 
 
-@pytest.mark.parametrize("size", [CONTENTS_LIMIT, CONTENTS_LIMIT + 1])
-def test_a_request_is_heavy_by_what_it_has_in_regions(size: int) -> None:
-    """Its own few bytes say nothing of what is to be copied."""
-    data = message(placed(size=size))
+@pytest.mark.parametrize(("datatype", "most"), [("BYTES", CONTENTS_LIMIT), ("FP32", PLACED_LIMIT)])
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_request_is_heavy_by_what_it_has_in_regions(datatype: str, most: int, more: int) -> None:
+    """Its own few bytes say nothing of what is to be copied, and cut if it is strings."""
+    data = message(placed(datatype=datatype, size=most + more))
 
-    assert is_heavy_placed(data) == (size > CONTENTS_LIMIT)
+    assert is_heavy_placed(data) == bool(more)
     assert not is_heavy(data)
     assert not is_heavy_placed(data[:-3])
     assert not is_heavy_placed(message(placed(size=None)))

@@ -9,6 +9,8 @@ from penstock_runtime.memory.places import Place
 
 CONTENTS_LIMIT = 64 << 10
 _MESSAGE_LIMIT = 16 << 20
+# Copying so many bytes takes about as long as the way to a thread.
+PLACED_LIMIT = 256 << 10
 # What a client writes of inputs in shared memory stands before any data.
 _BEGINNING = 64 << 10
 _REGION = b"shared_memory_region"
@@ -36,17 +38,15 @@ def is_heavy(data: Buffer) -> bool:
 
 def is_heavy_placed(data: Buffer) -> bool:
     """As `is_heavy`, where inputs may lie in shared memory: those are copied, and strings among
-    them cut out.
+    them cut out. What is refused anyway is not heavy for what it has there.
     """
-    if _REGION in bytes(data[:_BEGINNING]) and _placed_bytes(data) > CONTENTS_LIMIT:
-        return True
-    return is_heavy(data)
-
-
-def _placed_bytes(data: Buffer) -> int:
-    """Bytes of inputs in shared memory; 0 for what is refused anyway."""
+    if _REGION not in bytes(data[:_BEGINNING]):
+        return is_heavy(data)
     try:
-        sources = open_envelope(split(data), places=True).sources or ()
+        parts = split(data)
+        sources = open_envelope(parts, places=True).sources or ()
     except InvalidArgument:
-        return 0
-    return sum(source.byte_size for source in sources if type(source) is Place)
+        return is_heavy(data)
+    size = sum(source.byte_size for source in sources if type(source) is Place)
+    most = CONTENTS_LIMIT if holds_bytes(parts.head) else PLACED_LIMIT
+    return size > most or is_heavy(data)
