@@ -92,7 +92,7 @@ def start_model(source: ModelSource, backend: Backend, common: Common) -> Model:
         raise
     model = Model(config, source.version, loaded, door, instances, statistics, labels)
     model.staff = staff
-    model.input_device = input_device(config, places, uses_gpu=backend.uses_gpu)
+    model.input_device = input_device(config, [seat.placement for seat in places], backend)
     _start_all(model)
     statistics.load_seconds = time.monotonic() - started
     return model
@@ -126,12 +126,14 @@ def start_ensemble(source: ModelSource, backend: Backend, common: Common) -> Mod
     return model
 
 
-def input_device(config: ModelConfig, homes: Sequence[Placement], *, uses_gpu: bool) -> int | None:
-    """The GPU whose memory a model's inputs may lie in; None where they are merged with those of
-    other requests, on the host, or where instances are not all on one GPU.
+def input_device(config: ModelConfig, homes: Sequence[Placement], backend: Backend) -> int | None:
+    """The GPU whose memory a model's inputs may lie in; None where the backend takes host arrays
+    only, where inputs are merged with those of other requests, which is done on the host, or where
+    instances are not all on one GPU.
     """
     ordinals = {home.device_id if home.kind == "KIND_GPU" else None for home in homes}
-    if not uses_gpu or config.dynamic_batching is not None or len(ordinals) != 1:
+    merges = config.dynamic_batching is not None or config.sequence_batching is not None
+    if not getattr(backend, "takes_device_arrays", False) or merges or len(ordinals) != 1:
         return None
     return ordinals.pop()
 

@@ -6,6 +6,8 @@ import pytest
 from tests.runtime.region_fakes import FakeCuda
 
 from penstock_runtime.backends.base import Placement
+from penstock_runtime.backends.python import PythonBackend
+from penstock_runtime.backends.torch import TorchBackend
 from penstock_runtime.config import ModelConfig
 from penstock_runtime.config_scheduling import DynamicBatching
 from penstock_runtime.datatype import DataType
@@ -146,15 +148,17 @@ def test_a_fault_of_the_device_is_told_without_its_words() -> None:
 
 def test_inputs_stay_on_a_device_only_where_all_of_the_model_is_there() -> None:
     """One GPU, a backend that takes its arrays, and no merging with requests from the host."""
+    torch = TorchBackend()
+    python = PythonBackend(torch)
     gpu = [Placement("a", "KIND_GPU", 1), Placement("b", "KIND_GPU", 1)]
     alone, batched = (
         ModelConfig(name="m"),
         ModelConfig(name="m", dynamic_batching=DynamicBatching()),
     )
 
-    assert input_device(alone, gpu, uses_gpu=True) == 1
-    assert input_device(alone, gpu, uses_gpu=False) is None
-    assert input_device(batched, gpu, uses_gpu=True) is None
-    assert input_device(alone, [Placement("c")], uses_gpu=True) is None
-    assert input_device(alone, [*gpu, Placement("d", "KIND_GPU", 0)], uses_gpu=True) is None
-    assert input_device(alone, [*gpu, Placement("c")], uses_gpu=True) is None
+    assert input_device(alone, gpu, torch) == 1
+    assert input_device(alone, gpu, python) is None
+    assert input_device(batched, gpu, torch) is None
+    assert input_device(alone, [Placement("c")], torch) is None
+    assert input_device(alone, [*gpu, Placement("d", "KIND_GPU", 0)], torch) is None
+    assert input_device(alone, [*gpu, Placement("c")], torch) is None
