@@ -224,6 +224,8 @@ def test_a_request_is_heavy_by_what_it_has_in_regions(datatype: str, most: int, 
     data = message(placed(datatype=datatype, size=most + more))
 
     assert is_heavy_placed(data) == bool(more)
+    behind = ModelInferRequest(raw_input_contents=[bytes(CONTENTS_LIMIT)]).SerializeToString()
+    assert is_heavy_placed(behind + data) == (bool(more) or is_heavy(behind + data))
     assert not is_heavy(data)
     assert not is_heavy_placed(data[:-3])
     assert not is_heavy_placed(message(placed(size=None)))

@@ -11,8 +11,6 @@ CONTENTS_LIMIT = 64 << 10
 _MESSAGE_LIMIT = 16 << 20
 # Copying so many bytes takes about as long as the way to a thread.
 PLACED_LIMIT = 256 << 10
-# What a client writes of inputs in shared memory stands before any data.
-_BEGINNING = 64 << 10
 _REGION = b"shared_memory_region"
 
 
@@ -40,10 +38,13 @@ def is_heavy_placed(data: Buffer) -> bool:
     """As `is_heavy`, where inputs may lie in shared memory: those are copied, and strings among
     them cut out. What is refused anyway is not heavy for what it has there.
     """
-    if _REGION not in bytes(data[:_BEGINNING]):
-        return is_heavy(data)
+    if len(data) <= CONTENTS_LIMIT and _REGION not in bytes(data):
+        return False
     try:
+        # Wherever in the message it stands: data may come before it.
         parts = split(data)
+        if _REGION not in parts.head:
+            return is_heavy(data)
         sources = open_envelope(parts, places=True).sources or ()
     except InvalidArgument:
         return is_heavy(data)
