@@ -40,14 +40,15 @@ def is_heavy_placed(data: Buffer) -> bool:
     """
     if len(data) <= CONTENTS_LIMIT and _REGION not in bytes(data):
         return False
+    # First: opening the head of such a message would take long itself.
+    if is_heavy(data):
+        return True
     try:
         # Wherever in the message it stands: data may come before it.
         parts = split(data)
-        if _REGION not in parts.head:
-            return is_heavy(data)
-        sources = open_envelope(parts, places=True).sources or ()
+        placed = _REGION in parts.head
+        sources = open_envelope(parts, places=True).sources if placed else None
     except InvalidArgument:
-        return is_heavy(data)
-    size = sum(source.byte_size for source in sources if type(source) is Place)
-    most = CONTENTS_LIMIT if holds_bytes(parts.head) else PLACED_LIMIT
-    return size > most or is_heavy(data)
+        return False
+    size = sum(source.byte_size for source in sources or () if type(source) is Place)
+    return size > (CONTENTS_LIMIT if holds_bytes(parts.head) else PLACED_LIMIT)
