@@ -132,7 +132,7 @@ def input_device(config: ModelConfig, homes: Sequence[Placement], backend: Backe
     instances are not all on one GPU.
     """
     ordinals = {home.device_id if home.kind == "KIND_GPU" else None for home in homes}
-    merges = config.dynamic_batching is not None or config.sequence_batching is not None
+    merges = config.dynamic_batching or config.sequence_batching or config.batch_input
     if not getattr(backend, "takes_device_arrays", False) or merges or len(ordinals) != 1:
         return None
     return ordinals.pop()
