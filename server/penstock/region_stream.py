@@ -129,6 +129,10 @@ class RegionStream(ResponseStream):
         """As the caller's stream does."""
         return self._target.wait_for_room(timeout_s)
 
+    def post(self) -> None:
+        """Wake whoever waits at the caller's stream."""
+        self._target.post()
+
     # -- between them ----------------------------------------------------------------------------
 
     def soon(self, callback: Callable[[], None]) -> None:
