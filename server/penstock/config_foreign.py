@@ -39,7 +39,6 @@ _IGNORED = (
     "allow-sagemaker",
     "allow-vertex-ai",
 )
-_NOT_YET = "is not available in this version; leave it out"
 _REFUSED: Mapping[str, str] = MappingProxyType({})
 
 FOREIGN: Mapping[str, ForeignFlag] = MappingProxyType(
