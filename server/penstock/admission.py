@@ -9,8 +9,9 @@ from types import MappingProxyType
 from typing import Protocol
 
 from penstock.auth.caller import ANYONE, Permit, permit_of
-from penstock.codec.decode import decode_request
+from penstock.codec.decode import decode_parts, decode_request
 from penstock.codec.heavy import CONTENTS_LIMIT, is_heavy, is_heavy_placed
+from penstock.codec.prescan import Parts
 from penstock.codec.templates import Template
 from penstock.codec.wire import Buffer
 from penstock.restrictions import HEADER_PREFIX
@@ -39,6 +40,16 @@ class Placing(Protocol):
         forwarded: Mapping[str, str],
     ) -> InferRequest:
         """As `decode_request`."""
+
+    def decode_parts(
+        self,
+        parts: Parts,
+        now_ns: int,
+        deadline_ns: int | None,
+        headers: Mapping[str, str],
+        forwarded: Mapping[str, str],
+    ) -> InferRequest:
+        """As the codec's `decode_parts`."""
 
     def infer(
         self, request: InferRequest, stream: ResponseStream, model: Model | None = None
@@ -70,6 +81,8 @@ class Admission:
         self._core = core
         self._forward = _compile(header_pattern, flag)
         self._secrets = secrets
+        self.placing = placing
+        self.decode_parts = decode_parts if placing is None else placing.decode_parts
         # Chosen once: requests of a server that shares no memory pay nothing for it.
         self._decode = decode_request if placing is None else placing.decode
         self._infer = core.infer if placing is None else placing.infer

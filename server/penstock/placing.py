@@ -8,7 +8,8 @@ executes there.
 
 from collections.abc import Mapping
 
-from penstock.codec.decode import check_bools, decode_request
+from penstock.codec.decode import check_bools, decode_parts, decode_request
+from penstock.codec.prescan import Parts
 from penstock.codec.wire import Buffer
 from penstock.limits import CopyBudget, CopyShare
 from penstock.region_stream import RegionStream
@@ -47,6 +48,23 @@ class RegionPlacing:
         is not there.
         """
         request = decode_request(data, now_ns, deadline_ns, headers, forwarded, places=True)
+        return self._checked(request)
+
+    def decode_parts(
+        self,
+        parts: Parts,
+        now_ns: int,
+        deadline_ns: int | None,
+        headers: Mapping[str, str],
+        forwarded: Mapping[str, str],
+    ) -> InferRequest:
+        """As `decode` for a request that has been taken apart."""
+        request = decode_parts(
+            parts, now_ns, deadline_ns, headers, forwarded, data=None, places=True
+        )
+        return self._checked(request)
+
+    def _checked(self, request: InferRequest) -> InferRequest:
         if type(request) is PlacedRequest:
             for place in request.places():
                 self._regions.check(place)
