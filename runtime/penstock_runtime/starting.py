@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from penstock_runtime.backends.base import Backend, ModelSource
+from penstock_runtime.backends.base import Backend, ModelSource, Placement
 from penstock_runtime.batch import BatchPlan
 from penstock_runtime.config import ModelConfig, TransactionPolicy
 from penstock_runtime.config_check import check
@@ -92,6 +92,7 @@ def start_model(source: ModelSource, backend: Backend, common: Common) -> Model:
         raise
     model = Model(config, source.version, loaded, door, instances, statistics, labels)
     model.staff = staff
+    model.input_device = input_device(config, [seat.placement for seat in places], backend)
     _start_all(model)
     statistics.load_seconds = time.monotonic() - started
     return model
@@ -123,6 +124,18 @@ def start_ensemble(source: ModelSource, backend: Backend, common: Common) -> Mod
     model.composing, model.agreement = models, agreement
     statistics.load_seconds = time.monotonic() - started
     return model
+
+
+def input_device(config: ModelConfig, homes: Sequence[Placement], backend: Backend) -> int | None:
+    """The GPU whose memory a model's inputs may lie in; None where the backend takes host arrays
+    only, where inputs are merged with those of other requests, which is done on the host, or where
+    instances are not all on one GPU.
+    """
+    ordinals = {home.device_id if home.kind == "KIND_GPU" else None for home in homes}
+    merges = config.dynamic_batching or config.sequence_batching or config.batch_input
+    if not getattr(backend, "takes_device_arrays", False) or merges or len(ordinals) != 1:
+        return None
+    return ordinals.pop()
 
 
 def make_scheduler(

@@ -20,6 +20,7 @@ if os.environ.get("PENSTOCK_EAGER_IMPORT"):
     from penstock.client.retry import RetryPolicy as RetryPolicy
     from penstock.client.sync import Client as Client
     from penstock_runtime.datatype import DataType as DataType
+    from penstock_runtime.memory.places import Place as Place
     from penstock_runtime.model_api import BF16 as BF16
     from penstock_runtime.model_api import BOOL as BOOL
     from penstock_runtime.model_api import BYTES as BYTES
@@ -47,6 +48,7 @@ _NAMES = {
     "penstock.client.retry": ("RetryPolicy",),
     "penstock.client.sync": ("Client",),
     "penstock_runtime.datatype": ("DataType",),
+    "penstock_runtime.memory.places": ("Place",),
     "penstock_runtime.model_api": (
         *("BF16", "BOOL", "BYTES", "FP16", "FP32", "FP64", "INT8", "INT16", "INT32", "INT64"),
         *("UINT8", "UINT16", "UINT32", "UINT64", "Context", "ModelArgs", "model"),

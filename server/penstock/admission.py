@@ -9,7 +9,9 @@ from types import MappingProxyType
 from typing import Protocol
 
 from penstock.auth.caller import ANYONE, Permit, permit_of
-from penstock.codec.decode import decode_request
+from penstock.codec.decode import decode_parts, decode_request
+from penstock.codec.heavy import CONTENTS_LIMIT, is_heavy, is_heavy_placed
+from penstock.codec.prescan import Parts
 from penstock.codec.templates import Template
 from penstock.codec.wire import Buffer
 from penstock.restrictions import HEADER_PREFIX
@@ -26,6 +28,35 @@ NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _DECOUPLED = "ModelInfer RPC doesn't support models with decoupled transaction policy"
 
 
+class Placing(Protocol):
+    """Decodes and queues requests that may use shared memory; see `placing`."""
+
+    def decode(
+        self,
+        data: Buffer,
+        now_ns: int,
+        deadline_ns: int | None,
+        headers: Mapping[str, str],
+        forwarded: Mapping[str, str],
+    ) -> InferRequest:
+        """As `decode_request`."""
+
+    def decode_parts(
+        self,
+        parts: Parts,
+        now_ns: int,
+        deadline_ns: int | None,
+        headers: Mapping[str, str],
+        forwarded: Mapping[str, str],
+    ) -> InferRequest:
+        """As the codec's `decode_parts`."""
+
+    def infer(
+        self, request: InferRequest, stream: ResponseStream, model: Model | None = None
+    ) -> None:
+        """As `InferenceCore.infer`."""
+
+
 class Holder(Protocol):
     """Whoever wants to know the request as soon as there is one, even if it is refused later."""
 
@@ -33,12 +64,16 @@ class Holder(Protocol):
 
 
 class Admission:
-    """Decodes requests and hands them to the core. Thread-safe: heavy ones come from a thread."""
+    """Decodes requests and hands them to the core. Thread-safe: heavy ones come from a thread.
+
+    `is_heavy` says of a request whether it is one. Without `placing` none may use shared memory.
+    """
 
     def __init__(
         self,
         core: InferenceCore,
         header_pattern: str = "",
+        placing: Placing | None = None,
         *,
         flag: str = "--grpc-header-forward-pattern",
         secrets: frozenset[str] = frozenset(),
@@ -46,6 +81,14 @@ class Admission:
         self._core = core
         self._forward = _compile(header_pattern, flag)
         self._secrets = secrets
+        self.placing = placing
+        self.decode_parts = decode_parts if placing is None else placing.decode_parts
+        # Chosen once: requests of a server that shares no memory pay nothing for it.
+        self._decode = decode_request if placing is None else placing.decode
+        self._infer = core.infer if placing is None else placing.infer
+        self.is_heavy = is_heavy if placing is None else is_heavy_placed
+        self.light_bytes = CONTENTS_LIMIT if placing is None else 0
+        """No request of so many bytes is heavy."""
         self.tracer: Tracer | None = None
         """Asked of every request whether to trace it; None: nobody is asked."""
 
@@ -86,7 +129,7 @@ class Admission:
         do. `call` is what the request came with; without it the request is not traced. `verdict` is
         how it is traced if that has been asked before (False: not at all).
         """
-        request = decode_request(data, time.monotonic_ns(), deadline_ns, headers, headers)
+        request = self._decode(data, time.monotonic_ns(), deadline_ns, headers, headers)
         refusal = _DECOUPLED if unary else ""
         return self.enter(request, stream, holder, refusal, tell, permit, call, verdict)
 
@@ -119,7 +162,7 @@ class Admission:
             request = holder.request = _traced(
                 request, model.config.name, self.tracer, call, verdict
             )
-        self._core.infer(request, stream, model)
+        self._infer(request, stream, model)
         return decoupled
 
     def recognise(self, request: UnaryRequest, template: Template, identity: str) -> Model | None:

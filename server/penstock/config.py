@@ -16,6 +16,7 @@ from penstock.options.bounds import CacheOptions, LimitOptions
 from penstock.options.flag import FlagInfo
 from penstock.options.grpc import GrpcOptions
 from penstock.options.http import HttpOptions
+from penstock.options.memory import SharedMemoryOptions
 from penstock.options.observed import LoggingOptions, MetricsOptions
 from penstock.options.serving import RepositoryOptions, ServingOptions
 from penstock.options.tracing import TracingOptions
@@ -31,6 +32,7 @@ GROUPS: Mapping[str, str] = MappingProxyType(
         "logging": "what is written to the log",
         "tracing": "single requests, step by step",
         "cache": "responses that are kept and given again, for the models that ask for it",
+        "memory": "memory that clients share with the server",
         "limits": "bounds beyond which the answer is immediate and retryable",
         "ignored": "flags of Triton that are accepted and have no effect here",
     }
@@ -48,6 +50,7 @@ class ServerOptions(
     LoggingOptions,
     TracingOptions,
     CacheOptions,
+    SharedMemoryOptions,
     LimitOptions,
 ):
     """The options of one server; a tuple is an option that may be given several times."""

@@ -39,10 +39,7 @@ _IGNORED = (
     "allow-sagemaker",
     "allow-vertex-ai",
 )
-_NOT_YET = "is not available in this version; leave it out"
-_REFUSED = {
-    "allow-client-shm": f"client shared memory {_NOT_YET}",
-}
+_REFUSED: Mapping[str, str] = MappingProxyType({})
 
 FOREIGN: Mapping[str, ForeignFlag] = MappingProxyType(
     {name: ForeignFlag(name) for name in _IGNORED}

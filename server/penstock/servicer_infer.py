@@ -7,7 +7,6 @@ from penstock.admission import NO_HEADERS
 from penstock.auth.caller import permit_of
 from penstock.bare_stream import BareCall
 from penstock.codec.encode import encode_response
-from penstock.codec.heavy import is_heavy
 from penstock.load_report import ASKED
 from penstock.stream_session import StreamSession
 from penstock.timing import with_timing
@@ -41,7 +40,7 @@ class InferServicer:
         shop.budget.take(size)
         stream = ResponseStream(shop.inbox)
         try:
-            if is_heavy(data):
+            if shop.admission.is_heavy(data):
                 await shop.aside(admit, data, stream, call, deadline_ns, headers)
             else:
                 admit(data, stream, call, deadline_ns, headers)

@@ -29,6 +29,7 @@ EXTENSIONS: Sequence[str] = (
 UNIMPLEMENTED.
 """
 LOGGING = "logging"
+SYSTEM_SHARED_MEMORY, CUDA_SHARED_MEMORY = "system_shared_memory", "cuda_shared_memory"
 
 
 class MetadataServicer:

@@ -14,7 +14,6 @@ from typing import Any, cast
 from penstock.admission import NO_HEADERS
 from penstock.auth.caller import permit_of
 from penstock.codec.encode import encode_message
-from penstock.codec.heavy import CONTENTS_LIMIT, is_heavy
 from penstock.codec.templates import kinds_of_length
 from penstock.doorkeeper import Check
 from penstock.interceptors import Observer
@@ -149,7 +148,8 @@ class QuickInfer:
         return [request for index, request in enumerate(requests) if index not in plans]
 
     def _submit_any(self, request: UnaryRequest, data: Buffer) -> None:
-        if request.size > CONTENTS_LIMIT and is_heavy(data):
+        admission = self._shop.admission
+        if request.size > admission.light_bytes and admission.is_heavy(data):
             self._aside(self._admit_aside(request, data))
         else:
             self._admit(request, data)

@@ -12,23 +12,31 @@ from penstock.config import ServerOptions
 from penstock.doorkeeper import Doorkeeper
 from penstock.health import Health
 from penstock.interceptors import Gate, Guard, Observer
-from penstock.limits import ByteBudget, default_inflight_bytes
+from penstock.limits import ByteBudget, CopyBudget, default_inflight_bytes
 from penstock.load_report import LoadReporter
 from penstock.logs import Logs
+from penstock.placing import RegionPlacing
 from penstock.reflection import Reflection
 from penstock.restrictions import read_restrictions
 from penstock.rpc import INFERENCE_SERVICE, Kind, Rpc, bind
 from penstock.servicer_infer import InferServicer
 from penstock.servicer_logs import LogServicer
-from penstock.servicer_metadata import LOGGING, MetadataServicer
+from penstock.servicer_metadata import (
+    CUDA_SHARED_MEMORY,
+    LOGGING,
+    SYSTEM_SHARED_MEMORY,
+    MetadataServicer,
+)
 from penstock.servicer_quick import QuickInfer
 from penstock.servicer_repository import RepositoryServicer
+from penstock.servicer_shared_memory import SharedMemoryServicer
 from penstock.servicer_trace import TraceServicer
-from penstock.servicer_unsupported import UnsupportedServicer
 from penstock.tracer import Tracer
 from penstock.transport.base import Method, QuickHandler, UnaryHandler
 from penstock.workshop import StreamLimits, Workshop
 from penstock_runtime.core import InferenceCore
+from penstock_runtime.memory.cupy_driver import cuda_works, find_cupy
+from penstock_runtime.memory.shared import RegionTable
 from penstock_runtime.observability.access_log import AccessLog
 from penstock_runtime.observability.metrics import Family, Sample
 from penstock_runtime.stream import LoopInbox
@@ -44,8 +52,10 @@ class Services:
     methods: tuple[Method, ...]
     gate: Gate
     budget: ByteBudget
+    copies: CopyBudget
     health: Health
     metadata: MetadataServicer
+    regions: RegionTable
     threads: tuple[ThreadPoolExecutor, ...]
     shop: Workshop
     handlers: Mapping[str, UnaryHandler]
@@ -56,22 +66,27 @@ class Services:
 
     def close(self) -> None:
         """Let the threads go; what they still do is not waited for."""
+        self.regions.close()
         for pool in self.threads:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def families(self) -> list[Family]:
         """What is inside now, and what was refused for lack of memory."""
-        budget = self.budget
+        budget, copies = self.budget, self.copies
+        refused = budget.refused + copies.refused
         return [
             _one("penstock_inflight_calls", "Calls inside the server", self.gate.inflight),
-            _one("penstock_inflight_bytes", "Bytes of requests in flight", budget.used),
+            _one(
+                "penstock_inflight_bytes", "Bytes of requests in flight", budget.used + copies.used
+            ),
             _one("penstock_inflight_bytes_limit", "Their limit", budget.limit),
             Family(
                 "penstock_inflight_bytes_refused_total",
                 "counter",
                 "Requests refused because of that limit",
-                (Sample(budget.refused),),
+                (Sample(refused),),
             ),
+            *self.regions.families(),
         ]
 
 
@@ -94,8 +109,12 @@ def build_services(
     codec_threads = ThreadPoolExecutor(CODEC_THREADS, "penstock-codec")
     admin_threads = ThreadPoolExecutor(ADMIN_THREADS, "penstock-admin")
     admission = Admission if authority is None else LimitedAdmission
+    copies = CopyBudget(budget)
+    regions = RegionTable(options.max_shm_regions)
+    shared = options.allow_client_shm
+    placing = RegionPlacing(core, regions, copies) if shared else None
     shop = Workshop(
-        admission=admission(core, options.grpc_header_forward_pattern),
+        admission=admission(core, options.grpc_header_forward_pattern, placing),
         inbox=LoopInbox(asyncio.get_running_loop()),
         threads=codec_threads,
         budget=budget,
@@ -115,7 +134,7 @@ def build_services(
         gate,
         options.server_name,
         strict_readiness=options.strict_readiness,
-        more_extensions=(LOGGING,) if logs is not None else (),
+        more_extensions=_extensions(logs, shared=shared),
     )
     health = Health(core, metadata.is_ready, max_watchers=options.max_health_watchers)
     doorkeeper = Doorkeeper(read_restrictions(options.grpc_restricted_protocol), authority)
@@ -128,7 +147,7 @@ def build_services(
         Reflection(),
         LogServicer(logs),
         TraceServicer(core, tracer),
-        UnsupportedServicer(),
+        SharedMemoryServicer(regions, admin_threads, find_cupy, allowed=shared),
     )
     bound = bind(*owners)
     methods = tuple(
@@ -144,14 +163,24 @@ def build_services(
         methods,
         gate,
         budget,
+        copies,
         health,
         metadata,
+        regions,
         threads=(codec_threads, admin_threads),
         shop=shop,
         handlers=handlers,
         tracer=tracer,
         authority=authority,
     )
+
+
+def _extensions(logs: Logs | None, *, shared: bool) -> tuple[str, ...]:
+    """The extensions that this server has beside those that every server has."""
+    found = [LOGGING] if logs is not None else []
+    found += [SYSTEM_SHARED_MEMORY] if shared else []
+    found += [CUDA_SHARED_MEMORY] if shared and cuda_works() else []
+    return tuple(found)
 
 
 def _quick(

@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Awaitable
 
 from penstock.auth.caller import permit_of
 from penstock.codec.encode import encode_stream_response
-from penstock.codec.heavy import is_heavy
 from penstock.interceptors import shutting_down
 from penstock.status import public_error
 from penstock.stream_answers import error_message, final_message_of, log_request
@@ -156,7 +155,7 @@ class StreamSession:
         try:
             shop.budget.take(request.size)
             request.charged = True
-            if is_heavy(data):
+            if shop.admission.is_heavy(data):
                 return self._admit_aside(data, request)
             self._decode(data, request)
         except Exception as error:

@@ -71,6 +71,12 @@ def check(options: ServerOptions) -> None:
                 f"{flag} does not go with --grpc-address {address}: a Unix socket cannot be shared "
                 "by several processes; listen on a port, or serve with one process"
             )
+    if options.allow_client_shm:
+        raise InvalidArgument(
+            f"{flag} does not go with --allow-client-shm: a region would be registered with "
+            "one process only, and requests that use it would reach others; share no memory, or "
+            "serve with one process"
+        )
     if options.model_control_mode == "explicit":
         raise InvalidArgument(
             f"{flag} does not go with --model-control-mode explicit: a RepositoryModelLoad or "

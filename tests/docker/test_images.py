@@ -141,7 +141,8 @@ def test_the_ports_are_the_servers_defaults(image: Dockerfile) -> None:
     """What is exposed is what listens."""
     exposed = [int(port) for port in image.final.last("EXPOSE").words()]
 
-    assert exposed == [ServerOptions().grpc_port, ServerOptions().metrics_port]
+    defaults = ServerOptions()
+    assert exposed == [defaults.http_port, defaults.grpc_port, defaults.metrics_port]
 
 
 def test_the_labels_are_complete_and_say_the_version(image: Dockerfile) -> None:

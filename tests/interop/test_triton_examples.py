@@ -1,6 +1,7 @@
 """Example programs of Triton's client repository beyond those of tests/e2e/test_tritonclient.py.
 
-Those for shared memory and for sequences have nothing to talk to yet: both are refused by name.
+Those for shared memory are in tests/e2e/test_shared_memory.py; here is what they meet on a server
+that does not allow it. Those for sequences have nothing to talk to yet.
 """
 
 from collections.abc import Iterator

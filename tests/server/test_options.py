@@ -112,7 +112,7 @@ def test_the_environment_separates_values_by_commas() -> None:
         (("--grpc-restricted-protocol=x",), "expected <group>[,<group>]:<key>=<value>"),
         (("--http-restricted-api=x",), "--http-restricted-api: expected <group>[,<group>]"),
         (("--http-max-input-size=0",), "at least 1"),
-        (("--allow-client-shm=true",), "shared memory is not available"),
+        (("--max-shm-regions=0",), "at least 1"),
     ],
 )
 def test_what_is_wrong_is_named_with_what_was_expected(
@@ -136,10 +136,10 @@ def test_a_wrong_variable_or_file_entry_is_named(
 def test_flags_of_triton_without_effect_are_accepted_and_remembered() -> None:
     """A Triton command line starts this server; what it ignores can be told."""
     options = read_options(
-        ("--http-thread-count=8", "--backend-config=python,x=1", "--allow-client-shm=false"), {}
+        ("--http-thread-count=8", "--backend-config=python,x=1", "--allow-sagemaker=false"), {}
     )
 
-    assert options.ignored == ("http-thread-count", "backend-config", "allow-client-shm")
+    assert options.ignored == ("http-thread-count", "backend-config", "allow-sagemaker")
 
 
 def test_without_its_libraries_http_is_off_unless_it_is_asked_for(

@@ -246,6 +246,7 @@ def test_sigint_while_loading_ends_at_once(tmp_path: Path) -> None:
     [
         ("--grpc-address=unix:/tmp/penstock.sock", "cannot be shared"),
         ("--model-control-mode=explicit", "one process only"),
+        ("--allow-client-shm", "a region would be registered with one process only"),
         ("--processes=0", "at least 1"),
     ],
 )

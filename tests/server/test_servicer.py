@@ -252,10 +252,8 @@ async def test_the_index_lists_models_with_their_states() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "SystemSharedMemoryStatus",
         "SystemSharedMemoryRegister",
         "SystemSharedMemoryUnregister",
-        "CudaSharedMemoryStatus",
         "CudaSharedMemoryRegister",
         "CudaSharedMemoryUnregister",
         "LogSettings",

@@ -107,7 +107,11 @@ class LoadedModel(Protocol):
 
 
 class Backend(Protocol):
-    """A kind of model; `uses_gpu` tells where KIND_AUTO puts its instances."""
+    """A kind of model; `uses_gpu` tells where KIND_AUTO puts its instances.
+
+    One whose executables take inputs that are on their device already, as arrays with DLPack, says
+    so by an attribute `takes_device_arrays`.
+    """
 
     name: str
 

@@ -20,6 +20,7 @@ class TorchBackend:
     name = "pytorch"
     aliases = ("torch", "libtorch", "pytorch_libtorch", "libtriton_pytorch.so")
     uses_gpu = True
+    takes_device_arrays = True
 
     def recognises(self, source: ModelSource) -> bool:
         """Whether the version directory holds model.pt, model.pt2, or model.py with weights."""

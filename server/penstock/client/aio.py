@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from penstock.client import calls
-from penstock.client.calls import Call
+from penstock.client.calls import Call, Outputs, RegionStatus
 from penstock.client.channel import TLS, ChannelSettings
 from penstock.client.deadline import NS, POLL_S, Deadline, never_ready, not_ready_yet
 from penstock.client.errors import InferenceError
@@ -72,7 +72,7 @@ class AsyncClient:
         inputs: Mapping[str, InputValue],
         *,
         version: str = "",
-        outputs: Sequence[str] = (),
+        outputs: Outputs = (),
         parameters: Parameters = EMPTY,
         id: str = "",  # noqa: A002 - the protocol's name for it
         timeout: float | None = None,
@@ -81,7 +81,8 @@ class AsyncClient:
         """One request, one answer.
 
         An input is a numpy or torch array, a Tensor, or a nested sequence (text for BYTES), with
-        its batch dimension where the model has one. `outputs` empty asks for all.
+        its batch dimension where the model has one; a Tensor whose array is a Place lies in shared
+        memory. `outputs` empty asks for all; a mapping says for each a Place, or None.
         """
         call = calls.infer(
             model,
@@ -100,7 +101,7 @@ class AsyncClient:
         inputs: Mapping[str, InputValue],
         *,
         version: str = "",
-        outputs: Sequence[str] = (),
+        outputs: Outputs = (),
         parameters: Parameters = EMPTY,
         id: str = "",  # noqa: A002 - the protocol's name for it
         timeout: float | None = None,
@@ -212,6 +213,35 @@ class AsyncClient:
     ) -> None:
         """Unload the model, and if asked the models that only it needed."""
         await self._run(calls.unload(model, unload_dependents), timeout)
+
+    # -- shared memory ---------------------------------------------------------------------------
+
+    async def register_shared_memory(
+        self,
+        name: str,
+        key: str,
+        byte_size: int,
+        offset: int = 0,
+        *,
+        timeout: float | None = None,
+    ) -> None:
+        """Let the server open a shared memory object of this machine by its key, as region `name`.
+
+        It stays registered until it is unregistered, whatever becomes of this client.
+        """
+        await self._run(calls.register_shared_memory(name, key, byte_size, offset), timeout)
+
+    async def unregister_shared_memory(
+        self, name: str = "", *, timeout: float | None = None
+    ) -> None:
+        """Let the server forget a region, or all of system memory, whoever registered them."""
+        await self._run(calls.unregister_shared_memory(name), timeout)
+
+    async def shared_memory(
+        self, name: str = "", *, timeout: float | None = None
+    ) -> dict[str, RegionStatus]:
+        """The region of this name, or all, with key, offset and size."""
+        return await self._run(calls.shared_memory(name), timeout)
 
     # -- how a call is made ----------------------------------------------------------------------
 

@@ -20,10 +20,15 @@ from penstock_protos import health as health_pb
 from penstock_protos import inference as pb
 from penstock_protos.model_config import ModelConfig
 from penstock_runtime.errors import PenstockError, Status
+from penstock_runtime.memory.places import Place
 from penstock_runtime.request import EMPTY, InferRequest, Parameters, RequestedOutput
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
+
+RegionStatus = pb.SystemSharedMemoryStatusResponse.RegionStatus
+Outputs = Sequence[str] | Mapping[str, Place | None]
+"""Names of outputs; or by name a place in shared memory, or None for the message."""
 
 INFERENCE = "/inference.GRPCInferenceService/"
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
@@ -125,6 +130,29 @@ def unload(model: str, unload_dependents: bool) -> Call[None]:
     return _call("RepositoryModelUnload", request, answer, _nothing, retry=False)
 
 
+def register_shared_memory(name: str, key: str, byte_size: int, offset: int) -> Call[None]:
+    """Let the server open a shared memory object; see Client.register_shared_memory."""
+    request = pb.SystemSharedMemoryRegisterRequest(
+        name=name, key=key, byte_size=byte_size, offset=offset
+    )
+    answer = pb.SystemSharedMemoryRegisterResponse
+    return _call("SystemSharedMemoryRegister", request, answer, _nothing, retry=False)
+
+
+def unregister_shared_memory(name: str) -> Call[None]:
+    """Let the server forget a region, or all."""
+    request = pb.SystemSharedMemoryUnregisterRequest(name=name)
+    answer = pb.SystemSharedMemoryUnregisterResponse
+    return _call("SystemSharedMemoryUnregister", request, answer, _nothing)
+
+
+def shared_memory(name: str) -> Call[dict[str, RegionStatus]]:
+    """The regions that are registered."""
+    request = pb.SystemSharedMemoryStatusRequest(name=name)
+    answer = pb.SystemSharedMemoryStatusResponse
+    return _call("SystemSharedMemoryStatus", request, answer, lambda a: dict(a.regions))
+
+
 def health(service: str) -> Call[str]:
     """Name of the serving status of one service."""
 
@@ -141,7 +169,7 @@ def infer(
     inputs: Mapping[str, InputValue],
     *,
     version: str = "",
-    outputs: Sequence[str] = (),
+    outputs: Outputs = (),
     parameters: Parameters = EMPTY,
     id: str = "",  # noqa: A002 - the protocol's name for it
     priority: int = 0,
@@ -152,11 +180,21 @@ def infer(
         model_version=version,
         id=id,
         inputs=as_tensors(inputs),
-        outputs=tuple(RequestedOutput(name) for name in outputs),
+        outputs=requested(outputs),
         parameters=parameters,
         priority=priority,
     )
     return Call(INFERENCE + "ModelInfer", bytes(encode_request(request)), read_result)
+
+
+def requested(outputs: Outputs) -> tuple[RequestedOutput, ...]:
+    """The outputs of a request: by name, and where each is wanted if that is said."""
+    if not isinstance(outputs, Mapping):
+        return tuple(RequestedOutput(name) for name in outputs)
+    return tuple(
+        RequestedOutput(name) if place is None else RequestedOutput(name, place.parameters)
+        for name, place in outputs.items()
+    )
 
 
 def read_result(answer: Buffer) -> InferResult:

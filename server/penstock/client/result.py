@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from penstock_runtime.datatype import AnyArray, DataType, bf16_to_float32
+from penstock_runtime.memory.places import Place
 from penstock_runtime.request import InferResponse, Parameters, Timing
 from penstock_runtime.tensor import Tensor
 
@@ -12,7 +13,8 @@ _PHASES = ("queue", "compute_input", "compute_infer", "compute_output")
 class InferResult(Mapping[str, AnyArray]):
     """The outputs by name, as numpy arrays, in the order of the answer.
 
-    An array is a read-only view of the received bytes. BYTES elements are `bytes` in an object
+    An array is a read-only view of the received bytes; an output that lies in shared memory has
+    none here, and `tensor(name).array` is its Place. BYTES elements are `bytes` in an object
     array (`texts` decodes them); BF16 is widened to float32, exactly.
     """
 
@@ -24,6 +26,8 @@ class InferResult(Mapping[str, AnyArray]):
 
     def __getitem__(self, name: str) -> AnyArray:
         tensor = self._tensors[name]
+        if type(tensor.array) is Place:
+            raise KeyError(f"output '{name}' is in shared memory region '{tensor.array.region}'")
         array = tensor.numpy()
         return bf16_to_float32(array) if tensor.datatype is DataType.BF16 else array
 
@@ -35,7 +39,7 @@ class InferResult(Mapping[str, AnyArray]):
 
     def texts(self, name: str) -> list[str]:
         """The elements of a BYTES output, row-major, decoded as UTF-8."""
-        return [item.decode() for item in self._tensors[name].numpy().reshape(-1).tolist()]
+        return [item.decode() for item in self[name].reshape(-1).tolist()]
 
     def tensor(self, name: str) -> Tensor:
         """The output with its datatype and shape, as it came over the wire."""

@@ -2,7 +2,8 @@
 
 The bytes are put together by hand: the head of a response (model, version, outputs) is remembered
 by everything that it depends on, so that an ordinary response costs little more than joining it
-with the id and the data. `timing` is not encoded here.
+with the id and the data. `timing` is not encoded here. Outputs in shared memory have been written
+there before, and are told of only; a response with such outputs is raw, whatever was asked for.
 """
 
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from penstock.codec.parameters import FINAL_RESPONSE, write_parameters
+from penstock.codec.places import in_message, placed_entry, placed_slot
 from penstock.codec.tensor_writer import (
     COPIED,
     Part,
@@ -21,6 +23,7 @@ from penstock.codec.tensor_writer import (
     typed_entries,
 )
 from penstock.codec.wire import sized, text, varint
+from penstock_runtime.memory.places import PlacedResponse
 from penstock_runtime.request import EMPTY, InferResponse, Parameters
 from penstock_runtime.stream import OneOutput
 from penstock_runtime.tensor import Tensor
@@ -179,7 +182,11 @@ def _parts(
     response: InferResponse, typed: bool, final: bool | None = None
 ) -> tuple[list[Part], int]:
     """The message in pieces, and its size."""
-    head = (_typed_head(response) if typed else None) or _head(response)
+    outputs = response.outputs
+    if type(response) is PlacedResponse:
+        head, outputs = _placed_head(response), tuple(map(in_message, outputs))
+    else:
+        head = (_typed_head(response) if typed else None) or _head(response)
     parts: list[Part] = [head.model]
     size = head.size
     if response.id:
@@ -193,7 +200,7 @@ def _parts(
     # Before the data is touched: an array that is far too large must not be copied first.
     check_size(size)
     parts.append(head.outputs)
-    for place, tensor in zip(head.slots, response.outputs, strict=False):
+    for place, tensor in zip(head.slots, outputs, strict=False):
         size += add_raw(parts, tensor, place)
     check_size(size)
     return parts, size
@@ -239,6 +246,12 @@ def _key(response: InferResponse) -> tuple[object, ...]:
 def _typed_head(response: InferResponse) -> _Head | None:
     entries = typed_entries(response.outputs)
     return None if entries is None else _new_head(response, entries, ())
+
+
+def _placed_head(response: PlacedResponse) -> _Head:
+    outputs = response.outputs
+    slots = tuple(placed_slot(tensor, _RAW) for tensor in outputs)
+    return _new_head(response, b"".join(map(placed_entry, outputs)), slots)
 
 
 def _new_head(response: InferResponse, outputs: bytes, slots: tuple[Slot, ...]) -> _Head:

@@ -15,14 +15,15 @@ from penstock.codec.contents import Owner, read_contents
 from penstock.codec.contents_scan import PackedFloats
 from penstock.codec.input_scan import measure
 from penstock.codec.parameters import read_output_parameters
+from penstock.codec.places import read_place, refuse_places
 from penstock.codec.prescan import Parts
 from penstock.codec.wire import shown
 from penstock_protos.inference import ModelInferRequest
 from penstock_runtime.datatype import AnyArray, DataType, from_wire
-from penstock_runtime.errors import InvalidArgument, Unsupported, Violation
+from penstock_runtime.errors import InvalidArgument, Violation
+from penstock_runtime.memory.places import REGION, Place
 from penstock_runtime.request import CLASSIFICATION, RequestedOutput
 
-_SHARED_MEMORY = "shared_memory_region"
 _MOST_REMEMBERED = 1024
 _LONGEST_REMEMBERED = 1024
 
@@ -30,12 +31,16 @@ _InputTensor = ModelInferRequest.InferInputTensor
 _OutputTensor = ModelInferRequest.InferRequestedOutputTensor
 
 
+Source = Place | AnyArray | None
+
+
 @dataclass(frozen=True, slots=True)
 class Envelope:
     """A request without its id, parameters and raw data; one entry per input.
 
     `typed` holds flat arrays when the request has typed contents; `bools` are the indices of the
-    BOOL inputs among raw ones.
+    BOOL inputs among raw ones. A request that uses shared memory has neither but `sources`: where
+    an input lies, or its flat array, or None for the next raw entry.
     """
 
     model_name: str
@@ -46,16 +51,24 @@ class Envelope:
     outputs: tuple[RequestedOutput, ...]
     bools: tuple[int, ...]
     typed: tuple[AnyArray, ...] | None
+    sources: tuple[Source, ...] | None = None
 
 
 _REMEMBERED: dict[bytes, Envelope] = {}
+# Apart from the others, which are used without a look at what they are.
+_PLACED: dict[bytes, Envelope] = {}
 
 recall = _REMEMBERED.get
 """The envelope of this head, if one that was equal has been opened before."""
 
 
-def open_envelope(parts: Parts) -> Envelope:
-    """Read a request's head and check where the data of its inputs comes from."""
+def open_envelope(parts: Parts, *, places: bool = False) -> Envelope:
+    """Read a request's head and check where the data of its inputs comes from.
+
+    Without `places` the use of shared memory is Unsupported.
+    """
+    if places and parts.head in _PLACED:
+        return _PLACED[parts.head]
     floats = measure(parts.head).floats
     try:
         message = ModelInferRequest.FromString(parts.head)
@@ -67,29 +80,39 @@ def open_envelope(parts: Parts) -> Envelope:
     names = tuple(tensor.name for tensor in inputs)
     _check_duplicates(names)
     datatypes = tuple(_datatype(tensor) for tensor in inputs)
-    typed = _Sources(message, parts, floats).typed(inputs, datatypes)
+    sources = _Sources(message, parts, floats, places).of(inputs, datatypes)
+    outputs = tuple(_requested(output, places) for output in message.outputs)
+    placed = any(type(source) is Place for source in sources) or (
+        places and any(REGION in output.parameters for output in outputs)
+    )
+    typed = tuple(source for source in sources if isinstance(source, np.ndarray))
     envelope = Envelope(
         message.model_name,
         message.model_version,
         names,
         datatypes,
         tuple(tuple(tensor.shape) for tensor in inputs),
-        tuple(_requested(output) for output in message.outputs),
-        () if typed else tuple(i for i, dt in enumerate(datatypes) if dt is DataType.BOOL),
-        typed,
+        outputs,
+        () if typed or placed else _bools(datatypes),
+        typed if typed and not placed else None,
+        sources if placed else None,
     )
-    if typed is None:
-        _remember(parts.head, envelope)
+    if not typed:
+        _remember(_PLACED if placed else _REMEMBERED, parts.head, envelope)
     return envelope
 
 
-def _remember(head: bytes, envelope: Envelope) -> None:
+def _bools(datatypes: tuple[DataType, ...]) -> tuple[int, ...]:
+    return tuple(i for i, datatype in enumerate(datatypes) if datatype is DataType.BOOL)
+
+
+def _remember(known: dict[bytes, Envelope], head: bytes, envelope: Envelope) -> None:
     if len(head) > _LONGEST_REMEMBERED:
         return
     # Starting afresh costs the regular callers one miss each, and is safe from any thread.
-    if len(_REMEMBERED) >= _MOST_REMEMBERED:
-        _REMEMBERED.clear()
-    _REMEMBERED[head] = envelope
+    if len(known) >= _MOST_REMEMBERED:
+        known.clear()
+    known[head] = envelope
 
 
 def _check_duplicates(names: tuple[str, ...]) -> None:
@@ -109,47 +132,74 @@ def _datatype(tensor: _InputTensor) -> DataType:
         refuse(f"input '{shown(tensor.name)}': {error.message}", tensor.name)
 
 
-def _requested(output: _OutputTensor) -> RequestedOutput:
-    shared = _SHARED_MEMORY in output.parameters
-    if shared and CLASSIFICATION not in output.parameters:
-        _refuse_shared_memory()
+def _requested(output: _OutputTensor, places: bool) -> RequestedOutput:
+    placed = REGION in output.parameters
+    both = placed and CLASSIFICATION in output.parameters
+    if placed and not places and not both:
+        refuse_places()
+    if places and output.parameters and not both:
+        read_place(output.parameters, "output", output.name)
     parameters = read_output_parameters(output.parameters)
-    if shared:
+    if both:
         raise InvalidArgument("output can't set both 'shared_memory_region' and 'classification'")
     return RequestedOutput(output.name, parameters)
 
 
 class _Sources:
-    """Where the data of each input comes from: raw entries or typed contents, never both."""
+    """Where the data of each input comes from: shared memory, or else raw entries or typed
+    contents, never both.
+    """
 
     def __init__(
         self,
         message: ModelInferRequest,
         parts: Parts,
         floats: tuple[PackedFloats | None, ...],
+        places: bool,
     ) -> None:
         self._model = message.model_name
         self._head = parts.head
         self._raw = bool(parts.raws)
         self._floats = floats
+        self._places = places
 
-    def typed(
+    def of(
         self, inputs: tuple[_InputTensor, ...], datatypes: tuple[DataType, ...]
-    ) -> tuple[AnyArray, ...] | None:
-        """The flat arrays of inputs with typed contents; None when the data is raw."""
-        arrays: list[AnyArray] = []
+    ) -> tuple[Source, ...]:
+        """The place of an input, the flat array of its typed contents, or None: it is raw."""
+        sources: list[Source] = []
         for index, tensor in enumerate(inputs):
-            if tensor.parameters and _SHARED_MEMORY in tensor.parameters:
-                _refuse_shared_memory()
-            if not self._raw:
-                arrays.append(self._array(index, tensor, datatypes[index]))
-            elif tensor.HasField("contents"):
-                refuse(
-                    "contents field must not be specified when using raw_input_contents for "
-                    f"'{shown(tensor.name)}' for model '{shown(self._model)}'",
-                    tensor.name,
-                )
-        return tuple(arrays) if arrays else None
+            place = self._place(tensor) if tensor.parameters else None
+            if place is not None:
+                sources.append(place)
+            elif not self._raw:
+                sources.append(self._array(index, tensor, datatypes[index]))
+            else:
+                if tensor.HasField("contents"):
+                    self._refuse_contents(tensor.name)
+                sources.append(None)
+        return tuple(sources)
+
+    def _place(self, tensor: _InputTensor) -> Place | None:
+        if not self._places:
+            if REGION in tensor.parameters:
+                refuse_places()
+            return None
+        place = read_place(tensor.parameters, "input", tensor.name)
+        if place is not None and tensor.HasField("contents"):
+            refuse(
+                "unexpected 'content' provided when using shared memory for input tensor "
+                f"'{shown(tensor.name)}' for model '{shown(self._model)}'",
+                tensor.name,
+            )
+        return place
+
+    def _refuse_contents(self, name: str) -> NoReturn:
+        refuse(
+            "contents field must not be specified when using raw_input_contents for "
+            f"'{shown(name)}' for model '{shown(self._model)}'",
+            name,
+        )
 
     def _array(self, index: int, tensor: _InputTensor, datatype: DataType) -> AnyArray:
         if not tensor.HasField("contents"):
@@ -164,13 +214,6 @@ class _Sources:
         if 0 not in tensor.shape:
             refuse_missing_data(tensor.name, self._model)
         return np.empty(0, datatype.numpy)
-
-
-def _refuse_shared_memory() -> NoReturn:
-    raise Unsupported(
-        "Client shared memory is disabled. "
-        "Start the server with '--allow-client-shm=true' to enable."
-    )
 
 
 def refuse_missing_data(name: str, model: str) -> NoReturn:

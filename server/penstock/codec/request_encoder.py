@@ -1,8 +1,10 @@
 """An InferRequest becomes a serialized ModelInferRequest: the client's side of `decode`."""
 
 from penstock.codec.parameters import write_parameters
-from penstock.codec.tensor_writer import Part, add_raw, check_size, entry, slot, typed_entries
+from penstock.codec.places import placed_entry
+from penstock.codec.tensor_writer import Part, add_raw, check_size, slot, typed_entries
 from penstock.codec.wire import sized, text
+from penstock_runtime.memory.places import Place
 from penstock_runtime.request import InferRequest, Parameter, Parameters, RequestedOutput
 
 _MODEL_NAME, _MODEL_VERSION, _ID, _PARAMETERS = b"\x0a", b"\x12", b"\x1a", b"\x22"
@@ -15,21 +17,23 @@ def encode_request(request: InferRequest, typed: bool = False) -> bytes:
 
     Inputs that have no typed form (FP16, BF16) make the whole request raw. The deadline and the
     headers travel with the call, not in the message. InvalidArgument above 2^31-1 bytes; Internal
-    when an input's array does not fill its shape.
+    when an input's array does not fill its shape. An input whose array is a Place is told of only.
     """
-    entries = typed_entries(request.inputs) if typed else None
-    places = [slot(tensor, _RAW) for tensor in request.inputs] if entries is None else []
+    inputs = [tensor for tensor in request.inputs if type(tensor.array) is not Place]
+    whole = len(inputs) == len(request.inputs)
+    entries = typed_entries(request.inputs) if typed and whole else None
+    places = [slot(tensor, _RAW) for tensor in inputs] if entries is None else []
     parts: list[Part] = [
         text(_MODEL_NAME, request.model_name),
         text(_MODEL_VERSION, request.model_version),
         text(_ID, request.id),
         write_parameters(_PARAMETERS, all_parameters(request)),
-        b"".join(map(entry, request.inputs)) if entries is None else entries,
+        b"".join(map(placed_entry, request.inputs)) if entries is None else entries,
         b"".join(map(_requested, request.outputs)),
     ]
     size = sum(map(len, parts)) + sum(len(p.before) + max(p.size, 0) for p in places)
     check_size(size, "Request")
-    for place, tensor in zip(places, request.inputs, strict=False):
+    for place, tensor in zip(places, inputs, strict=False):
         size += add_raw(parts, tensor, place)
     check_size(size, "Request")
     return b"".join(parts)

@@ -14,10 +14,12 @@ from google.protobuf.message import DecodeError
 
 from penstock.codec.contents import Owner, read_contents
 from penstock.codec.parameters import FINAL_RESPONSE, read_any
+from penstock.codec.places import read_place
 from penstock.codec.wire import Buffer, expect_length, fields, shown
 from penstock_protos.inference import ModelInferResponse
 from penstock_runtime.datatype import AnyArray, DataType, from_wire
 from penstock_runtime.errors import Internal, InvalidArgument
+from penstock_runtime.memory.places import REGION
 from penstock_runtime.request import EMPTY, InferResponse, Parameters
 from penstock_runtime.tensor import Tensor, unpack_bytes
 
@@ -41,7 +43,8 @@ class StreamError:
 
 
 def decode_response(data: Buffer) -> InferResponse:
-    """The response in `data`. Raw outputs are read-only numpy views on it; BYTES are cut out.
+    """The response in `data`. Raw outputs are read-only numpy views on it; BYTES are cut out; the
+    array of one that lies in shared memory is its Place.
 
     `final` is what the parameter triton_final_response says, True without it.
     """
@@ -127,6 +130,8 @@ def _tensor(output: _Output, raw: memoryview | None, model: str) -> Tensor:
     name = shown(output.name)
     if any(dim < 0 for dim in shape):
         raise InvalidArgument(f"output '{name}' has a negative dimension")
+    if output.parameters and REGION in output.parameters:
+        return Tensor(output.name, datatype, shape, read_place(output.parameters, "output", name))
     if raw is None:
         array = _typed(output, datatype, model)
     elif datatype is DataType.BYTES:

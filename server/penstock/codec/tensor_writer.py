@@ -32,11 +32,12 @@ class Slot(NamedTuple):
     dtype: np.dtype[Any]
 
 
-def entry(tensor: Tensor, contents: bytes | None = None) -> bytes:
-    """The field that describes a tensor, with its typed contents if given."""
+def entry(tensor: Tensor, contents: bytes | None = None, parameters: bytes = b"") -> bytes:
+    """The field that describes a tensor, with its parameters and its typed contents if given."""
     parts = [text(b"\x0a", tensor.name), text(b"\x12", tensor.datatype.value)]
     if tensor.shape:
         parts.append(sized(b"\x1a", b"".join(map(varint, tensor.shape))))
+    parts.append(parameters)
     if contents is not None:
         parts += (b"\x2a", varint(len(contents)), contents)
     return b"".join((_ENTRY_TAG, varint(sum(map(len, parts))), *parts))

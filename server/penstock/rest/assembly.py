@@ -43,7 +43,9 @@ def make_http_side(
     if services.authority is not None:
         secrets |= {AUTHORIZATION}
     pattern = options.http_header_forward_pattern
-    admission = Admission(core, pattern, flag=FORWARD_FLAG, secrets=secrets)
+    admission = Admission(
+        core, pattern, services.shop.admission.placing, flag=FORWARD_FLAG, secrets=secrets
+    )
     trace_by(admission, services.tracer)
     shop = replace(services.shop, admission=admission)
     routes = make_routes(services, shop, core, render)

@@ -4,7 +4,6 @@ import time
 from collections.abc import Mapping, Sequence
 
 from penstock.admission import NO_HEADERS
-from penstock.codec.decode import decode_parts
 from penstock.load_report import ASKED
 from penstock.rest.call import HttpCall
 from penstock.rest.compression import WORTH_IT, accepted, compress
@@ -28,6 +27,7 @@ from penstock_runtime.stream import ResponseStream
 
 DECOUPLED = "HTTP end point doesn't support models with decoupled transaction policy"
 BINARY = "application/octet-stream"
+_REGION = b"shared_memory_region"
 _LIGHT_BYTES = 64 << 10
 _HEAVY_BYTES = 16 << 20
 _LEAST_BINARY_STRINGS = b'"BYTES"'
@@ -62,15 +62,20 @@ class InferFace:
         return await self._reply(call, response, wishes)
 
     async def _submit(self, exchange: Exchange, body: Body, stream: ResponseStream) -> Wishes:
-        if is_heavy_body(body):
+        if is_heavy_body(body) or self._may_copy(body):
             return await self._shop.aside(self._admit, exchange, body, stream)
         return self._admit(exchange, body, stream)
+
+    def _may_copy(self, body: Body) -> bool:
+        """Whether inputs may have to be copied out of shared memory."""
+        return self._shop.admission.placing is not None and _REGION in bytes(body.document)
 
     def _admit(self, exchange: Exchange, body: Body, stream: ResponseStream) -> Wishes:
         call, admission = exchange.call, self._shop.admission
         parts, wishes = read_infer_request(body, exchange.value("model"), exchange.value("version"))
         headers = forwarded_headers(self._shop, call)
-        request = decode_parts(parts, time.monotonic_ns(), call.deadline_ns, headers, headers)
+        now = time.monotonic_ns()
+        request = admission.decode_parts(parts, now, call.deadline_ns, headers, headers)
         admission.enter(request, stream, call, DECOUPLED, permit=call.permit, call=call)
         return wishes
 

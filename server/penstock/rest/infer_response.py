@@ -12,6 +12,7 @@ from penstock.rest.infer_request import Wishes
 from penstock.rest.tensor_values import write_values
 from penstock_runtime.datatype import DataType
 from penstock_runtime.errors import Internal
+from penstock_runtime.memory.places import Place
 from penstock_runtime.request import InferResponse, Parameters
 from penstock_runtime.tensor import Tensor, raw_bytes
 
@@ -40,11 +41,16 @@ def write_response(response: InferResponse, wishes: Wishes) -> tuple[tuple[Piece
         document["parameters"] = plain(response.parameters)
     blobs: list[Piece] = []
     document["outputs"] = [
-        _binary(output, blobs) if wishes.binary(output.name) else _values(output)
-        for output in response.outputs
+        _output(output, blobs, binary=wishes.binary(output.name)) for output in response.outputs
     ]
     text = write_document(document)
     return (text, *filter(len, blobs)), len(text) if _any_binary(response, wishes) else None
+
+
+def _output(output: Tensor, blobs: list[Piece], *, binary: bool) -> dict[str, Any]:
+    if type(output.array) is Place:
+        return {**_described(output), "parameters": dict(output.array.parameters)}
+    return _binary(output, blobs) if binary else _values(output)
 
 
 def plain(parameters: Parameters) -> dict[str, Any]:
