@@ -125,7 +125,7 @@ class Admission:
     def recognise(self, request: UnaryRequest, template: Template, identity: str) -> Model | None:
         """Make a request that differs from one before in id and data only ready for its model.
 
-        None if it has to be admitted the careful way. Raises what refuses it.
+        None if it has to be admitted the careful way.
         """
         kind = template.envelope
         try:

@@ -1,4 +1,4 @@
-"""What a sequence sends, and one more in its first step: what the client's example programs check."""
+"""What a sequence sends, one more in its first step: what the client's examples check."""
 
 
 def predict(INPUT, START, END, READY):

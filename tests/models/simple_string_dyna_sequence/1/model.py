@@ -1,5 +1,5 @@
-"""What a sequence sends, one more in its first step, and its correlation id more in its last; the id
-is text, and a number.
+"""What a sequence sends, one more in its first step, and its correlation id more in its last. The
+id is the text of a number.
 """
 
 import numpy as np
