@@ -22,11 +22,13 @@ from penstock_runtime.execution import Desk, as_penstock_error
 from penstock_runtime.execution_stream import end_stream, forward_responses
 from penstock_runtime.observability.statistics import RequestTiming
 from penstock_runtime.request import Timing
+from penstock_runtime.scheduling.base import Pending
 from penstock_runtime.scheduling.sequence import Step, Turn
 from penstock_runtime.sequence_controls import ControlPlan
 from penstock_runtime.sequence_rows import blank_like, copied
 from penstock_runtime.sequence_states import StatePlan
 from penstock_runtime.tensor import to_host
+from penstock_runtime.traced_stream import note_execution
 
 Answer = Callable[[], object]
 
@@ -87,22 +89,24 @@ class StepPlan:
 
 def execute_step(desk: Desk, executable: Executable, plan: StepPlan, step: Step) -> None:
     """Execute a step and answer each request that is done."""
+    start = time.monotonic_ns()
     try:
-        answers = _compute(desk, executable, plan, step)
+        answers = _compute(desk, executable, plan, step, start)
     except Exception as error:
         failure = as_penstock_error(desk.name, error)
         for turn in step.turns:
             turn.sequence.again = False
-            desk.fail(turn.pending, failure)
+            desk.fail(turn.pending, failure, start)
         return
     for answer in answers:
         answer()
     desk.scheduler.answered(len(answers))
 
 
-def _compute(desk: Desk, executable: Executable, plan: StepPlan, step: Step) -> Sequence[Answer]:
+def _compute(
+    desk: Desk, executable: Executable, plan: StepPlan, step: Step, start: int
+) -> Sequence[Answer]:
     """Execute; what answers the requests that are done, in row order."""
-    start = time.monotonic_ns()
     inputs = plan.inputs(step)
     contexts = _contexts(plan, step)
     merged = time.monotonic_ns()
@@ -140,6 +144,7 @@ def _answers(
         return ()
     start, merged, computed = times
     answers: list[Answer] = []
+    timed: list[tuple[Pending, Timing]] = []
     for turn, context, part in zip(turns, contexts, plan.parts(step, outputs), strict=True):
         if context.rescheduled:
             continue
@@ -148,9 +153,12 @@ def _answers(
             queue_ns = start - pending.arrived_ns
             input_ns, infer_ns = merged - start, computed - merged
             timing = Timing(queue_ns, input_ns, infer_ns, 0, len(turns), desk.name)
+            timed.append((pending, timing))
         batch = Batch.of((pending,))
         (response,) = desk.plan.split(batch, part, [context.said], [timing])
         answers.append(partial(pending.stream.put, response))
+    if timed:
+        note_execution([p for p, _ in timed], [timing for _, timing in timed], len(turns))
     return answers
 
 
@@ -177,15 +185,17 @@ def execute_step_streaming(
 ) -> None:
     """Execute the turns of a decoupled model one by one, passing responses on as they come."""
     for turn in step.turns:
+        start = time.monotonic_ns()
         try:
-            _stream_turn(desk, executable, plan, turn)
+            _stream_turn(desk, executable, plan, turn, start)
         except Exception as error:
             turn.sequence.again = False
-            desk.fail(turn.pending, as_penstock_error(desk.name, error))
+            desk.fail(turn.pending, as_penstock_error(desk.name, error), start)
 
 
-def _stream_turn(desk: Desk, executable: StreamingExecutable, plan: StepPlan, turn: Turn) -> None:
-    start = time.monotonic_ns()
+def _stream_turn(
+    desk: Desk, executable: StreamingExecutable, plan: StepPlan, turn: Turn, start: int
+) -> None:
     step, pending = Step((turn,)), turn.pending
     context = StepContext(turn, plan.iterative, ready=True)
     inputs = plan.inputs(step)

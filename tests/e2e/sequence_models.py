@@ -51,7 +51,7 @@ SHORT_CONFIG = """
 max_batch_size: 0
 input [ { name: "INPUT" data_type: TYPE_INT32 dims: [ 1 ] } ]
 output [ { name: "OUTPUT" data_type: TYPE_INT32 dims: [ 1 ] } ]
-sequence_batching { max_sequence_idle_microseconds: 200000 direct { } }
+sequence_batching { max_sequence_idle_microseconds: 1000000 direct { } }
 """
 SHORT = """
 def predict(INPUT):

@@ -1,6 +1,7 @@
 """Example programs of Triton's client repository beyond those of tests/e2e/test_tritonclient.py.
 
-Those for shared memory and for sequences have nothing to talk to yet: both are refused by name.
+Those for sequences are in tests/e2e/test_sequences.py. Those for shared memory have nothing to talk
+to yet, and are refused by name.
 """
 
 from collections.abc import Iterator
