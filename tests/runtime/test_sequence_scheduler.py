@@ -7,6 +7,7 @@ import pytest
 from tests.runtime.fakes import HandClock
 from tests.runtime.sequence_fakes import SECOND, ask, batcher, layout
 
+from penstock_runtime.assembly import HOLD_BACKLOG_HOOK, HOLD_HOOK, hold_until_hook
 from penstock_runtime.errors import Cancelled, FailureReason, PenstockError
 from penstock_runtime.observability.statistics import ModelStatistics
 from penstock_runtime.scheduling.base import Pending, Retired
@@ -153,3 +154,12 @@ def test_a_refused_request_stays_with_its_caller() -> None:
 
     assert [pending for pending, _ in refused] == [bad]
     assert bench.scheduler.unanswered == 1
+
+
+def test_the_hooks_of_tritons_tests_are_read_from_the_environment() -> None:
+    """Each by its name; what is no number does nothing."""
+    environ = {HOLD_HOOK: "3", HOLD_BACKLOG_HOOK: "x"}
+
+    assert hold_until_hook(environ) == 3
+    assert hold_until_hook(environ, HOLD_BACKLOG_HOOK) == 0
+    assert hold_until_hook({HOLD_BACKLOG_HOOK: "4"}, HOLD_BACKLOG_HOOK) == 4
