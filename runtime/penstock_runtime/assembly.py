@@ -14,9 +14,11 @@ from penstock_runtime.response_cache import ResponseCache
 from penstock_runtime.scheduling.rate_limiter import Totals
 from penstock_runtime.scheduling.rates import Rates
 from penstock_runtime.scheduling.timer import Timer
+from penstock_runtime.sequence_book import SequenceBook
 from penstock_runtime.starting import Common, start_model
 
 HOLD_HOOK = "TRITONSERVER_DELAY_SCHEDULER"
+HOLD_BACKLOG_HOOK = "TRITONSERVER_BACKLOG_DELAY_SCHEDULER"
 
 
 def open_repository(
@@ -28,16 +30,20 @@ def open_repository(
     hold_until: int = 0,
     cache: ResponseCache | None = None,
     rate_totals: Totals | None = None,
+    hold_backlog: int = 0,
+    sequences: SequenceBook | None = None,
 ) -> ModelRepository[Model]:
     """A repository with every backend there is; nothing is loaded before its `start`.
 
     `parsers` are for configuration files beyond JSON and YAML; with `hold_until` each model's
-    batcher waits once for so many requests, as Triton's tests want it; `cache` is shared by the
-    models that ask for one; with `rate_totals`, empty or not, instances need a turn where they
-    share resources.
+    batcher waits once for so many requests, and with `hold_backlog` each backlog of sequences, as
+    Triton's tests want it; `cache` is shared by the models that ask for one; with `rate_totals`,
+    empty or not, instances need a turn where they share resources; `sequences` is for whoever has
+    to find those of models that were replaced.
     """
     rates = Rates(rate_totals) if rate_totals is not None else None
-    common = Common(Timer(), Dispatch(), hold_until, cache, rates)
+    book = sequences if sequences is not None else SequenceBook()
+    common = Common(Timer(), Dispatch(), hold_until, cache, rates, hold_backlog, book)
     loader = Loader(
         default_registry(),
         partial(start_model, common=common),
@@ -46,11 +52,12 @@ def open_repository(
         complete=complete,
     )
     repository = ModelRepository(options, loader)
-    common.dispatch.bind(repository.get)
+    book.bind(repository.get)
+    common.dispatch.bind(repository.get, book.find)
     return repository
 
 
-def hold_until_hook(environ: Mapping[str, str] = os.environ) -> int:
-    """What the hook of Triton's tests asks for; 0 when it is unset or no number."""
-    text = environ.get(HOLD_HOOK, "0")
+def hold_until_hook(environ: Mapping[str, str] = os.environ, name: str = HOLD_HOOK) -> int:
+    """What a hook of Triton's tests asks for; 0 when it is unset or no number."""
+    text = environ.get(name, "0")
     return int(text) if text.isdigit() else 0

@@ -29,6 +29,10 @@ from penstock_runtime.config_scheduling import (
 from penstock_runtime.config_schema import ENUMS
 from penstock_runtime.datatype import DataType
 
+# A free parameter, since Triton's messages have no field for it: how many sequences may wait.
+BACKLOG_PARAMETER = "max_backlog_sequences"
+MOST_BACKLOG = 1 << 20
+
 _CORRID = "CONTROL_SEQUENCE_CORRID"
 _ID_TYPES = (DataType.UINT64, DataType.INT64, DataType.UINT32, DataType.INT32, DataType.BYTES)
 
@@ -45,11 +49,30 @@ def sequence_problems(config: ModelConfig) -> Problems:
     yield from _strategy(field, sequence, config.max_batch_size)
     for index, control_input in enumerate(sequence.control_input):
         yield from _control_input(f"{field}.control_input[{index}]", control_input)
+    yield from _tensors(field, sequence, config)
     kinds = [control.kind for one in sequence.control_input for control in one.control]
     yield from repeated(f"{field}.control_input", kinds)
     for index, state in enumerate(sequence.state):
         yield from _state(f"{field}.state[{index}]", state)
     yield from repeated(f"{field}.state", (state.output_name for state in sequence.state))
+
+
+def _tensors(field: str, sequence: SequenceBatching, config: ModelConfig) -> Problems:
+    """What a sequence adds to the inputs must not be there already."""
+    own = [control_input.name for control_input in sequence.control_input]
+    own += [state.input_name for state in sequence.state]
+    yield from repeated(field, own)
+    for name in own:
+        if config.find_input(name) is not None:
+            message = f"'{name}' is an input that clients send"
+            yield error(field, message, "remove it from the model's inputs, or rename it")
+    if config.response_cache is not None and config.response_cache.enable:
+        message = "cannot be enabled for a model with sequences"
+        yield error("response_cache", message, "disable the cache")
+    backlog = config.parameter(BACKLOG_PARAMETER, "0")
+    if not (backlog.isascii() and backlog.isdecimal() and int(backlog) <= MOST_BACKLOG):
+        message = f"must be a number from 0 to {MOST_BACKLOG}, got {backlog[:32]!r}"
+        yield error(f'parameters["{BACKLOG_PARAMETER}"]', message, "say how many may wait")
 
 
 def _strategy(field: str, sequence: SequenceBatching, max_batch_size: int) -> Problems:
@@ -75,6 +98,9 @@ def _control_input(field: str, control_input: SequenceControlInput) -> Problems:
         yield error(f"{field}.name", "is empty", "name the model's control input")
     if not control_input.control:
         yield error(f"{field}.control", "is empty", "say which control the input carries")
+    if len(control_input.control) > 1:
+        message = f"lists {len(control_input.control)} controls, an input carries one"
+        yield error(f"{field}.control", message, "give each control an input of its own")
     for index, control in enumerate(control_input.control):
         yield from _control(f"{field}.control[{index}]", control)
 

@@ -5,6 +5,7 @@ outputs.
 import time
 from collections.abc import Mapping
 
+from penstock_runtime.errors import FailureReason, Internal
 from penstock_runtime.observability.tracing import Trace
 from penstock_runtime.request import EMPTY, InferRequest, Parameter, Parameters
 from penstock_runtime.scheduling.base import Pending
@@ -80,6 +81,29 @@ class RequestContext:
         """How many rows of a merged batch are this request's; 1 where there is no batch."""
         inputs = self._request.inputs
         return inputs[0].shape[0] if inputs and inputs[0].shape else 1
+
+    @property
+    def sequence_id(self) -> int | str:
+        """The correlation id; 0 or "" for a request that is part of no sequence."""
+        return self._request.correlation_id
+
+    @property
+    def sequence_start(self) -> bool:
+        """Whether the caller began a sequence with this request."""
+        return self._request.sequence_start
+
+    @property
+    def sequence_end(self) -> bool:
+        """Whether the caller ended a sequence with this request."""
+        return self._request.sequence_end
+
+    def reschedule(self) -> None:
+        """Ask for a further step of this request; only for models with iterative_sequence: true."""
+        raise Internal(
+            "a request was rescheduled whose model does not say iterative_sequence: true",
+            failure=FailureReason.BACKEND,
+            scheduled=True,
+        )
 
     def time_remaining(self) -> float | None:
         """Seconds until the deadline (negative once past it); None without a deadline."""

@@ -12,6 +12,7 @@ from penstock_runtime.observability.snapshot import StatisticsSnapshot
 from penstock_runtime.repository.lifecycle import ModelIndexEntry
 from penstock_runtime.repository.overrides import LoadOverrides
 from penstock_runtime.request import InferRequest
+from penstock_runtime.sequence_book import SequenceBook
 from penstock_runtime.stream import ResponseStream
 
 _log = logging.getLogger("penstock.core")
@@ -48,10 +49,11 @@ class Shelf(Protocol):
 class InferenceCore:
     """Requests in, answers through their streams; models come and go behind it."""
 
-    def __init__(self, repository: Shelf) -> None:
+    def __init__(self, repository: Shelf, sequences: SequenceBook | None = None) -> None:
         self.repository = repository
+        self._sequences = sequences if sequences is not None else SequenceBook()
         self._dispatch = Dispatch()
-        self._dispatch.bind(repository.get)
+        self._dispatch.bind(repository.get, self._sequences.find)
         self._exiting = False
 
     # -- inference -------------------------------------------------------------------------------
@@ -61,6 +63,16 @@ class InferenceCore:
         none.
         """
         return self.repository.get(name, version)
+
+    def serving(self, request: InferRequest) -> Model:
+        """As `model`, for a request that may belong to a sequence of a model that was replaced."""
+        try:
+            return self.repository.get(request.model_name, request.model_version)
+        except PenstockError:
+            model: object = self._sequences.find(request)
+            if not isinstance(model, Model):
+                raise
+            return model
 
     def infer(
         self, request: InferRequest, stream: ResponseStream, model: Model | None = None
@@ -107,6 +119,11 @@ class InferenceCore:
         """Requests that were accepted and have no last answer yet."""
         return sum(model.unanswered for model in self.repository.models())
 
+    @property
+    def open_sequences(self) -> int:
+        """Sequences that have not had their END."""
+        return self._sequences.open_sequences
+
     # -- control ---------------------------------------------------------------------------------
 
     def load(self, name: str, overrides: LoadOverrides) -> None:
@@ -126,9 +143,12 @@ class InferenceCore:
         return self.repository.subscribe(callback)
 
     def begin_shutdown(self) -> None:
-        """From now on the server is not ready; what was accepted is still answered."""
+        """From now on the server is not ready, and no sequence starts; what was accepted is still
+        answered.
+        """
         self._exiting = True
         self._dispatch.close()
+        self._sequences.close()
 
     def stop(self, timeout_s: float) -> None:
         """Drain and stop every model."""

@@ -47,23 +47,40 @@ class Serving(Protocol):
 Finder = Callable[[str, str], Serving]
 """The READY model of a name and a version ("" for the highest); raises why there is none."""
 
+Continues = Callable[[InferRequest], Serving | None]
+"""The model, out of service, that is not done yet with the sequence that a request belongs to."""
+
 
 class Dispatch:
     """Hands requests to models by name. `bind` it before the first request."""
 
     def __init__(self) -> None:
         self._find: Finder = _nothing_yet
+        self._continues: Continues = _nothing_goes_on
         self._closed = False
 
-    def bind(self, find: Finder) -> None:
+    def bind(self, find: Finder, continues: Continues | None = None) -> None:
         """From now on models are found there."""
         self._find = find
+        if continues is not None:
+            self._continues = continues
 
     def model(self, name: str, version: str = "") -> Serving:
         """The model that would serve such a request; NotFound, Unavailable or InvalidArgument if
         none.
         """
         return self._find(name, version)
+
+    def serving(self, request: InferRequest) -> Serving:
+        """The model that would serve this request; raises as `model` if there is none."""
+        try:
+            return self._find(request.model_name, request.model_version)
+        except PenstockError:
+            # Its sequence may have begun when there was one.
+            model = self._continues(request)
+            if model is None:
+                raise
+            return model
 
     def infer(
         self, request: InferRequest, stream: ResponseStream, model: Serving | None = None
@@ -85,7 +102,7 @@ class Dispatch:
     def _submit(self, request: InferRequest, stream: ResponseStream, model: Serving | None) -> None:
         for attempt in range(_LOOKUPS):
             if model is None:
-                model = self._find(request.model_name, request.model_version)
+                model = self.serving(request)
             try:
                 model.submit(request, stream)
             except Retired:
@@ -98,6 +115,10 @@ class Dispatch:
     def close(self) -> None:
         """From now on a model that is retired is not looked up again: nothing will replace it."""
         self._closed = True
+
+
+def _nothing_goes_on(_request: InferRequest) -> Serving | None:
+    return None
 
 
 def _nothing_yet(name: str, _version: str) -> Serving:

@@ -18,8 +18,8 @@ from penstock_runtime.context import PendingContext
 from penstock_runtime.errors import FailureReason, Internal, PenstockError
 from penstock_runtime.observability.statistics import ModelStatistics, RequestTiming
 from penstock_runtime.request import Timing
+from penstock_runtime.scheduling.answering import Answering
 from penstock_runtime.scheduling.base import Pending
-from penstock_runtime.scheduling.batch_scheduler import BatchScheduler
 from penstock_runtime.scheduling.dynamic_batcher import cancelled_error
 from penstock_runtime.scheduling.queue import expired_deadline
 from penstock_runtime.traced_stream import note_execution, note_failure
@@ -33,7 +33,7 @@ class Desk:
 
     name: str
     plan: BatchPlan
-    scheduler: BatchScheduler
+    scheduler: Answering
     statistics: ModelStatistics
 
     def fail(self, pending: Pending, error: PenstockError, started_ns: int | None = None) -> None:

@@ -64,15 +64,15 @@ def _stream_one(desk: Desk, executable: StreamingExecutable, pending: Pending, s
         stream = getattr(executable, "arrays", stream)
     responses = stream(inputs, context)
     try:
-        output_ns = _forward(desk, pending, context, responses, merged)
+        output_ns = forward_responses(desk, pending, context, responses, merged)
     finally:
         close = getattr(responses, "close", None)
         if close is not None:
             close()
-    _end_stream(desk, pending, start, merged, output_ns)
+    end_stream(desk, pending, start, merged, output_ns)
 
 
-def _forward(
+def forward_responses(
     desk: Desk, pending: Pending, context: RequestContext, responses: Any, merged: int
 ) -> int:
     """Pass every response on; gives the nanoseconds spent on that rather than in the model."""
@@ -163,7 +163,8 @@ def _look(stream: ResponseStream, tally: ResponseTally) -> int:
     return now + (LOOK_NS if tally.told > 1 else FIRST_LOOK_NS)
 
 
-def _end_stream(desk: Desk, pending: Pending, start: int, merged: int, output_ns: int) -> None:
+def end_stream(desk: Desk, pending: Pending, start: int, merged: int, output_ns: int) -> None:
+    """Count the request, and give it its last response, which carries no outputs."""
     end = time.monotonic_ns()
     infer_ns = end - merged - output_ns
     timing = Timing(

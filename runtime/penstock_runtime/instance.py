@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 from penstock_runtime.backends.base import (
     AnyExecutable,
@@ -20,10 +21,10 @@ from penstock_runtime.execution import Desk, execute_batch
 from penstock_runtime.execution_alone import execute_alone
 from penstock_runtime.execution_stream import execute_stream
 from penstock_runtime.observability.statistics import ModelStatistics
+from penstock_runtime.scheduling.answering import WorkScheduler
 from penstock_runtime.scheduling.batch_scheduler import (
     HANDFUL_NS,
     SHORT_NS,
-    BatchScheduler,
     Work,
 )
 from penstock_runtime.scheduling.gate import Gate
@@ -48,7 +49,7 @@ class ModelInstance:
         placement: Placement,
         loaded: LoadedModel,
         plan: BatchPlan,
-        scheduler: BatchScheduler,
+        scheduler: WorkScheduler,
         statistics: ModelStatistics,
         warmups: tuple[WarmupRequest, ...] = (),
         gate: Gate | None = None,
@@ -59,7 +60,7 @@ class ModelInstance:
         self._loaded = loaded
         self._scheduler = scheduler
         # Where work comes from, until the instance is to end.
-        self._next_work: Callable[..., Work | None] = scheduler.next_work
+        self._next_work: Callable[..., Any] = scheduler.next_work
         self._on_end = on_end
         self._warmups = warmups
         self._desk = Desk(placement.name, plan, scheduler, statistics)

@@ -14,6 +14,7 @@ from penstock_runtime.config import ModelConfig, TransactionPolicy
 from penstock_runtime.config_check import check
 from penstock_runtime.dispatch import Dispatch
 from penstock_runtime.ensemble import ComposedLabels, ComposingModels, EnsembleModel
+from penstock_runtime.execution_sequence import StepPlan
 from penstock_runtime.labels import read_labels
 from penstock_runtime.model import Model
 from penstock_runtime.observability.first_response import first_response_bounds
@@ -37,7 +38,13 @@ from penstock_runtime.scheduling.rated_scheduler import RatedScheduler
 from penstock_runtime.scheduling.rates import Rates
 from penstock_runtime.scheduling.timer import Timer
 from penstock_runtime.scheduling.tuned_batcher import TunedBatcher
+from penstock_runtime.sequence_book import SequenceBook
 from penstock_runtime.staff import Staff
+from penstock_runtime.starting_sequence import (
+    SequenceParts,
+    make_sequence_model,
+    start_sequence_model,
+)
 from penstock_runtime.unavailable import refuse_unavailable
 from penstock_runtime.warmup import warmup_requests
 
@@ -48,9 +55,10 @@ _log = logging.getLogger("penstock.model")
 class Common:
     """What the models of one server share.
 
-    `hold_until` makes each batcher wait once for so many requests, as Triton's tests want it;
-    `cache` is for the models that ask for one; `dispatch` is how one model calls another; `rates`
-    gives instances their turn where they share resources.
+    `hold_until` makes each batcher wait once for so many requests, and `hold_backlog` each backlog
+    of sequences, as Triton's tests want it; `cache` is for the models that ask for one; `dispatch`
+    is how one model calls another; `rates` gives instances their turn where they share resources;
+    `book` knows where all sequences are.
     """
 
     timer: Timer = field(default_factory=Timer)
@@ -58,6 +66,8 @@ class Common:
     hold_until: int = 0
     cache: ResponseCache | None = None
     rates: Rates | None = None
+    hold_backlog: int = 0
+    book: SequenceBook = field(default_factory=SequenceBook)
 
 
 def start_model(source: ModelSource, backend: Backend, common: Common) -> Model:
@@ -75,11 +85,21 @@ def start_model(source: ModelSource, backend: Backend, common: Common) -> Model:
     warmups = warmup_requests(config, source.root)
     labels = read_labels(config, source.root)
     plan = BatchPlan(config, source.version, labels)
+    sequences = sequence_parts(source, common)
     loaded = backend.load(source)
     if rates is not None and config.sequence_batching is not None:
         # Slots decide what goes together, so that the batch is there before its turn.
         loaded, rates = RatedModel(loaded, rates, places), None
     statistics = make_statistics(config, source.version, response_cache=cache is not None)
+    if sequences is not None:
+        homes = [seat.placement for seat in places]
+        stateful = make_sequence_model(
+            source, loaded, homes, statistics, warmups, plan, sequences, labels
+        )
+        start_sequence_model(stateful)
+        statistics.set_memory(loaded.memory_bytes())
+        statistics.load_seconds = time.monotonic() - started
+        return stateful
     scheduler = make_scheduler(
         config, statistics, common, len(places), cached=cache is not None, rates=rates
     )
@@ -136,6 +156,21 @@ def input_device(config: ModelConfig, homes: Sequence[Placement], backend: Backe
     if not getattr(backend, "takes_device_arrays", False) or merges or len(ordinals) != 1:
         return None
     return ordinals.pop()
+
+
+def sequence_parts(source: ModelSource, common: Common) -> SequenceParts | None:
+    """What a model with sequences needs beside the rest; None for any other."""
+    rules = source.config.sequence_batching
+    if rules is None:
+        return None
+    return SequenceParts(
+        rules,
+        StepPlan(source.config, rules, source.root),
+        common.timer,
+        common.book,
+        common.hold_until,
+        common.hold_backlog,
+    )
 
 
 def make_scheduler(

@@ -56,10 +56,9 @@ class RequestValidator:
         rules = config.dynamic_batching.length_batching if config.dynamic_batching else None
         self._by_length = frozenset(rules.input) if rules else frozenset[str]()
         self._ragged = self._by_length | {d.name for d in config.input if d.allow_ragged_batch}
-        # Without dynamic batching no request shares its batch: whom it is like does not matter.
-        self._always_alike = config.dynamic_batching is None or all(
-            _has_one_shape(declared) for declared in config.input
-        )
+        # Without a batcher no request shares its batch: whom it is like does not matter.
+        batches = config.dynamic_batching is not None or config.sequence_batching is not None
+        self._always_alike = not batches or all(_has_one_shape(d) for d in config.input)
         self._plain = PlainInputs(config)
         # The content of a shape tensor decides who shares a batch, so that no likeness tells.
         self._content_counts = any(d.is_shape_tensor for d in config.input)

@@ -70,7 +70,9 @@ def _stream(
 
 
 def _inputs(plan: BatchPlan, request: WarmupRequest, members: Sequence[Pending]) -> dict[str, Any]:
-    rows = {name: array[: len(members)] for name, array in request.provided.items()}
+    rows = request.provided
+    if len(members) < request.batch.rows:
+        rows = {name: array[: len(members)] for name, array in rows.items()}
     return {**rows, **plan.merge(Batch.of(members))}
 
 

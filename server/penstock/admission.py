@@ -19,7 +19,7 @@ from penstock.tracer import Plan, Tracer, begin
 from penstock.transport.base import Call
 from penstock.unary_request import UnaryRequest
 from penstock_runtime.core import InferenceCore
-from penstock_runtime.errors import Cancelled, InvalidArgument, Unsupported
+from penstock_runtime.errors import Cancelled, InvalidArgument, PenstockError, Unsupported
 from penstock_runtime.model import Model
 from penstock_runtime.request import InferRequest
 from penstock_runtime.stream import ResponseStream
@@ -150,7 +150,7 @@ class Admission:
         holder.request = request
         if permit is not ANYONE:
             permit.check(request.model_name)
-        model = self._core.model(request.model_name, request.model_version)
+        model = self._core.serving(request)
         decoupled = model.decoupled
         if tell is not None:
             tell(decoupled)
@@ -168,10 +168,14 @@ class Admission:
     def recognise(self, request: UnaryRequest, template: Template, identity: str) -> Model | None:
         """Make a request that differs from one before in id and data only ready for its model.
 
-        None if it has to be admitted the careful way. Raises what refuses it.
+        None if it has to be admitted the careful way.
         """
         kind = template.envelope
-        model = self._core.model(kind.model_name, kind.model_version)
+        try:
+            model = self._core.model(kind.model_name, kind.model_version)
+        except PenstockError:
+            # The careful way says why, or knows where the sequence of the request goes on.
+            return None
         known = model.recall(template)
         if known is None or model.decoupled:
             return None

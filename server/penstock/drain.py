@@ -19,6 +19,8 @@ STOP_GRACE_S = 1.0
 
 # Whoever just got an answer may call again, and the gate's refusal can be retried where that of a
 # transport that stops (CANCELLED) is not: it stops when callers have been quiet, within reason.
+# How often it is looked whether the sequences that run have had their END.
+SEQUENCE_POLL_S = 0.02
 QUIET_S, QUIET_AT_MOST_S = 0.1, 1.0
 
 
@@ -58,6 +60,10 @@ class Probes(Protocol):
 class Core(Protocol):
     """What executes."""
 
+    @property
+    def open_sequences(self) -> int:
+        """Sequences whose callers have not sent the last request yet."""
+
     def begin_shutdown(self) -> None:
         """From now on not ready; what was accepted is still answered."""
 
@@ -96,8 +102,12 @@ async def drain(
     probes.drain()
     if request.delay_s > 0:
         await _wait(request.hurry, request.delay_s)
+    deadline = time.monotonic() + exit_timeout_s
+    # Each request of a sequence is a call of its own, which a closed gate would refuse.
+    while core.open_sequences and not request.hurry.is_set() and time.monotonic() < deadline:
+        await _wait(request.hurry, SEQUENCE_POLL_S)
     gate.close()
-    clean = await _until_idle(gate, request.hurry, exit_timeout_s)
+    clean = await _until_idle(gate, request.hurry, max(deadline - time.monotonic(), 0.0))
     if not clean:
         _log.warning("%d calls are cut off", gate.inflight)
     await _until_quiet(gate, request.hurry)

@@ -26,7 +26,7 @@ from penstock.transport.addresses import listen_addresses
 from penstock.transport.base import Method, Transport
 from penstock.transport.tls import TlsFiles
 from penstock.watchdog import LoopWatch
-from penstock_runtime.assembly import hold_until_hook, open_repository
+from penstock_runtime.assembly import HOLD_BACKLOG_HOOK, hold_until_hook, open_repository
 from penstock_runtime.core import InferenceCore
 from penstock_runtime.errors import InvalidArgument, PenstockError
 from penstock_runtime.model import Model
@@ -34,6 +34,7 @@ from penstock_runtime.observability.access_log import AccessLog
 from penstock_runtime.repository.options import ControlMode, RepositoryOptions
 from penstock_runtime.repository.repository import LoadProgress, ModelRepository
 from penstock_runtime.response_cache import ResponseCache
+from penstock_runtime.sequence_book import SequenceBook
 
 _log = logging.getLogger("penstock.server")
 
@@ -62,6 +63,7 @@ class Server:
         self.cache = make_cache(
             cache_settings(options.cache_config, options.response_cache_byte_size)
         )
+        sequences = SequenceBook()
         self.repository: ModelRepository[Model] = open_repository(
             repository_options(options),
             {"config.pbtxt": parse_config_text},
@@ -70,8 +72,10 @@ class Server:
             hold_until=hold_until_hook(),
             cache=self.cache,
             rate_totals=rate_totals(options.rate_limit, options.rate_limit_resource),
+            hold_backlog=hold_until_hook(name=HOLD_BACKLOG_HOOK),
+            sequences=sequences,
         )
-        self.core = InferenceCore(self.repository)
+        self.core = InferenceCore(self.repository, sequences)
         self._progress = progress
         access = logs.access if logs is not None else AccessLog()
         counts = rpc_metrics() if options.rpc_metrics else None

@@ -1,7 +1,7 @@
 """Example programs of Triton's client repository beyond those of tests/e2e/test_tritonclient.py.
 
-Those for shared memory are in tests/e2e/test_shared_memory.py; here is what they meet on a server
-that does not allow it. Those for sequences have nothing to talk to yet.
+Those for sequences are in tests/e2e/test_sequences.py, those for shared memory in
+tests/e2e/test_shared_memory.py; here is what they meet on a server that does not allow it.
 """
 
 from collections.abc import Iterator

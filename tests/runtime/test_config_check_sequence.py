@@ -20,6 +20,8 @@ from tests.runtime.config_samples import (
 from penstock_runtime.config_check import normalise, problems
 from penstock_runtime.config_reader import read_config
 
+START = {"kind": "CONTROL_SEQUENCE_START", "int32_false_true": [0, 1]}
+
 
 def test_an_ensemble_gets_no_instances() -> None:
     """Its models have them."""
@@ -84,6 +86,16 @@ def test_an_ensemble_gets_no_instances() -> None:
             ".state[0].initial_state[0]",
             "needs one of zero_data and data_file",
         ),
+        (
+            sequence(control_input=[{"name": "C", "control": [START, START]}]),
+            ".control_input[0].control",
+            "lists 2 controls, an input carries one",
+        ),
+        (
+            sequence(control_input=[{"name": "ids", "control": [START]}]),
+            "",
+            "'ids' is an input that clients send",
+        ),
     ],
 )
 def test_sequence_errors_are_named(changes: dict[str, Any], field: str, message: str) -> None:
@@ -91,6 +103,22 @@ def test_sequence_errors_are_named(changes: dict[str, Any], field: str, message:
     listed = errors(SOUND, **changes)
 
     assert listed[f"sequence_batching{field}"] == message
+
+
+def test_a_model_with_sequences_has_no_response_cache() -> None:
+    """An answer depends on what came before."""
+    listed = errors(SOUND, **sequence(direct={}), response_cache={"enable": True})
+
+    assert listed == {"response_cache": "cannot be enabled for a model with sequences"}
+
+
+@pytest.mark.parametrize("text", ["", "-1", "many", "1048577"])
+def test_how_many_sequences_may_wait_is_a_number_within_bounds(text: str) -> None:
+    """The limit has a limit."""
+    field = "max_backlog_sequences"
+    listed = errors(SOUND, **sequence(direct={}), parameters={field: {"string_value": text}})
+
+    assert list(listed) == [f'parameters["{field}"]']
 
 
 @pytest.mark.parametrize(

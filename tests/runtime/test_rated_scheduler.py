@@ -141,7 +141,8 @@ def test_chances_go_by_priority(stage: Stage) -> None:
     seldom = start(stage, staffed(group(name="seldom", needs=1, priority=2)), rates)
     stage.may_run.clear()
     streams = [ask(model) for model in (often, seldom) for _ in range(40)]
-    until(lambda: bool(stage.running))
+    # One executes, the other stands in line: from now on turns are taken.
+    until(lambda: bool(stage.running) and len(rates._limiter._line) == 1)
 
     stage.may_run.set()
     for stream in streams:

@@ -23,6 +23,7 @@ class Diary:
     def __init__(self, gate: Gate) -> None:
         self.gate = gate
         self.events: list[str] = []
+        self.open_sequences = 0
 
     def begin_shutdown(self) -> None:
         self.events.append("core unready")
@@ -38,9 +39,11 @@ class Diary:
         self.events.append(f"transport stops, gate {state}, {self.gate.inflight} inside")
 
 
-async def drained(request: StopRequest, gate: Gate, timeout_s: float = 5.0) -> tuple[bool, Diary]:
+async def drained(
+    request: StopRequest, gate: Gate, timeout_s: float = 5.0, diary: Diary | None = None
+) -> tuple[bool, Diary]:
     """The whole way down."""
-    diary = Diary(gate)
+    diary = diary or Diary(gate)
     clean = await drain(
         request, core=diary, probes=diary, gate=gate, transport=diary, exit_timeout_s=timeout_s
     )
@@ -61,6 +64,36 @@ async def test_an_idle_server_goes_down_at_once_and_in_order() -> None:
         "watches end",
         "transport stops, gate closed, 0 inside",
     ]
+
+
+@pytest.mark.asyncio
+async def test_the_gate_stays_open_until_the_sequences_that_run_have_had_their_end() -> None:
+    """Each of their requests is a call of its own."""
+    gate = Gate()
+    diary = Diary(gate)
+    diary.open_sequences = 1
+    going = asyncio.ensure_future(drained(StopRequest(), gate, diary=diary))
+    while "probes unready" not in diary.events:
+        await asyncio.sleep(0)
+    was_closed = gate.closed
+
+    diary.open_sequences = 0
+    clean, _ = await going
+
+    assert (was_closed, gate.closed, clean) == (False, True, True)
+
+
+@pytest.mark.asyncio
+async def test_sequences_without_an_end_are_not_waited_for_longer_than_the_rest() -> None:
+    """The exit time-out bounds both together."""
+    gate = Gate()
+    diary = Diary(gate)
+    diary.open_sequences = 1
+
+    clean, _ = await drained(StopRequest(), gate, 0.05, diary)
+
+    assert clean
+    assert diary.events[-1] == "transport stops, gate closed, 0 inside"
 
 
 @pytest.mark.asyncio

@@ -4,7 +4,7 @@ The configuration may leave anything out; where both speak they have to agree, a
 both.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from penstock_runtime.config import (
@@ -15,8 +15,10 @@ from penstock_runtime.config import (
     TransactionPolicy,
 )
 from penstock_runtime.config_scheduling import DynamicBatching
+from penstock_runtime.datatype import DataType
 from penstock_runtime.errors import InvalidArgument
 from penstock_runtime.model_api import TensorSpec
+from penstock_runtime.sequence_controls import control_types
 from penstock_runtime.signature import Signature, check_context
 from penstock_runtime.signature_annotations import Field
 
@@ -63,6 +65,15 @@ def provided_inputs(config: ModelConfig) -> tuple[str, ...]:
     return tuple(names)
 
 
+def provided_types(config: ModelConfig) -> Mapping[str, DataType]:
+    """The datatypes of the controls and states that a sequence model is given."""
+    rules = config.sequence_batching
+    if rules is None:
+        return {}
+    states = {state.input_name: state.data_type for state in rules.state}
+    return {**control_types(rules), **states}
+
+
 def kept_outputs(config: ModelConfig) -> tuple[ModelOutput, ...]:
     """Outputs that no response carries: the states of a sequence."""
     states = config.sequence_batching.state if config.sequence_batching else ()
@@ -91,7 +102,9 @@ def _instances(config: ModelConfig, signature: Signature) -> tuple[InstanceGroup
 
 
 def _inputs(config: ModelConfig, signature: Signature) -> tuple[ModelInput, ...]:
-    provided = provided_inputs(config)
+    provided, types = provided_inputs(config), provided_types(config)
+    for field in signature.inputs:
+        _check_provided(config, field, types.get(field.name))
     fields = [field for field in signature.inputs if field.name not in provided]
     if config.input:
         _check_inputs(config, signature, fields)
@@ -109,7 +122,9 @@ def _inputs(config: ModelConfig, signature: Signature) -> tuple[ModelInput, ...]
 
 
 def _outputs(config: ModelConfig, signature: Signature) -> tuple[ModelOutput, ...]:
-    kept = {output.name for output in kept_outputs(config)}
+    declared = {output.name for output in config.output}
+    # A state that is an output too is both.
+    kept = {output.name for output in kept_outputs(config)} - declared
     fields = [field for field in signature.outputs if field.name not in kept]
     if config.output:
         _check_outputs(config, signature, fields)
@@ -155,6 +170,13 @@ def _check_inputs(config: ModelConfig, signature: Signature, fields: Sequence[Fi
             raise _conflict(
                 config, "the inputs", listed, f"{signature.name} also needs '{field.name}'"
             )
+
+
+def _check_provided(config: ModelConfig, field: Field, given: DataType | None) -> None:
+    """A control or a state that the code annotates is what the configuration says it is."""
+    if given is not None and field.spec is not None and field.spec.datatype is not given:
+        coded = field.spec.datatype.value
+        raise _conflict(config, f"sequence input '{field.name}'", given.value, coded)
 
 
 def _check_outputs(config: ModelConfig, signature: Signature, fields: Sequence[Field]) -> None:

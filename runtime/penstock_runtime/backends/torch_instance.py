@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from penstock_runtime.backends.base import Arrays
-from penstock_runtime.backends.completion import kept_outputs, provided_inputs
+from penstock_runtime.backends.completion import kept_outputs, provided_inputs, provided_types
 from penstock_runtime.backends.failure import execution_failure
 from penstock_runtime.backends.outputs import OutputPlan
 from penstock_runtime.backends.torch_program import Parameter, TorchProgram
@@ -35,9 +35,10 @@ class TorchPlan:
         self.has_rows = config.has_rows
         self.keys = parameter_keys(config, parameters)
         self.datatypes = {declared.name: declared.data_type for declared in config.input}
+        self.datatypes.update(provided_types(config))
         _refuse_bytes(config)
         outputs = (*config.output, *kept_outputs(config))
-        self._indices = _indices([output.name for output in config.output])
+        self._indices = _indices(list(dict.fromkeys(output.name for output in outputs)))
         batched = config.max_batch_size > 0
         self.outputs = OutputPlan(
             config.name, outputs, (), OutputForm.UNKNOWN, as_tensor, batched=batched

@@ -20,7 +20,7 @@ from penstock_runtime.observability.metrics import (
     summary_samples,
 )
 from penstock_runtime.observability.snapshot import StatisticsSnapshot
-from penstock_runtime.scheduling.base import QueueStats
+from penstock_runtime.scheduling.base import QueueStats, SequenceStats
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
 
@@ -76,6 +76,7 @@ def model_families(
     by_name = {(view.statistics.model, view.statistics.version): view for view in views}
     ordered = [by_name[key] for key in sorted(by_name)]
     families = [*_requests(ordered), *_gauges(ordered), *_queues(ordered, now), *_caches(ordered)]
+    families += _sequences(ordered)
     if options.counter_latencies:
         families += _latency_counters(ordered)
     if options.histogram_latencies:
@@ -180,6 +181,26 @@ def _queues(views: Sequence[ModelView], now: int) -> list[Family]:
         ("penstock_queue_oldest_age_seconds", "Age of the oldest request in the queue", age),
     )
     return [_family(name, "gauge", help_, views, value) for name, help_, value in rows]
+
+
+def _sequences(views: Sequence[ModelView]) -> list[Family]:
+    """Of the models that keep sequences apart."""
+    kept = [(view, view.queue.sequences) for view in views if view.queue.sequences is not None]
+    if not kept:
+        return []
+    rows: tuple[tuple[str, str, Callable[[SequenceStats], int]], ...] = (
+        ("penstock_sequences_live", "Sequences that have a slot", lambda stats: stats.live),
+        ("penstock_sequences_backlog", "Sequences that wait for one", lambda stats: stats.backlog),
+    )
+    return [
+        Family(
+            name,
+            "gauge",
+            help_,
+            tuple(Sample(value(stats), model_labels(view.statistics)) for view, stats in kept),
+        )
+        for name, help_, value in rows
+    ]
 
 
 def _caches(views: Sequence[ModelView]) -> list[Family]:

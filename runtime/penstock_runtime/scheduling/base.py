@@ -86,14 +86,23 @@ class Dead:
 
 
 @dataclass(frozen=True, slots=True)
+class SequenceStats:
+    """How many sequences have a slot, and how many wait for one."""
+
+    live: int
+    backlog: int
+
+
+@dataclass(frozen=True, slots=True)
 class QueueStats:
     """The state of one queue: requests and rows that wait, and since when the oldest does (0:
-    none).
+    none); `sequences` where a model keeps those apart.
     """
 
     requests: int
     rows: int
     oldest_ns: int
+    sequences: SequenceStats | None = None
 
 
 @dataclass(frozen=True, slots=True)
