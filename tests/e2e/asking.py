@@ -10,7 +10,11 @@ import grpc
 import numpy as np
 import tritonclient.grpc as triton
 from tests.e2e.running import Running
+from tests.transports import chosen
 from tritonclient.grpc import service_pb2_grpc
+
+from penstock.config import ServerOptions
+from penstock.config_sources import read_options
 
 TYPES = {
     np.dtype(name): wire
@@ -71,3 +75,19 @@ def stub_of(running: Running) -> Iterator[Any]:
     """A stub of tritonclient's messages, on a connection of its own."""
     with grpc.insecure_channel(running.target) as channel:
         yield service_pb2_grpc.GRPCInferenceServiceStub(channel)
+
+
+def flagged(root: Path, *flags: str) -> ServerOptions:
+    """The options that `penstock serve` makes of these flags, on free loopback ports."""
+    argv = (
+        f"--model-repository={root}",
+        "--grpc-address=127.0.0.1",
+        "--grpc-port=0",
+        f"--transport={chosen()}",
+        "--metrics-address=127.0.0.1",
+        "--metrics-port=0",
+        "--allow-http=false",
+        "--exit-on-error=false",
+        *flags,
+    )
+    return read_options(argv, {})

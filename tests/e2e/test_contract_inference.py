@@ -3,7 +3,6 @@ out, from the version that was meant, in the form that was asked for.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -276,7 +275,9 @@ def test_custom_parameters_reach_the_model_and_its_own_the_client(stub: Any) -> 
 
     seen = response.raw_output_contents[0][4:].decode()
     assert seen == '{"number": -3, "real": 0.25, "word": "w", "yes": true}'
-    spoken = {key: value.WhichOneof("parameter_choice") for key, value in response.parameters.items()}
+    spoken = {
+        key: value.WhichOneof("parameter_choice") for key, value in response.parameters.items()
+    }
     assert spoken == {
         "truth": "bool_param",
         "count": "int64_param",

@@ -33,6 +33,8 @@ def held(X: FP32[-1]) -> FP32[-1].named("Y"):
 """
 IMPATIENT = "default_timeout_microseconds: {}"
 POLICY = "dynamic_batching {{ default_queue_policy {{ {} }} }}"
+WAITING = "dynamic_batching {{ max_queue_delay_microseconds: {} }}"
+TWO = "instance_group { count: 2 kind: KIND_CPU }"
 SHORTENED = IMPATIENT.format(60_000_000) + " allow_timeout_override: true"
 LEVELS = """
 dynamic_batching {
@@ -44,8 +46,8 @@ dynamic_batching {
 MODELS: dict[str, tuple[int, str]] = {
     "plain": (8, "dynamic_batching { }"),
     "preferred": (8, "dynamic_batching { preferred_batch_size: [ 4 ] }"),
-    "patient": (8, "dynamic_batching { preferred_batch_size: [ 2 ] max_queue_delay_microseconds: 60000000 }"),
-    "hasty": (8, "dynamic_batching { max_queue_delay_microseconds: 20000 }"),
+    "patient": (8, WAITING.format("60000000 preferred_batch_size: [ 2 ]")),
+    "hasty": (8, WAITING.format(20000)),
     "full": (8, POLICY.format("max_queue_size: 2")),
     "impatient": (8, POLICY.format(IMPATIENT.format(20_000))),
     "shortened": (8, POLICY.format(SHORTENED)),
@@ -54,7 +56,7 @@ MODELS: dict[str, tuple[int, str]] = {
     "strict": (8, POLICY.format(IMPATIENT.format(20_000) + " allow_timeout_override: true")),
     "delaying": (1, POLICY.format(SHORTENED + " timeout_action: DELAY")),
     "levels": (1, LEVELS),
-    "ordered": (1, "dynamic_batching { preserve_ordering: true } instance_group { count: 2 kind: KIND_CPU }"),
+    "ordered": (1, "dynamic_batching { preserve_ordering: true } " + TWO),
     "late": (1, "dynamic_batching { }"),
 }  # fmt: skip
 

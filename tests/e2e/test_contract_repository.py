@@ -209,7 +209,8 @@ def test_mlservers_service_is_the_same_one(running: Running) -> None:
 def test_a_model_that_loads_is_not_ready_yet(tmp_path: Path) -> None:
     """UNAVAILABLE with Triton's text and a hint; the server is live and not ready."""
     gate = tmp_path / "gate"
-    waiting = f"import pathlib, time\nwhile not pathlib.Path({str(gate)!r}).exists():\n    time.sleep(0.01)\n"
+    waiting = f"import pathlib, time\ngate = pathlib.Path({str(gate)!r})\n"
+    waiting += "while not gate.exists():\n    time.sleep(0.01)\n"
     write(tmp_path / "models", "slow", waiting + ECHO.format(""))
     settings = options([tmp_path / "models"], model_control_mode="explicit")
     with ServerThread(settings) as running, triton.InferenceServerClient(running.target) as client:
@@ -230,9 +231,7 @@ def test_a_model_that_loads_is_not_ready_yet(tmp_path: Path) -> None:
 def test_a_server_that_polls_follows_its_folder(tmp_path: Path) -> None:
     """What appears is loaded, what goes is unloaded, and no caller decides."""
     write(tmp_path / "models", "first", ECHO.format(""))
-    settings = options(
-        [tmp_path / "models"], model_control_mode="poll", repository_poll_secs=0.05
-    )
+    settings = options([tmp_path / "models"], model_control_mode="poll", repository_poll_secs=0.05)
     with ServerThread(settings) as running, triton.InferenceServerClient(running.target) as client:
         write(tmp_path / "staged", "second", ECHO.format(""))
         (tmp_path / "staged" / "second").rename(tmp_path / "models" / "second")
