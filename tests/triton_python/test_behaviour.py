@@ -166,6 +166,30 @@ def test_models_that_wait_for_each_other_are_told(tmp_path: Path) -> None:
         assert "waits for this call itself" in error.message
 
 
+def test_a_circle_through_an_ensemble_is_found_too(tmp_path: Path) -> None:
+    """a calls an ensemble with a step of a: what executes are the steps."""
+    steps = """
+    platform: "ensemble"
+    input [ { name: "X" data_type: TYPE_FP32 dims: [ -1 ] } ]
+    output [ { name: "Y" data_type: TYPE_FP32 dims: [ -1 ] } ]
+    ensemble_scheduling { step [
+      { model_name: "STEP" model_version: -1
+        input_map { key: "X" value: "X" } output_map { key: "Y" value: "Y" } } ] }
+    """
+    with house(
+        tmp_path,
+        a=CALLER.format(model="round"),
+        b=CALLER.format(model="fine"),
+        identity=IDENTITY,
+        round=("", steps.replace("STEP", "a")),
+        fine=("", steps.replace("STEP", "identity")),
+    ) as made:
+        error = failure(made, "a", 1.0)
+
+        assert "waits for this call itself" in error.message
+        assert made.number("b", 3.0) == 3.0
+
+
 def test_coroutines_do_not_call_each_other_for_ever(tmp_path: Path) -> None:
     """They hold no instance, so that only the depth of their calls ends them."""
     text = """
