@@ -102,20 +102,34 @@ def execute_requests(
     if living is None:
         return
     run = Run(desk, start)
-    tasks = [_task(run, pending) for pending in living.members]
+    tasks = [make_task(run, pending) for pending in living.members]
+    hand_over(run, executable, tasks, living.rows)
+    keep(held, tasks)
+
+
+def hand_over(
+    run: Run, executable: RequestExecutable, tasks: Sequence[HeldTask], rows: int
+) -> bool:
+    """Have the model execute these; False if it raised. What it answered by then is counted."""
     failed = False
     try:
         executable.execute_requests(tasks)
     except (Exception, SystemExit) as error:
         failed = True
-        _fail_all(desk, tasks, error)
-    _account(desk, run, living, failed=failed)
+        _fail_all(run.desk, tasks, error)
+    _account(run, rows, failed=failed)
+    return not failed
+
+
+def keep(held: HeldTasks, tasks: Sequence[HeldTask]) -> None:
+    """Keep those that the model has not answered yet."""
     for task in tasks:
         if not task.ended:
             held.add(task)
 
 
-def _task(run: Run, pending: Pending) -> HeldTask:
+def make_task(run: Run, pending: Pending) -> HeldTask:
+    """The request in the hands of the model."""
     task = HeldTask(run, pending)
     pending.held = task.abandon
     # Looked at after it is known whom to tell: a caller that gave up before told nobody.
@@ -131,13 +145,13 @@ def _fail_all(desk: Desk, tasks: Sequence[HeldTask], error: BaseException) -> No
         task.fail(told)
 
 
-def _account(desk: Desk, run: Run, batch: Batch, *, failed: bool) -> None:
+def _account(run: Run, rows: int, *, failed: bool) -> None:
     """Count the execution, and with it those that were answered by now."""
-    end = time.monotonic_ns()
+    end, desk = time.monotonic_ns(), run.desk
     desk.scheduler.predictor.observe(end - run.start_ns)
     timings = run.close()
     # A model that only raised has executed nothing.
     if timings or not failed:
-        desk.statistics.record_batch(batch.rows, timings, 0, end - run.start_ns, 0)
+        desk.statistics.record_batch(rows, timings, 0, end - run.start_ns, 0)
     if timings:
         desk.scheduler.answered(len(timings))

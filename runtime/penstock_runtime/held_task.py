@@ -68,8 +68,10 @@ class HeldTask(RequestTask):
         "_watchers",
         "arrays",
         "deadline_ns",
+        "iterative",
         "pending",
         "request",
+        "rescheduled",
     )
 
     def __init__(self, run: Run, pending: Pending) -> None:
@@ -81,6 +83,7 @@ class HeldTask(RequestTask):
         self.deadline_ns = pending.deadline_ns
         self._run = run
         self._lock = threading.Lock()
+        self.iterative = self.rescheduled = False
         self._index = 0
         self._gone = False
         self._since_ns = run.start_ns
@@ -112,6 +115,18 @@ class HeldTask(RequestTask):
 
     def _forget(self, token: object) -> None:
         self._watchers.pop(token, None)
+
+    def reschedule(self, again: bool = True) -> None:
+        """Ask for a further step of the request after this one, or no more."""
+        if again and not self.iterative:
+            super().reschedule()
+        self.rescheduled = again
+
+    def detach(self) -> bool:
+        """The request goes on without this: nothing that is said here counts any more. False if it
+        has ended.
+        """
+        return self._take() is not None
 
     # -- what the model says ---------------------------------------------------------------------
 

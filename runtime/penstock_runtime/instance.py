@@ -176,7 +176,7 @@ class ModelInstance:
 
     def _work_by_request(self, executable: RequestExecutable) -> None:
         while (work := self._next_work(self.gate)) is not None:
-            execute_requests(self._desk, executable, work, self._held)  # type: ignore[arg-type]
+            execute_requests(self._desk, executable, work, self._held)
             del work
 
     def _execute(self, executable: Executable, work: Work) -> None:

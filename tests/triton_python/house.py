@@ -67,6 +67,8 @@ class House:
     def submit(self, model: str, *values: float, **more: Any) -> ResponseStream:
         """Send a request; the stream of its responses."""
         array = np.array(values, np.float32)
+        if more.pop("batched", False):
+            array = array[None]
         stream = ResponseStream()
         seconds = more.pop("seconds", None)
         if seconds is not None:
@@ -82,6 +84,10 @@ class House:
         """The first number of the one answer."""
         (response,) = self.ask(model, *values, **more)
         return float(response.outputs[0].numpy().reshape(-1)[0])
+
+    def row(self, model: str, *values: float, **more: Any) -> float:
+        """The same of a model with a batch dimension."""
+        return self.number(model, *values, batched=True, **more)
 
     def write(self, name: str, text: str, config: str = PLAIN) -> None:
         """The files of a model."""

@@ -549,3 +549,47 @@ def test_the_trace_of_a_request_goes_on_in_the_calls_that_it_makes(tmp_path: Pat
             "inner_0_0",
             "outer_0_0",
         ]
+
+
+def test_sequences_reach_models_with_their_controls(tmp_path: Path) -> None:
+    """Start, end and correlation id are inputs; a request can be rescheduled until it is done."""
+    controls = """
+    max_batch_size: 4
+    sequence_batching { ITERATIVE oldest { max_candidate_sequences: 4 }
+      control_input [
+        { name: "START" control { kind: CONTROL_SEQUENCE_START fp32_false_true: [ 0, 1 ] } },
+        { name: "ID" control { kind: CONTROL_SEQUENCE_CORRID data_type: TYPE_UINT64 } } ] }
+    """
+    text = """
+    AGAIN, TOTAL = bool(WHETHER), {}
+    class TritonPythonModel:
+        def execute(self, requests):
+            return [self._answer(request) for request in requests]
+
+        def _answer(self, request):
+            name = int(value(request, "ID")[0, 0])
+            if value(request, "START")[0, 0]:
+                TOTAL[name] = 0.0
+            TOTAL[name] += float(value(request)[0, 0])
+            if AGAIN and TOTAL[name] < 5:
+                request.set_release_flags(pb_utils.TRITONSERVER_REQUEST_RELEASE_RESCHEDULE)
+                return None
+            return answer([[TOTAL[name]]])
+    """
+    plain = PLAIN + controls.replace("ITERATIVE", "")
+    iterative = PLAIN + controls.replace("ITERATIVE", "iterative_sequence: true")
+    with house(
+        tmp_path,
+        sums=(text.replace("WHETHER", "0"), plain),
+        steps=(text.replace("WHETHER", "1"), iterative),
+        wrong=(text.replace("WHETHER", "1"), plain),
+    ) as made:
+        first = made.row("sums", 1.0, correlation_id=7, sequence_start=True)
+        second = made.row("sums", 2.0, correlation_id=7, sequence_end=True)
+        stepped = made.row("steps", 1.0, correlation_id=8, sequence_start=True, sequence_end=True)
+        with pytest.raises(Internal, match="does not say iterative_sequence"):
+            made.row("wrong", 1.0, correlation_id=9, sequence_start=True)
+        wait_for(lambda: made.core.inflight == 0)
+
+        assert (first, second) == (1.0, 3.0)
+        assert stepped >= 5

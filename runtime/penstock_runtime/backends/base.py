@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from penstock_runtime.config import ModelConfig
 from penstock_runtime.context import RequestContext
-from penstock_runtime.errors import PenstockError
+from penstock_runtime.errors import FailedPrecondition, PenstockError
 from penstock_runtime.model_services import ModelServices
 from penstock_runtime.request import EMPTY, InferRequest, Parameters
 
@@ -129,6 +129,16 @@ class RequestTask(ABC):
     @abstractmethod
     def fail(self, error: PenstockError) -> None:
         """End with an error."""
+
+    def reschedule(self, again: bool = True) -> None:
+        """Ask for a further execution of the request after this one (an iterative sequence).
+        FailedPrecondition where there is none.
+        """
+        if again:
+            raise FailedPrecondition(
+                "a request was rescheduled whose model does not say iterative_sequence: true",
+                scheduled=True,
+            )
 
     @abstractmethod
     def on_abandon(self, callback: Callable[[], None]) -> Callable[[], None]:

@@ -47,6 +47,11 @@ class Handover:
                 f"model '{config.name}': batch_input and batch_output are about batches, and models"
                 " of Triton's Python backend are handed the requests themselves"
             )
+        if config.sequence_batching is not None and config.sequence_batching.state:
+            raise Unsupported(
+                f"model '{config.name}': states of sequences are for models that are handed"
+                " batches, keep them in the model"
+            )
         self.model = config.name
         self.decoupled = config.decoupled
         self._datatypes = _input_datatypes(config)

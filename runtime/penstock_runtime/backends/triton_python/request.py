@@ -16,6 +16,7 @@ from penstock_runtime.backends.triton_python.response import InferenceResponse
 from penstock_runtime.backends.triton_python.sender import InferenceResponseSender
 from penstock_runtime.backends.triton_python.tensor import Tensor
 from penstock_runtime.backends.triton_python.values import InferenceTrace, PreferredMemory
+from penstock_runtime.errors import PenstockError
 from penstock_runtime.request import Parameters
 
 
@@ -141,12 +142,16 @@ class InferenceRequest:
         """What becomes of the request after `execute`: TRITONSERVER_REQUEST_RELEASE_ALL, or, in an
         iterative sequence, ..._RELEASE_RESCHEDULE.
         """
-        if flags == TRITONSERVER_REQUEST_RELEASE_RESCHEDULE:
-            raise TritonModelException(
-                "this request cannot be rescheduled: its model has no iterative sequences"
-            )
-        if flags != TRITONSERVER_REQUEST_RELEASE_ALL:
+        again = flags == TRITONSERVER_REQUEST_RELEASE_RESCHEDULE
+        if not again and flags != TRITONSERVER_REQUEST_RELEASE_ALL:
             raise TritonModelException(f"release flags are {flags}, expected 1 or 2")
+        if again and self._task is None:
+            raise TritonModelException("only a request that a model was handed is rescheduled")
+        if self._task is not None:
+            try:
+                self._task.reschedule(again)
+            except PenstockError as error:
+                raise TritonModelException(error.message) from None
         self._release_flags = flags
 
     # -- as a call of another model ----------------------------------------------------------------
