@@ -32,10 +32,15 @@ class TritonPythonModel:
 PATIENT = """
 SEEN = []
 class TritonPythonModel:
+    def initialize(self, args):
+        family = pb_utils.MetricFamily("begun_total", "", pb_utils.MetricFamily.COUNTER)
+        self.begun = family.Metric()
+
     def execute(self, requests):
         for request in requests:
             if value(request)[0] == 0:
                 return [answer([len(SEEN)])]
+            self.begun.increment(1)
             while not request.is_cancelled():
                 time.sleep(0.001)
             SEEN.append(1)
@@ -54,6 +59,11 @@ class TritonPythonModel:
 """
 
 
+def begun(house: House) -> float:
+    """How many requests the patient model has begun to execute."""
+    return house.custom.families()[0].samples[0].value
+
+
 def failure(house: House, model: str, *values: float, **more: float) -> PenstockError:
     """The error of a request."""
     with pytest.raises(PenstockError) as caught:
@@ -65,7 +75,7 @@ def test_a_call_ends_when_the_caller_of_its_caller_gives_up(tmp_path: Path) -> N
     """Cancellation passes down: the called model sees it, and its instance is free again."""
     with house(tmp_path, outer=CALLER.format(model="patient"), patient=PATIENT) as made:
         stream = made.submit("outer", 1.0)
-        wait_for(lambda: made.core.inflight == 2)
+        wait_for(lambda: begun(made) == 1)
         stream.cancel()
 
         with pytest.raises(Cancelled):
@@ -150,7 +160,7 @@ def test_a_call_from_a_thread_of_the_model_finds_its_server(tmp_path: Path) -> N
     """
     with house(tmp_path, outer=(text, DECOUPLED), patient=PATIENT) as made:
         stream = made.submit("outer", 1.0)
-        wait_for(lambda: made.core.inflight == 2)
+        wait_for(lambda: begun(made) == 1)
         stream.cancel()
 
         wait_for(lambda: made.core.inflight == 0)
