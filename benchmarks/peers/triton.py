@@ -23,9 +23,11 @@ _CACHE_BYTES = 100_000_000
 _WHERE = "import sys; print(sys.base_prefix, *sys.version_info[:2])"
 
 
-def launch_triton(folder: Path, port: int, models: Sequence[str], cached: bool) -> Launch:
-    """Triton with these models and files of its own below `folder`; `cached` has it answer from
-    its response cache.
+def launch_triton(
+    folder: Path, port: int, models: Sequence[str], cached: bool, source: Path = MODELS
+) -> Launch:
+    """Triton with these models of `source` and files of its own below `folder`; `cached` has it
+    answer from its response cache.
     """
     environment = PEERS / "triton"
     prefix, version = _interpreter(environment)
@@ -35,7 +37,7 @@ def launch_triton(folder: Path, port: int, models: Sequence[str], cached: bool) 
         raise PeerError(f"nvidia-pytriton is not installed in {environment}")
     words = [
         str(server / "bin" / "tritonserver"),
-        f"--model-repository={_repository(folder, models, cached)}",
+        f"--model-repository={_repository(folder, models, cached, source)}",
         f"--backend-directory={_backends(folder, server, version)}",
         "--grpc-address=127.0.0.1",
         f"--grpc-port={port}",
@@ -70,11 +72,11 @@ def _environment(environment: Path, packages: Path, prefix: Path) -> dict[str, s
     }
 
 
-def _repository(folder: Path, models: Sequence[str], cached: bool) -> Path:
+def _repository(folder: Path, models: Sequence[str], cached: bool, source: Path) -> Path:
     repository = folder / "repository"
     skipped = shutil.ignore_patterns("__pycache__")
     for name in models:
-        shutil.copytree(MODELS / name, repository / name, ignore=skipped)
+        shutil.copytree(source / name, repository / name, ignore=skipped)
         if cached:
             config = repository / name / "config.pbtxt"
             config.write_text(config.read_text() + "response_cache { enable: true }\n")

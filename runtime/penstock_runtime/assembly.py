@@ -7,6 +7,8 @@ from functools import partial
 from penstock_runtime.backends.registry import default_registry
 from penstock_runtime.dispatch import Dispatch
 from penstock_runtime.model import Model
+from penstock_runtime.model_services import ModelServices
+from penstock_runtime.observability.custom_metrics import CustomMetrics
 from penstock_runtime.repository.loader import ConfigParser, Loader
 from penstock_runtime.repository.options import RepositoryOptions
 from penstock_runtime.repository.repository import ModelRepository
@@ -32,6 +34,7 @@ def open_repository(
     rate_totals: Totals | None = None,
     hold_backlog: int = 0,
     sequences: SequenceBook | None = None,
+    custom: CustomMetrics | None = None,
 ) -> ModelRepository[Model]:
     """A repository with every backend there is; nothing is loaded before its `start`.
 
@@ -39,11 +42,14 @@ def open_repository(
     batcher waits once for so many requests, and with `hold_backlog` each backlog of sequences, as
     Triton's tests want it; `cache` is shared by the models that ask for one; with `rate_totals`,
     empty or not, instances need a turn where they share resources; `sequences` is for whoever has
-    to find those of models that were replaced.
+    to find those of models that were replaced; `custom` holds the metrics that the code of models
+    makes.
     """
     rates = Rates(rate_totals) if rate_totals is not None else None
     book = sequences if sequences is not None else SequenceBook()
-    common = Common(Timer(), Dispatch(), hold_until, cache, rates, hold_backlog, book)
+    dispatch = Dispatch()
+    services = ModelServices(dispatch, custom or CustomMetrics())
+    common = Common(Timer(), dispatch, hold_until, cache, rates, hold_backlog, book, services)
     loader = Loader(
         default_registry(),
         partial(start_model, common=common),
@@ -53,7 +59,8 @@ def open_repository(
     )
     repository = ModelRepository(options, loader)
     book.bind(repository.get)
-    common.dispatch.bind(repository.get, book.find)
+    dispatch.bind(repository.get, book.find)
+    services.control.bind(repository)
     return repository
 
 

@@ -51,6 +51,7 @@ class BatchPlan:
     def __init__(self, config: ModelConfig, version: int, labels: Labels = NO_LABELS) -> None:
         self._name = config.name
         self._version = str(version)
+        self.decoupled = config.decoupled
         self._batched = config.max_batch_size > 0
         self._outputs = {declared.name: declared for declared in config.output}
         self._labels = labels
@@ -164,6 +165,19 @@ class BatchPlan:
         return InferResponse(
             self._name, self._version, request.id, tensors, parameters or EMPTY, False
         )
+
+    def whole(
+        self,
+        pending: Pending,
+        outputs: Mapping[str, Any],
+        parameters: Parameters,
+        timing: Timing | None,
+    ) -> InferResponse:
+        """The one response to a request, of outputs that are its own; Internal when an output is
+        not what was declared.
+        """
+        arrays = {name: to_host(outputs[name]) for name in outputs if name in self._outputs}
+        return self._response(pending, arrays, parameters, timing)
 
     def last(self, pending: Pending, timing: Timing | None) -> InferResponse:
         """The response without outputs that ends a decoupled request."""

@@ -15,7 +15,7 @@ from penstock_kernels.ragged import scatter_rows
 from penstock_runtime.backends.base import Executable
 from penstock_runtime.batch import Batch, BatchPlan
 from penstock_runtime.context import PendingContext
-from penstock_runtime.errors import FailureReason, Internal, PenstockError
+from penstock_runtime.errors import DeadlineExceeded, FailureReason, Internal, PenstockError
 from penstock_runtime.observability.statistics import ModelStatistics, RequestTiming
 from penstock_runtime.request import Timing
 from penstock_runtime.scheduling.answering import Answering
@@ -175,6 +175,16 @@ def as_penstock_error(name: str, error: Exception) -> PenstockError:
 def late(pending: Pending, now: int) -> bool:
     """Whether the caller's deadline has passed."""
     return pending.deadline_ns is not None and pending.deadline_ns <= now
+
+
+def deadline_reached(pending: Pending, now: int) -> DeadlineExceeded:
+    """The error of a request whose deadline passed while it was executed."""
+    spent_ms = (now - pending.arrived_ns) / 1e6
+    return DeadlineExceeded(
+        f"deadline exceeded after {spent_ms:.1f} ms, while the request was executed",
+        reason="DEADLINE_EXPIRED",
+        scheduled=True,
+    )
 
 
 def _fail(pending: Pending, error: PenstockError) -> None:

@@ -10,16 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from penstock_runtime.backends.base import StreamingExecutable
+from penstock_runtime.backends.base import SLOW_READER_S, StreamingExecutable
 from penstock_runtime.batch import Batch, BatchPlan
 from penstock_runtime.context import RequestContext
 from penstock_runtime.errors import (
-    DeadlineExceeded,
     FailureReason,
     Internal,
     ResourceExhausted,
 )
-from penstock_runtime.execution import Desk, as_penstock_error, late
+from penstock_runtime.execution import Desk, as_penstock_error, deadline_reached, late
 from penstock_runtime.observability.response_tally import ResponseTally
 from penstock_runtime.observability.statistics import RequestTiming
 from penstock_runtime.request import Timing
@@ -29,8 +28,6 @@ from penstock_runtime.stream import ResponseStream
 from penstock_runtime.stream_lane import Lane, LaneStream
 from penstock_runtime.traced_stream import note_execution
 
-# A reader that takes nothing for so long does not get to hold an instance any longer.
-SLOW_READER_S = 10.0
 # How often a request that has many responses looks up from them, the first time sooner because the
 # first response is what is waited for; and how long it lets the event loop go first. Handing over
 # costs as much as a hundred small responses.
@@ -89,7 +86,7 @@ def forward_responses(
             if stream.cancelled:
                 raise cancelled_error()
             if ready >= deadline:
-                raise _deadline_reached(pending, ready)
+                raise deadline_reached(pending, ready)
             if lane is None or context.spoken or not lane(outputs):
                 if not stream.wait_for_room(0.0):
                     _wait_for_room(stream)
@@ -184,13 +181,3 @@ def end_stream(desk: Desk, pending: Pending, start: int, merged: int, output_ns:
     last = desk.plan.last(pending, timing)
     desk.scheduler.answer(pending, partial(pending.stream.put, last))
     desk.scheduler.answered(1)
-
-
-def _deadline_reached(pending: Pending, now: int) -> DeadlineExceeded:
-    """The error of a request whose deadline passed while it was executed."""
-    spent_ms = (now - pending.arrived_ns) / 1e6
-    return DeadlineExceeded(
-        f"deadline exceeded after {spent_ms:.1f} ms, while the request was executed",
-        reason="DEADLINE_EXPIRED",
-        scheduled=True,
-    )

@@ -13,12 +13,14 @@ from penstock_runtime.backends.base import (
     Executable,
     LoadedModel,
     Placement,
+    RequestExecutable,
     StreamingExecutable,
 )
 from penstock_runtime.batch import Batch, BatchPlan
 from penstock_runtime.errors import Internal, PenstockError
 from penstock_runtime.execution import Desk, execute_batch
 from penstock_runtime.execution_alone import execute_alone
+from penstock_runtime.execution_requests import HeldTasks, execute_requests
 from penstock_runtime.execution_stream import execute_stream
 from penstock_runtime.observability.statistics import ModelStatistics
 from penstock_runtime.scheduling.answering import WorkScheduler
@@ -35,6 +37,8 @@ _log = logging.getLogger("penstock.instance")
 
 # What the threads of CPU instances add to their niceness; see docs/DECISIONS.md for the figures.
 NICENESS = 6
+# How long an instance that was dismissed waits for what its model has not answered yet.
+LEAVE_S = 60.0
 
 
 def _nothing_more(_gate: Gate, **_how: bool) -> None:
@@ -64,6 +68,9 @@ class ModelInstance:
         self._on_end = on_end
         self._warmups = warmups
         self._desk = Desk(placement.name, plan, scheduler, statistics)
+        self._held = HeldTasks(scheduler.call_at)
+        self._asked: RequestExecutable | None = None
+        self._dismissed = False
         self._ready = threading.Event()
         self._failure: PenstockError | None = None
         self._thread = threading.Thread(target=self._run, name=placement.name, daemon=True)
@@ -80,11 +87,13 @@ class ModelInstance:
 
     @property
     def healthy(self) -> bool:
-        """Whether the instance is there to execute."""
-        return self._thread.is_alive() and self._failure is None
+        """Whether the instance is there to execute, and its model says nothing else."""
+        alive, asked = self._thread.is_alive() and self._failure is None, self._asked
+        return alive and (asked is None or asked.ready)
 
     def dismiss(self) -> None:
         """End after what it executes now."""
+        self._dismissed = True
         self._next_work = _nothing_more
 
     def join(self, timeout_s: float) -> bool:
@@ -93,10 +102,16 @@ class ModelInstance:
             self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
+    def let_go(self) -> None:
+        """The model is gone: what it has kept and not answered is answered UNAVAILABLE."""
+        self._held.end()
+
     def _run(self) -> None:
         if self.placement.kind != "KIND_GPU":
             _give_way()
         executable = self._prepare()
+        if isinstance(executable, RequestExecutable):
+            self._asked = executable
         self._ready.set()
         if executable is None:
             self._leave()
@@ -112,7 +127,18 @@ class ModelInstance:
             release_news()
             # Before the model's own code is asked to end, which may take its time.
             self._leave()
-            executable.close()
+            self._end(executable)
+
+    def _end(self, executable: AnyExecutable) -> None:
+        if isinstance(executable, RequestExecutable):
+            if self._dismissed:
+                # The model goes on with others: what this one has kept it may still answer.
+                self._held.wait(LEAVE_S)
+            executable.finalize()
+            # Before the model is let go of, and with it what it would answer by.
+            self._held.end()
+            self._asked = None
+        executable.close()
 
     def _leave(self) -> None:
         if self._on_end is not None:
@@ -135,6 +161,9 @@ class ModelInstance:
         return executable
 
     def _work(self, executable: AnyExecutable) -> None:
+        if isinstance(executable, RequestExecutable):
+            self._work_by_request(executable)
+            return
         streaming = isinstance(executable, StreamingExecutable)
         several = not streaming
         while (work := self._next_work(self.gate, several=several)) is not None:
@@ -143,6 +172,11 @@ class ModelInstance:
             else:
                 self._execute(executable, work)  # type: ignore[arg-type]
             # It holds the requests' bytes, and must not outlive its execution while idle.
+            del work
+
+    def _work_by_request(self, executable: RequestExecutable) -> None:
+        while (work := self._next_work(self.gate)) is not None:
+            execute_requests(self._desk, executable, work, self._held)
             del work
 
     def _execute(self, executable: Executable, work: Work) -> None:

@@ -4,10 +4,12 @@ from penstock_runtime.backends.base import (
     AnyExecutable,
     LoadedModel,
     Placement,
+    RequestExecutable,
     StreamingExecutable,
 )
 from penstock_runtime.batch import BatchPlan
 from penstock_runtime.execution_sequence import StepPlan, execute_step, execute_step_streaming
+from penstock_runtime.execution_step_requests import hand_over_step
 from penstock_runtime.instance import ModelInstance
 from penstock_runtime.observability.statistics import ModelStatistics
 from penstock_runtime.scheduling.sequence_scheduler import SequenceScheduler
@@ -33,7 +35,9 @@ class SequenceInstance(ModelInstance):
 
     def _work(self, executable: AnyExecutable) -> None:
         while (step := self._next_work(self.gate)) is not None:
-            if isinstance(executable, StreamingExecutable):
+            if isinstance(executable, RequestExecutable):
+                hand_over_step(self._desk, executable, self._steps, step, self._held)
+            elif isinstance(executable, StreamingExecutable):
                 execute_step_streaming(self._desk, executable, self._steps, step)
             else:
                 # The answers of a step wake their consumers together.

@@ -161,6 +161,7 @@ class Model:
         for instance in (*self.instances, *former):
             if not instance.join(_JOIN_S):
                 _log.warning("%r still executes and is left behind", instance)
+            instance.let_go()
             if self.staff is not None:
                 self.staff.forget((instance,))
         self._loaded.close()

@@ -14,6 +14,8 @@ from penstock_runtime.backends.base import (
     Executable,
     LoadedModel,
     Placement,
+    RequestExecutable,
+    RequestTask,
     StreamingExecutable,
 )
 from penstock_runtime.context import RequestContext
@@ -43,6 +45,8 @@ class RatedModel:
             raise
         if isinstance(made, StreamingExecutable):
             return RatedStreaming(made, turns)
+        if isinstance(made, RequestExecutable):
+            return RatedRequests(made, turns)
         return RatedExecutable(made, turns)
 
     def close(self) -> None:
@@ -107,6 +111,33 @@ class RatedStreaming:
         """The responses of one request."""
         with self._turns.turn():
             yield from self._inner.stream(inputs, context)
+
+    def close(self) -> None:
+        """Leave the books, and give back what the instance holds."""
+        self._turns.leave()
+        self._inner.close()
+
+
+class RatedRequests(RequestExecutable):
+    """An instance that is handed the requests of a batch in one turn."""
+
+    def __init__(self, inner: RequestExecutable, turns: Turns) -> None:
+        self._inner = inner
+        self._turns = turns
+
+    def execute_requests(self, tasks: Sequence[RequestTask]) -> None:
+        """Have them answered, now or later; the turn ends with the call."""
+        with self._turns.turn():
+            self._inner.execute_requests(tasks)
+
+    def finalize(self) -> None:
+        """Let the model end what it has begun."""
+        self._inner.finalize()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the model says that it can serve."""
+        return self._inner.ready
 
     def close(self) -> None:
         """Leave the books, and give back what the instance holds."""

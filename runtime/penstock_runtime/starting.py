@@ -17,6 +17,7 @@ from penstock_runtime.ensemble import ComposedLabels, ComposingModels, EnsembleM
 from penstock_runtime.execution_sequence import StepPlan
 from penstock_runtime.labels import read_labels
 from penstock_runtime.model import Model
+from penstock_runtime.model_services import ModelServices
 from penstock_runtime.observability.first_response import first_response_bounds
 from penstock_runtime.observability.statistics import ModelStatistics
 from penstock_runtime.placement import Seat, seats
@@ -58,7 +59,8 @@ class Common:
     `hold_until` makes each batcher wait once for so many requests, and `hold_backlog` each backlog
     of sequences, as Triton's tests want it; `cache` is for the models that ask for one; `dispatch`
     is how one model calls another; `rates` gives instances their turn where they share resources;
-    `book` knows where all sequences are.
+    `book` knows where all sequences are; `services` are all that the code of a model may use of its
+    server.
     """
 
     timer: Timer = field(default_factory=Timer)
@@ -68,6 +70,7 @@ class Common:
     rates: Rates | None = None
     hold_backlog: int = 0
     book: SequenceBook = field(default_factory=SequenceBook)
+    services: ModelServices | None = None
 
 
 def start_model(source: ModelSource, backend: Backend, common: Common) -> Model:
@@ -86,7 +89,7 @@ def start_model(source: ModelSource, backend: Backend, common: Common) -> Model:
     labels = read_labels(config, source.root)
     plan = BatchPlan(config, source.version, labels)
     sequences = sequence_parts(source, common)
-    loaded = backend.load(source)
+    loaded = backend.load(replace(source, services=common.services))
     if rates is not None and config.sequence_batching is not None:
         # Slots decide what goes together, so that the batch is there before its turn.
         loaded, rates = RatedModel(loaded, rates, places), None

@@ -13,7 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from penstock_runtime.backends.base import AnyExecutable, StreamingExecutable
+from penstock_runtime.backends.base import (
+    AnyExecutable,
+    RequestExecutable,
+    StreamingExecutable,
+)
 from penstock_runtime.batch import Batch, BatchPlan
 from penstock_runtime.config import ModelConfig, Warmup, WarmupInput
 from penstock_runtime.context import RequestContext
@@ -24,6 +28,7 @@ from penstock_runtime.scheduling.base import Pending
 from penstock_runtime.stream import ResponseStream
 from penstock_runtime.tensor import BytesFormatError, Tensor, unpack_bytes
 from penstock_runtime.validation import RequestValidator
+from penstock_runtime.warmup_task import WarmupTask
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +58,21 @@ def warm_up(executable: AnyExecutable, plan: BatchPlan, request: WarmupRequest) 
     """Execute one warm-up request; whatever it raises keeps the model from being READY."""
     members = request.batch.members
     for _ in range(request.count):
-        if isinstance(executable, StreamingExecutable):
+        if isinstance(executable, RequestExecutable):
+            _hand_over(executable, request)
+        elif isinstance(executable, StreamingExecutable):
             for pending in members:
                 _stream(executable, plan, request, pending)
         else:
             contexts = [RequestContext(p.request, p.stream) for p in members]
             executable.execute(_inputs(plan, request, members), contexts)
+
+
+def _hand_over(executable: RequestExecutable, request: WarmupRequest) -> None:
+    tasks = [WarmupTask(pending.request, pending.arrays) for pending in request.batch.members]
+    executable.execute_requests(tasks)
+    for task in tasks:
+        task.wait()
 
 
 def _stream(

@@ -31,6 +31,7 @@ from penstock_runtime.core import InferenceCore
 from penstock_runtime.errors import InvalidArgument, PenstockError
 from penstock_runtime.model import Model
 from penstock_runtime.observability.access_log import AccessLog
+from penstock_runtime.observability.custom_metrics import CustomMetrics
 from penstock_runtime.repository.options import ControlMode, RepositoryOptions
 from penstock_runtime.repository.repository import LoadProgress, ModelRepository
 from penstock_runtime.response_cache import ResponseCache
@@ -64,6 +65,7 @@ class Server:
             cache_settings(options.cache_config, options.response_cache_byte_size)
         )
         sequences = SequenceBook()
+        custom = CustomMetrics()
         self.repository: ModelRepository[Model] = open_repository(
             repository_options(options),
             {"config.pbtxt": parse_config_text},
@@ -74,6 +76,7 @@ class Server:
             rate_totals=rate_totals(options.rate_limit, options.rate_limit_resource),
             hold_backlog=hold_until_hook(name=HOLD_BACKLOG_HOOK),
             sequences=sequences,
+            custom=custom,
         )
         self.core = InferenceCore(self.repository, sequences)
         self._progress = progress
@@ -102,6 +105,7 @@ class Server:
         sources += [self.authority.families] if self.authority is not None else []
         sources += [self.cache.families] if self.cache is not None else []
         sources += [self._http.families] if self._http is not None else []
+        sources += [custom.families]
         self.metrics = server_metrics(
             self.repository, sources, metrics_options(options.metrics_config)
         )

@@ -35,7 +35,6 @@ from penstock_runtime.datatype import DataType
 from penstock_runtime.errors import (
     Internal,
     InvalidArgument,
-    Unsupported,
 )
 
 ONES = np.ones((2, 3), np.float32)
@@ -118,12 +117,17 @@ def test_a_file_without_one_model_is_refused_by_what_it_has(
         load(source)
 
 
-def test_a_model_for_tritons_own_python_backend_is_refused_clearly(tmp_path: Path) -> None:
-    """TritonPythonModel is recognised, and said not to be supported."""
-    source = write_model(tmp_path, "class TritonPythonModel:\n  def execute(self, requests): ...")
+def test_a_model_for_tritons_own_python_backend_is_recognised(tmp_path: Path) -> None:
+    """Also beside a class Model, which is a part of it; one without execute() is none."""
+    text = "class Model: ...\nclass TritonPythonModel:\n  def execute(self, requests): ..."
+    source = write_model(tmp_path, text)
 
-    with pytest.raises(Unsupported, match="TritonPythonModel"):
-        load(source)
+    _, loaded = load(source)
+    loaded.close()
+
+    assert type(loaded).__name__ == "LoadedTriton"
+    with pytest.raises(InvalidArgument, match="has no execute"):
+        load(write_model(tmp_path, "class TritonPythonModel: ..."))
 
 
 @pytest.mark.parametrize("filename", ["../model.py", "/etc/passwd", ".hidden.py", "a\\b.py"])

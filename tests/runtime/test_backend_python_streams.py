@@ -148,7 +148,7 @@ def _cancel_once(started: threading.Event, stream: ResponseStream) -> None:
 def _answer(made: AnyExecutable, stream: ResponseStream) -> None:
     if isinstance(made, StreamingExecutable):
         list(made.stream({"x": ONES[0]}, context(stream=stream)))
-    else:
+    elif isinstance(made, Executable):
         made.execute({"x": ONES[0]}, [context(stream=stream)])
 
 

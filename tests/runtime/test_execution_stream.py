@@ -9,6 +9,7 @@ import pytest
 from tests.runtime.fakes import config
 
 from penstock_runtime import execution_stream
+from penstock_runtime.backends.base import SLOW_READER_S
 from penstock_runtime.batch import Batch, BatchPlan
 from penstock_runtime.context import RequestContext
 from penstock_runtime.errors import PenstockError
@@ -170,7 +171,7 @@ def test_a_reader_that_takes_nothing_does_not_keep_the_instance() -> None:
 
     assert error is not None
     assert error.reason == "SLOW_READER"
-    assert stream.patience == [0.0, 0.0, execution_stream.SLOW_READER_S]
+    assert stream.patience == [0.0, 0.0, SLOW_READER_S]
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,9 @@ class OneBatch:
     def answered(self, count: int) -> None:
         """Nobody drains."""
 
+    def call_at(self, when_ns: int, callback: Callable[[], None]) -> None:
+        """Nothing has a deadline."""
+
 
 def instance(loaded: Any, scheduler: Any) -> ModelInstance:
     """An instance of model m, not started."""

@@ -12,7 +12,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any
 
-from penstock_runtime.errors import Cancelled, Internal
+from penstock_runtime.errors import Cancelled, Internal, Unavailable
 
 _log = logging.getLogger("penstock.model")
 
@@ -21,6 +21,7 @@ POLL_S = 0.02
 # How long a cancelled task may take to end before it is left behind.
 GRACE_S = 5.0
 GivenUp = Callable[[], bool]
+Ended = Callable[[Any, BaseException | None], None]
 
 
 class AsyncRunner:
@@ -29,6 +30,8 @@ class AsyncRunner:
     def __init__(self, name: str) -> None:
         self._name = name
         self._loop = asyncio.new_event_loop()
+        # The loop itself only remembers tasks weakly.
+        self._spawned: set[asyncio.Task[Any]] = set()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name=f"{name}-async", daemon=True
         )
@@ -42,6 +45,24 @@ class AsyncRunner:
                 call.cancel(self._name)
                 raise _cancelled()
         return call.result(self._name)
+
+    def spawn(self, coroutine: Coroutine[Any, Any, Any], ended: "Ended") -> None:
+        """Start the coroutine and go on; `ended` is told on the loop what it returned or raised."""
+
+        def start() -> None:
+            task = self._loop.create_task(coroutine)
+            self._spawned.add(task)
+            task.add_done_callback(done)
+
+        def done(task: "asyncio.Task[Any]") -> None:
+            self._spawned.discard(task)
+            if task.cancelled():
+                ended(None, _stopped(self._name))
+            else:
+                error = task.exception()
+                ended(None if error is not None else task.result(), error)
+
+        self._loop.call_soon_threadsafe(start)
 
     def iterate(self, responses: AsyncIterator[Any], given_up: GivenUp) -> "AsyncResponses":
         """The async iterator's items as a plain iterator; its `close` cancels the generator."""
@@ -159,6 +180,10 @@ async def _shut_down() -> None:
     await asyncio.gather(*rest, return_exceptions=True)
     await loop.shutdown_asyncgens()
     await loop.shutdown_default_executor()
+
+
+def _stopped(name: str) -> Unavailable:
+    return Unavailable(f"the call of model '{name}' was cancelled before it ended", scheduled=True)
 
 
 def _cancelled() -> Cancelled:

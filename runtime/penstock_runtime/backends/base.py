@@ -10,8 +10,12 @@ from typing import Any, Protocol, runtime_checkable
 
 from penstock_runtime.config import ModelConfig
 from penstock_runtime.context import RequestContext
-from penstock_runtime.errors import PenstockError
+from penstock_runtime.errors import FailedPrecondition, PenstockError
+from penstock_runtime.model_services import ModelServices
+from penstock_runtime.request import EMPTY, InferRequest, Parameters
 
+# A reader that takes nothing for so long does not get to hold an instance any longer.
+SLOW_READER_S = 10.0
 # Names to arrays (numpy, torch or CuPy), batched along axis 0 when max_batch_size > 0.
 Arrays = Mapping[str, Any]
 
@@ -33,7 +37,7 @@ class Placement:
 @dataclass(frozen=True, slots=True)
 class ModelSource:
     """One version of one model on disk; `directory` is the version's, `root` the model's own
-    folder.
+    folder, `services` what its code may use of its server (None: there is no server).
     """
 
     config: ModelConfig
@@ -41,6 +45,7 @@ class ModelSource:
     directory: Path
     root: Path
     allow_pickle: bool = False
+    services: ModelServices | None = None
 
 
 @runtime_checkable
@@ -88,7 +93,87 @@ class StreamingExecutable(Protocol):
         """Give back what this instance holds."""
 
 
-AnyExecutable = Executable | StreamingExecutable
+class RequestTask(ABC):
+    """One request in the hands of a model that answers by itself, from whatever thread.
+
+    Whatever is said after its end is dropped: the caller may have given up in the meantime.
+    """
+
+    __slots__ = ()
+    request: InferRequest
+    arrays: Arrays
+
+    @property
+    @abstractmethod
+    def abandoned(self) -> bool:
+        """Whether nobody waits for an answer any more."""
+
+    @abstractmethod
+    def send(
+        self,
+        outputs: Arrays,
+        parameters: Parameters = EMPTY,
+        *,
+        last: bool = True,
+        patience_s: float = SLOW_READER_S,
+    ) -> None:
+        """Answer with these outputs. Only a decoupled request may have another response after.
+
+        Blocks for so long where too much is unsent; then the request fails.
+        """
+
+    @abstractmethod
+    def finish(self) -> None:
+        """End a decoupled request without a further response."""
+
+    @abstractmethod
+    def fail(self, error: PenstockError) -> None:
+        """End with an error."""
+
+    def reschedule(self, again: bool = True) -> None:
+        """Ask for a further execution of the request after this one (an iterative sequence).
+        FailedPrecondition where there is none.
+        """
+        if again:
+            raise FailedPrecondition(
+                "a request was rescheduled whose model does not say iterative_sequence: true",
+                scheduled=True,
+            )
+
+    @abstractmethod
+    def on_abandon(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call back, from any thread, if nobody waits any more (at once if it has ended already);
+        what is returned ends that.
+        """
+
+
+class RequestExecutable(ABC):
+    """One instance of a model that is handed the requests of a batch as they are, and answers each.
+
+    A class, since its executions are told from others when an instance starts.
+    """
+
+    @abstractmethod
+    def execute_requests(self, tasks: Sequence[RequestTask]) -> None:
+        """Answer these requests, or see to it that they are answered later. What it raises fails
+        those that have no last answer yet.
+        """
+
+    @abstractmethod
+    def finalize(self) -> None:
+        """Nothing more is executed: let the model end what it has begun."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back what this instance holds."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether the model says that it can serve; never blocks."""
+        return True
+
+
+AnyExecutable = Executable | StreamingExecutable | RequestExecutable
 
 
 class LoadedModel(Protocol):

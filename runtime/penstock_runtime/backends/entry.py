@@ -1,9 +1,10 @@
 """Which object of a model's Python file is the model: what the configuration names, else what is
-decorated, else the class Model, else the function predict.
+decorated, else the class TritonPythonModel, else the class Model, else the function predict.
 """
 
 import inspect
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -13,10 +14,11 @@ from penstock_runtime.backends.base import ModelSource
 from penstock_runtime.backends.failure import load_failure
 from penstock_runtime.backends.files import confined
 from penstock_runtime.backends.module_loader import ModelModules
-from penstock_runtime.errors import InvalidArgument, PenstockError, Unsupported
+from penstock_runtime.errors import InvalidArgument, PenstockError
 from penstock_runtime.model_api import SETTINGS
 
 DEFAULT_FILENAME = "model.py"
+TRITON_CLASS = "TritonPythonModel"
 _ENTRY = re.compile(r"(?:([A-Za-z_]\w*):)?([A-Za-z_]\w*)")
 Target = Callable[..., Any]
 
@@ -33,6 +35,14 @@ def load_target(source: ModelSource, modules: ModelModules) -> Target:
     if name:
         return _named(source, module, path, name)
     return _chosen(source, modules, module, path)
+
+
+def is_triton_class(target: Target) -> bool:
+    """Whether the target is a model written for Triton's Python backend."""
+    if not inspect.isclass(target):
+        return False
+    home = sys.modules.get(target.__module__)
+    return target.__name__ == TRITON_CLASS or getattr(home, TRITON_CLASS, None) is target
 
 
 def _entry(source: ModelSource) -> tuple[str, str]:
@@ -74,18 +84,17 @@ def _chosen(source: ModelSource, modules: ModelModules, module: ModuleType, path
             f"model '{source.config.name}': {path.name} has {len(marked)} models"
             f" ({', '.join(marked)}); say which in the parameter entry"
         )
+    # Before the class Model: beside Triton's class that is a part of it.
+    triton = vars(module).get(TRITON_CLASS)
+    if not marked and inspect.isclass(triton):
+        return triton
     for name in (*marked, "Model", "predict"):
         if name in own:
             return own[name]
-    if "TritonPythonModel" in own:
-        raise Unsupported(
-            f"model '{source.config.name}': {path.name} defines class TritonPythonModel; models"
-            " written for Triton's Python backend are not supported yet. Write a class Model with"
-            " an annotated predict(), or a function decorated with @model"
-        )
     raise InvalidArgument(
         f"model '{source.config.name}': {path.name} defines no model; expected something"
-        f" decorated with @model, a class Model or a function predict, found {_shown(own)}"
+        f" decorated with @model, a class TritonPythonModel or Model, or a function predict, found"
+        f" {_shown(own)}"
     )
 
 

@@ -22,6 +22,10 @@ from typing import Any
 
 _numbers = itertools.count(1)
 
+# What models import by a name that is not ours to choose, and where it is. It comes before files of
+# the model, which may have a copy for their editor, and before whatever else is installed.
+PROVIDED = {"triton_python_backend_utils": "penstock_runtime.backends.triton_python.api"}
+
 
 class ModelModules:
     """The modules of one load of one version directory.
@@ -80,6 +84,9 @@ class ModelModules:
         level: int = 0,
     ) -> ModuleType:
         """`__import__` for the code of this directory: its own files come first."""
+        if not level and name in PROVIDED:
+            sys.modules[name] = importlib.import_module(PROVIDED[name])
+            return sys.modules[name]
         head = name.partition(".")[0]
         if level or head not in self.siblings:
             if not level and head in self._provided:

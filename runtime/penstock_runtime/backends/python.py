@@ -1,7 +1,8 @@
 """The backend for models that are Python code: a `model.py` with a class or a function whose
 annotations say what goes in and out.
 
-A file whose model turns out to be a torch.nn.Module is handed to the torch backend.
+A file whose model turns out to be a torch.nn.Module is handed to the torch backend. One with a
+class TritonPythonModel is written for Triton's Python backend, and executed as it is.
 """
 
 import inspect
@@ -12,7 +13,12 @@ from dataclasses import dataclass
 
 from penstock_runtime.backends.base import LoadedModel, ModelSource
 from penstock_runtime.backends.completion import complete_from_signature
-from penstock_runtime.backends.entry import DEFAULT_FILENAME, Target, load_target
+from penstock_runtime.backends.entry import (
+    DEFAULT_FILENAME,
+    Target,
+    is_triton_class,
+    load_target,
+)
 from penstock_runtime.backends.files import has_file
 from penstock_runtime.backends.host import prepare_openmp
 from penstock_runtime.backends.module_loader import ModelModules
@@ -52,6 +58,11 @@ class PythonBackend:
         with _opened(source) as opened:
             if self._is_torch(source, opened.target):
                 return self._torch.complete(source)
+            if is_triton_class(opened.target):
+                # Only here and in `load`: a server without such models starts sooner.
+                from penstock_runtime.backends.triton_python.auto_complete import completed
+
+                return completed(source.config, opened.target, self.name)
             return complete_from_signature(source.config, read_signature(opened.target), self.name)
 
     def load(self, source: ModelSource) -> LoadedModel:
@@ -60,6 +71,10 @@ class PythonBackend:
             return self._torch.load(source)
         opened = _open(source)
         try:
+            if is_triton_class(opened.target):
+                from penstock_runtime.backends.triton_python.program import LoadedTriton
+
+                return LoadedTriton(source, opened.modules, opened.target)
             signature = read_signature(opened.target)
             return LoadedPython(source, opened.modules, opened.target, signature)
         except BaseException:

@@ -178,6 +178,17 @@ class ModelStatistics:
                 batch[2] += infer
                 batch[3] += output
 
+    def record_late(self, timing: RequestTiming, input_ns: int, infer_ns: int) -> None:
+        """Count the success of a request whose execution was counted before it was answered."""
+        phases = self._phases
+        with self._lock:
+            self._last_inference_ns = self._wall_clock_ns()
+            phases.request.observe(timing.total_ns)
+            phases.queue.observe(timing.queue_ns)
+            phases.compute_input.observe(input_ns)
+            phases.compute_infer.observe(infer_ns)
+            phases.compute_output.observe(0)
+
     def record_failure(self, reason: FailureReason, duration_ns: int) -> None:
         """Count one request that did not succeed."""
         with self._lock:

@@ -27,5 +27,8 @@ class Answering(Protocol):
 class WorkScheduler(Answering, Protocol):
     """Hands work to instances that ask for it."""
 
+    def call_at(self, when_ns: int, callback: Callable[[], None]) -> None:
+        """Call back at this time; quickly, from the timer's thread."""
+
     def next_work(self, gate: Gate, *, several: bool = False) -> Any:
         """What the instance that waits at this gate executes next; None when it should end."""

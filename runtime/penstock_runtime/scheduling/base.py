@@ -38,6 +38,8 @@ class Pending:
     delayed = False
     queued = False
     trace: Trace | None = None
+    held: Callable[[], None] | None = None
+    """Told that the caller gave up, once the request is in the hands of its model."""
 
     def __init__(
         self,

@@ -165,6 +165,9 @@ class BatchScheduler:
         with self._lock:
             waiting = self._batcher.cancel(pending)
         if not waiting:
+            held = pending.held
+            if held is not None:
+                held()
             return
         now = self._clock()
         self._bury([Dead(pending, given_up(pending, now))], now)
@@ -232,6 +235,10 @@ class BatchScheduler:
                 self._all_answered.set()
 
     # -- time ------------------------------------------------------------------------------------
+
+    def call_at(self, when_ns: int, callback: Callable[[], None]) -> None:
+        """Call back at this time; quickly, from the timer's thread."""
+        self._timer.call_at(when_ns, callback)
 
     def _next_alarm(self) -> int | None:
         """The time for which an alarm is missing; under the lock."""

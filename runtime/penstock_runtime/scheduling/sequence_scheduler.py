@@ -90,6 +90,8 @@ class SequenceScheduler:
         if waiting:
             self._bury([Dead(pending, given_up(pending, now))], now)
             self._look(now)
+        elif (held := pending.held) is not None:
+            held()
 
     # -- to the instances ------------------------------------------------------------------------
 
@@ -169,6 +171,10 @@ class SequenceScheduler:
     def answer(self, pending: Pending, answer: Callable[[], object]) -> None:  # noqa: ARG002
         """Give a request its last answer."""
         answer()
+
+    def call_at(self, when_ns: int, callback: Callable[[], None]) -> None:
+        """Call back at this time; quickly, from the timer's thread."""
+        self._timer.call_at(when_ns, callback)
 
     def answered(self, count: int) -> None:
         """So many of the requests that were handed out have got their last answer."""
