@@ -19,6 +19,7 @@ from penstock_runtime.errors import (
     ResourceExhausted,
 )
 from penstock_runtime.execution import Desk, as_penstock_error, deadline_reached, late
+from penstock_runtime.observability.response_table import outcome_of
 from penstock_runtime.observability.response_tally import ResponseTally
 from penstock_runtime.observability.statistics import RequestTiming
 from penstock_runtime.request import Timing
@@ -95,10 +96,12 @@ def forward_responses(
             ready_at.append(ready)
             if ready >= look_at:
                 look_at = _look(stream, tally)
-    finally:
-        tally.flush()
-    if stream.cancelled:
-        raise cancelled_error()
+        if stream.cancelled:
+            raise cancelled_error()
+    except BaseException as error:
+        tally.end(clock(), outcome_of(error))
+        raise
+    tally.end(clock(), "empty")
     return tally.output_ns
 
 

@@ -17,6 +17,7 @@ from penstock_runtime.errors import (
     ResourceExhausted,
 )
 from penstock_runtime.execution import Desk, deadline_reached
+from penstock_runtime.observability.response_table import Outcome, outcome_of
 from penstock_runtime.observability.statistics import RequestTiming
 from penstock_runtime.request import EMPTY, InferResponse, Parameters, Timing
 from penstock_runtime.scheduling.base import Pending
@@ -171,6 +172,8 @@ class HeldTask(RequestTask):
         if pending is None:
             return
         self._gone = True
+        if self._run.decoupled:
+            self._count(pending, time.monotonic_ns(), outcome_of(error))
         # Counted, answered and let go of as any request that fails.
         self._run.desk.fail(pending, error, self._run.start_ns)
         self._tell(gone=True)
@@ -235,8 +238,8 @@ class HeldTask(RequestTask):
         last = last._replace(timing=timing)
         note_execution((pending,), (timing,), pending.batch_size)
         desk.scheduler.answer(pending, partial(pending.stream.put, last))
-        if response is not None:
-            self._count(pending, started)
+        if self._run.decoupled:
+            self._count(pending, started, "empty" if response is None else "success")
         self._succeeded(pending)
 
     def _succeeded(self, pending: Pending) -> None:
@@ -260,15 +263,15 @@ class HeldTask(RequestTask):
         for callback in watchers if gone else ():
             callback()
 
-    def _count(self, pending: Pending, started: int) -> None:
-        """Count one response of a decoupled request."""
+    def _count(self, pending: Pending, started: int, outcome: Outcome = "success") -> None:
+        """Count one response of a decoupled request, or what it had in place of the last."""
         now = time.monotonic_ns()
         with self._lock:
             index, self._index = self._index, self._index + 1
             since, self._since_ns = self._since_ns, now
-        first = started - pending.arrived_ns if index == 0 else None
+        first = started - pending.arrived_ns if index == 0 and outcome == "success" else None
         infer, output = max(started - since, 0), now - started
-        self._run.desk.statistics.record_response(index, infer, output, "success", first)
+        self._run.desk.statistics.record_response(index, infer, output, outcome, first)
 
     def _timing(self, pending: Pending, now: int) -> Timing:
         start = self._run.start_ns

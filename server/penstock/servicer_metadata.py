@@ -16,6 +16,7 @@ from penstock_runtime.errors import NotFound, Unavailable
 
 EXTENSIONS: Sequence[str] = (
     "classification",
+    "sequence",
     "model_repository",
     "model_repository(unload_dependents)",
     "schedule_policy",

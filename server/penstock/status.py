@@ -18,6 +18,8 @@ logger = logging.getLogger("penstock.status")
 DOMAIN = "penstock"
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
 DETAILS_KEY = "grpc-status-details-bin"
+WRONG_REQUEST = "WRONG_REQUEST"
+"""The reason of whatever is wrong with a field and has no reason of its own."""
 MAX_TEXT = 4096
 """Characters of a status text: what is longer would not fit into a client's header limit."""
 
@@ -117,8 +119,9 @@ def _details(error: PenstockError) -> Iterator[rpc_status.Any]:
             for v in error.violations
         ]
         yield _packed("BadRequest", rpc_status.BadRequest(field_violations=fields))
-    if error.reason:
-        yield _packed("ErrorInfo", rpc_status.ErrorInfo(reason=error.reason, domain=DOMAIN))
+    reason = error.reason or (WRONG_REQUEST if error.violations else "")
+    if reason:
+        yield _packed("ErrorInfo", rpc_status.ErrorInfo(reason=reason, domain=DOMAIN))
     if error.retry_after_ns is not None and error.retry_after_ns >= 0:
         seconds, nanos = divmod(error.retry_after_ns, 1_000_000_000)
         delay = rpc_status.Duration(seconds=seconds, nanos=nanos)

@@ -185,8 +185,9 @@ def test_every_response_of_decoupled_steps_comes_in_order(running: Running, clie
     assert not got[-1].get_response().outputs
     until(lambda: not running.server.core.inflight)
     (found,) = client.get_inference_statistics("streamed").model_stats
-    assert sorted(found.response_stats) == ["0", "1", "2", "3", "4"]
+    assert sorted(found.response_stats) == ["0", "1", "2", "3", "4", "5"]
     assert found.response_stats["4"].success.count == 1
+    assert found.response_stats["5"].empty_response.count == 1
     (steps,) = client.get_inference_statistics("repeat").model_stats
     assert steps.inference_stats.success.count == 3
 

@@ -104,12 +104,13 @@ def execute(
 
 
 def test_every_response_is_counted_under_its_index() -> None:
-    """Once each, and the first in its histogram, whichever way they took."""
+    """Once each, and the first in its histogram, whichever way they took; then the empty last."""
     snapshot, error = execute(Model(300), Laned())
 
     counts = {index: r.success.count for index, r in snapshot.response_stats.items()}
     assert error is None
-    assert counts == {str(n): 1 for n in range(300)}
+    assert counts == {str(n): 1 for n in range(300)} | {"300": 0}
+    assert snapshot.response_stats["300"].empty_response.count == 1
     assert snapshot.latency.first_response.count == 1
     assert (snapshot.success.count, snapshot.fail.count) == (1, 0)
 
@@ -124,6 +125,7 @@ def test_what_was_sent_before_a_failure_is_counted_and_so_is_the_failure() -> No
     snapshot, error = execute(Model(100, fail), Laned())
 
     assert sum(r.success.count for r in snapshot.response_stats.values()) == 41
+    assert snapshot.response_stats["41"].fail.count == 1
     assert (snapshot.success.count, snapshot.fail.count) == (0, 1)
     assert error is not None
     assert error.message == "execution failed: ValueError"
@@ -137,6 +139,7 @@ def test_a_cancelled_request_makes_one_more_response_at_most() -> None:
     snapshot, error = execute(model, stream)
 
     assert (model.made, model.closed) == (72, True)
+    assert sum(r.cancel.count for r in snapshot.response_stats.values()) == 1
     assert snapshot.fail.count == 1
     assert error is not None
 

@@ -56,9 +56,14 @@ Look = tuple[int, int, int]
 LOOKS = st.lists(st.tuples(st.integers(1, 5), st.integers(0, 50), st.integers(0, 50)), min_size=1)
 
 
-@given(LOOKS, st.lists(st.integers(0, 100), min_size=200, max_size=200), st.integers(0, 4))
+@given(
+    LOOKS,
+    st.lists(st.integers(0, 100), min_size=200, max_size=200),
+    st.integers(0, 4),
+    st.integers(0, 10),
+)
 def test_every_response_and_every_nanosecond_is_told_once(
-    looks: Sequence[Look], steps: Sequence[int], rest: int
+    looks: Sequence[Look], steps: Sequence[int], rest: int, ending: int
 ) -> None:
     """Time in the model and on the way out add up to the time until the last was measured."""
     statistics = ModelStatistics("m", 1, decoupled=True)
@@ -74,9 +79,12 @@ def test_every_response_and_every_nanosecond_is_told_once(
 
     told, spent = tally.told, total_ns(statistics)
     tally.ready_ns += [clock + 60 * n for n in range(1, rest + 1)]
-    tally.flush()
+    end = clock + 60 * rest + ending
+    tally.end(end, "empty")
 
     assert spent == clock - 10
+    assert total_ns(statistics) + emptied(statistics) == end - 10
+    assert tally.output_ns <= end - 10
     assert tally.told == told + rest == total_count(statistics)
     assert statistics.snapshot().latency.first_response.total == 5 + steps[0]
     assert statistics.snapshot().latency.first_response.count == 1
@@ -87,6 +95,12 @@ def total_ns(statistics: ModelStatistics) -> int:
     responses = statistics.snapshot().response_stats.values()
     assert all(r.compute_infer.ns >= 0 and r.compute_output.ns >= 0 for r in responses)
     return sum(r.success.ns for r in responses)
+
+
+def emptied(statistics: ModelStatistics) -> int:
+    """Nanoseconds of the ends that had no outputs."""
+    responses = statistics.snapshot().response_stats.values()
+    return sum(r.empty_response.ns for r in responses)
 
 
 def total_count(statistics: ModelStatistics) -> int:

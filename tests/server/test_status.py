@@ -63,6 +63,15 @@ def test_a_retry_hint_is_pushback_and_retry_info() -> None:
     assert (retry.retry_delay.seconds, retry.retry_delay.nanos) == (1, 500_000_001)
 
 
+def test_what_is_wrong_with_a_field_has_a_reason_in_any_case() -> None:
+    """A client that branches on reasons finds one beside every violation."""
+    error = InvalidArgument("bad shape", violations=(Violation("inputs[0]", "bad shape"),))
+
+    reason = rpc_status.ErrorInfo.FromString(details(translate(error).trailing).details[1].value)
+
+    assert (reason.reason, reason.domain) == ("WRONG_REQUEST", "penstock")
+
+
 def test_a_retry_that_would_be_in_vain_is_forbidden() -> None:
     """In gRPC's word for it; a delay would be an invitation."""
     answer = translate(Unavailable("restricted", reason="R", retry_after_ns=-1))

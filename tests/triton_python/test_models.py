@@ -124,6 +124,7 @@ def test_what_a_model_does_wrong_fails_the_request(client: Any, code: int, words
 
 def test_each_request_moves_one_counter(running: Running, client: Any) -> None:
     """Successes and failures add up to what was asked; a failed execution is none."""
+    wait_until_idle(running)
     before = client.get_inference_statistics("errors").model_stats[0]
     for code in (100, 3, -1, 100):
         try:

@@ -9,6 +9,7 @@ from operator import add
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
+from penstock_runtime.errors import Cancelled
 from penstock_runtime.observability.snapshot import Duration, ResponseStatistics
 
 Outcome = Literal["success", "fail", "empty", "cancel"]
@@ -16,6 +17,11 @@ Outcome = Literal["success", "fail", "empty", "cancel"]
 # A decoupled request may get any number of responses; what is kept per index may not grow with
 # them.
 RESPONSE_INDEX_LIMIT = 1000
+
+
+def outcome_of(error: BaseException) -> Outcome:
+    """What a request that ended with this error had in place of a last response."""
+    return "cancel" if isinstance(error, Cancelled) else "fail"
 
 
 class DurationSum:

@@ -2,7 +2,7 @@
 
 from operator import sub
 
-from penstock_runtime.observability.response_table import Run
+from penstock_runtime.observability.response_table import Outcome, Run
 from penstock_runtime.observability.statistics import ModelStatistics
 
 
@@ -43,10 +43,18 @@ class ResponseTally:
         self._tell(now_ns - last)
         self._since_ns = now_ns
 
-    def flush(self) -> None:
-        """Tell what is left once the model has ended, which nothing was measured for."""
+    def end(self, now_ns: int, outcome: Outcome) -> None:
+        """Tell what is left once the model has ended, which nothing was measured for, and how it
+        ended: what came in place of one more response had no outputs.
+        """
+        since_ns = self._since_ns
         if self.ready_ns:
-            self._tell(self._each_ns)
+            # No longer than until now, or the model would have taken less than nothing.
+            last_ns = self.ready_ns[-1]
+            output_ns = min(self._each_ns, now_ns - last_ns)
+            self._tell(output_ns)
+            since_ns = last_ns + output_ns
+        self._statistics.record_response(self.told, max(now_ns - since_ns, 0), 0, outcome)
 
     def _tell(self, last_output_ns: int) -> None:
         ready = self.ready_ns

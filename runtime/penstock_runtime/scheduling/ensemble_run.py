@@ -13,6 +13,7 @@ from typing import Protocol
 
 from penstock_runtime.batch import Batch, BatchPlan
 from penstock_runtime.errors import FailureReason, Internal, PenstockError, ResourceExhausted
+from penstock_runtime.observability.response_table import Outcome, outcome_of
 from penstock_runtime.observability.statistics import ModelStatistics, RequestTiming
 from penstock_runtime.request import InferRequest, InferResponse, Timing
 from penstock_runtime.scheduling.base import Pending
@@ -217,13 +218,9 @@ class EnsembleRun:
         if not self._kit.decoupled:
             self._answer = answer
             return
-        pending, kit, now = self._pending, self._kit, self._kit.clock()
+        pending, kit = self._pending, self._kit
         response = kit.form.single(pending, _arrays(answer), answer.parameters)
-        first_ns = None if self._responses else now - pending.arrived_ns
-        kit.statistics.record_response(
-            self._responses, now - self._since_ns, 0, "success", first_ns
-        )
-        self._responses, self._since_ns = self._responses + 1, now
+        self._count("success")
         if not pending.stream.put(response) and not pending.stream.cancelled:
             raise Internal(
                 "a response could not be encoded",
@@ -231,6 +228,14 @@ class EnsembleRun:
                 failure=FailureReason.BACKEND,
                 scheduled=True,
             )
+
+    def _count(self, outcome: Outcome) -> None:
+        """Count a response of a decoupled ensemble, or what it had in place of the last."""
+        kit, now = self._kit, self._kit.clock()
+        first = outcome == "success" and not self._responses
+        first_ns = now - self._pending.arrived_ns if first else None
+        kit.statistics.record_response(self._responses, now - self._since_ns, 0, outcome, first_ns)
+        self._responses, self._since_ns = self._responses + 1, now
 
     def _finish(self) -> None:
         """Every step is done: the last answer."""
@@ -240,6 +245,8 @@ class EnsembleRun:
         total_ns = kit.clock() - pending.arrived_ns
         if pending.stream.cancelled:
             # It has been executed, but is no success.
+            if kit.decoupled:
+                self._count("cancel")
             kit.statistics.record_failure(FailureReason.CANCELED, total_ns)
         else:
             spent, rows = self._spent, pending.batch_size
@@ -250,6 +257,8 @@ class EnsembleRun:
                 spent.compute_infer_ns,
                 spent.compute_output_ns,
             )
+            if kit.decoupled:
+                self._count("empty")
         pending.stream.put(response)
         self._leave()
 
@@ -268,6 +277,8 @@ class EnsembleRun:
             return
         self._over = True
         duration_ns = self._kit.clock() - self._pending.arrived_ns
+        if self._kit.decoupled:
+            self._count(outcome_of(error))
         self._kit.statistics.record_failure(error.failure, duration_ns)
         self._pending.stream.fail(error)
         for stream in tuple(self._open):

@@ -13,7 +13,6 @@ from penstock_runtime.config import ModelConfig
 from penstock_runtime.dispatch import Dispatch
 from penstock_runtime.errors import (
     FailedPrecondition,
-    FailureReason,
     NotFound,
     PenstockError,
     Unavailable,
@@ -26,6 +25,7 @@ from penstock_runtime.scheduling.ensemble_agreement import Agreement
 from penstock_runtime.scheduling.ensemble_graph import EnsembleGraph, Plan, Step
 from penstock_runtime.scheduling.ensemble_run import EnsembleRun, Kit
 from penstock_runtime.scheduling.ensemble_step import StepStream, handed_over
+from penstock_runtime.scheduling.queue import queue_full
 from penstock_runtime.scheduling.queue_report import NOTHING_WAITS, QueueReport
 from penstock_runtime.tensor import Tensor
 
@@ -78,12 +78,7 @@ class EnsembleScheduler:
             if not self._accepting:
                 raise retired()
             if len(self._runs) >= MOST_INSIDE:
-                raise Unavailable(
-                    "Exceeds maximum queue size",
-                    reason="QUEUE_FULL",
-                    failure=FailureReason.REJECTED,
-                    scheduled=True,
-                )
+                raise queue_full()
             self._runs.add(run)
         run.begin(
             {

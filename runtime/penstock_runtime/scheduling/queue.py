@@ -15,6 +15,8 @@ from penstock_runtime.errors import DeadlineExceeded, FailureReason, Unavailable
 from penstock_runtime.scheduling.base import Dead, LevelStats, Pending, QueueStats
 
 HORIZON_NS = 10_000_000_000
+# When there may be room again: queues are short in time, however long they are.
+RETRY_AFTER_NS = 100_000_000
 _STALE_SLACK = 64
 
 # (when it should be done, arrival number, the request): the number makes every entry comparable.
@@ -81,12 +83,7 @@ class RequestQueue:
             level = self._levels[level_number]
         limit = level.policy.max_queue_size
         if limit and len(level) >= limit:
-            raise Unavailable(
-                "Exceeds maximum queue size",
-                reason="QUEUE_FULL",
-                failure=FailureReason.REJECTED,
-                scheduled=True,
-            )
+            raise queue_full()
         self._arrivals += 1
         pending.order, pending.level = self._arrivals, level_number
         pending.delayed, pending.queued = False, True
@@ -325,10 +322,20 @@ def expired_deadline(pending: Pending, now: int) -> DeadlineExceeded:
     )
 
 
+def queue_full() -> Unavailable:
+    """The error of a request for which there is no room among those that wait."""
+    return _unavailable("Exceeds maximum queue size", "QUEUE_FULL")
+
+
 def _timed_out() -> Unavailable:
+    return _unavailable("Request timeout expired", "QUEUE_TIMEOUT")
+
+
+def _unavailable(text: str, reason: str) -> Unavailable:
     return Unavailable(
-        "Request timeout expired",
-        reason="QUEUE_TIMEOUT",
+        text,
+        reason=reason,
         failure=FailureReason.REJECTED,
+        retry_after_ns=RETRY_AFTER_NS,
         scheduled=True,
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from penstock_runtime.errors import Cancelled, FailureReason, PenstockError, Unavailable
 from penstock_runtime.scheduling.base import Dead, Pending, QueueStats
 from penstock_runtime.scheduling.dynamic_batcher import cancelled_error
-from penstock_runtime.scheduling.queue import expired_deadline
+from penstock_runtime.scheduling.queue import expired_deadline, queue_full
 from penstock_runtime.scheduling.sequence import LiveSequence, SequenceId, Step, Turn
 from penstock_runtime.scheduling.sequence_agenda import Agenda, Subject
 from penstock_runtime.scheduling.sequence_ids import SequenceIds
@@ -68,7 +68,7 @@ class SequenceBatcher:
             raise expired_deadline(pending, now)
         identity, request = self._ids.of(pending), pending.request
         if len(self._where) >= self._limits.requests:
-            raise _queue_full()
+            raise queue_full()
         if request.sequence_start or self._iterative:
             sequence = self._roster.begin(identity, now)
         else:
@@ -248,15 +248,6 @@ class SequenceBatcher:
 
     def __repr__(self) -> str:
         return f"<SequenceBatcher {self._roster!r}, {len(self._where)} requests waiting>"
-
-
-def _queue_full() -> Unavailable:
-    return Unavailable(
-        "Exceeds maximum queue size",
-        reason="QUEUE_FULL",
-        failure=FailureReason.REJECTED,
-        scheduled=True,
-    )
 
 
 def _backlog_expired() -> Unavailable:
