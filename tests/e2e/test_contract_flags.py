@@ -89,7 +89,8 @@ def test_so_many_models_are_loaded_at_a_time(tmp_path: Path, threads: int) -> No
         waiting = (
             "import pathlib, time\n"
             f"pathlib.Path({str(tmp_path / name)!r}).touch()\n"
-            f"other, end = pathlib.Path({str(tmp_path / other)!r}), time.monotonic() + 10 * {threads - 1} + 0.1\n"
+            f"other = pathlib.Path({str(tmp_path / other)!r})\n"
+            f"end = time.monotonic() + {10 if threads > 1 else 0.1}\n"
             "while not other.exists():\n"
             "    if time.monotonic() > end:\n"
             "        raise RuntimeError('alone')\n"
@@ -135,7 +136,8 @@ def test_readiness_may_leave_the_models_out(tmp_path: Path, strict: str) -> None
 def test_a_pickle_needs_the_operators_word(tmp_path: Path) -> None:
     """--allow-pickle names the model; without it the reason says so."""
     torch = pytest.importorskip("torch")
-    code = "import torch\n\n\nclass Model(torch.nn.Linear):\n    def __init__(self):\n        super().__init__(2, 1)\n"
+    code = "import torch\n\n\nclass Model(torch.nn.Linear):\n"
+    code += "    def __init__(self):\n        super().__init__(2, 1)\n"
     config = (
         'backend: "torch"\ninput { name: "X" data_type: TYPE_FP32 dims: [ 1, 2 ] }\n'
         'output { name: "Y" data_type: TYPE_FP32 dims: [ 1, 1 ] }\n'

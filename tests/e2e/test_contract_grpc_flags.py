@@ -252,13 +252,14 @@ def test_answers_are_compressed_at_the_level(root: Path, level: str, encoding: s
 
 def test_headers_that_match_become_parameters(root: Path) -> None:
     """--grpc-header-forward-pattern: any case, part of a name; a reserved one is refused."""
-    with serving(root, "--grpc-header-forward-pattern=SPECIAL|triton_") as running:
-        with triton.InferenceServerClient(running.target) as client:
-            headers = {"my-special-one": "1", "other": "2"}
-            one = tensors(X=np.ones(1, np.float32))
-            result = client.infer("held", one, headers=headers)
-            with pytest.raises(triton.InferenceServerException) as refused:
-                client.infer("held", one, headers={"triton_mine": "1"})
+    one = tensors(X=np.ones(1, np.float32))
+    with (
+        serving(root, "--grpc-header-forward-pattern=SPECIAL|triton_") as running,
+        triton.InferenceServerClient(running.target) as client,
+    ):
+        result = client.infer("held", one, headers={"my-special-one": "1", "other": "2"})
+        with pytest.raises(triton.InferenceServerException) as refused:
+            client.infer("held", one, headers={"triton_mine": "1"})
 
     assert result.as_numpy("SEEN").tolist() == [b'{"my-special-one": "1"}']
     assert refused.value.status() == "StatusCode.INVALID_ARGUMENT"

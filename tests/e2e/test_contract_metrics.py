@@ -1,4 +1,4 @@
-"""Every family of Triton's on the metrics port, under its name, kind and labels, moved by requests."""
+"""Every family of Triton's on the metrics port: its name, kind and labels, moved by requests."""
 
 import re
 from collections.abc import Iterator

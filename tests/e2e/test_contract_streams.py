@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from queue import Queue
-from typing import Any
+from typing import Any, Self
 
 import grpc
 import numpy as np
@@ -71,9 +71,9 @@ def inside(running: Running, model: str) -> Any:
     return served._loaded._target.__globals__  # type: ignore[attr-defined]
 
 
-def asking(model: str, value: float, id: str = "", empty: bool = False) -> Any:
+def asking(model: str, value: float, name: str = "", empty: bool = False) -> Any:
     """A request."""
-    made = service_pb2.ModelInferRequest(model_name=model, id=id)
+    made = service_pb2.ModelInferRequest(model_name=model, id=name)
     made.inputs.add(name="X", datatype="FP32", shape=[1])
     made.raw_input_contents.append(np.float32(value).tobytes())
     if empty:
@@ -91,7 +91,7 @@ class Stream:
             iter(self._requests.get, None), metadata=metadata, timeout=20
         )
 
-    def __enter__(self) -> "Stream":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -113,7 +113,8 @@ class Stream:
         assert not message.error_message
         response = message.infer_response
         flag = response.parameters.get("triton_final_response")
-        value = np.frombuffer(response.raw_output_contents[0], np.float32)[0] if response.outputs else None
+        raw = response.raw_output_contents
+        value = np.frombuffer(raw[0], np.float32)[0] if raw else None
         return response.id, value, None if flag is None else flag.bool_param
 
 
@@ -209,10 +210,13 @@ def test_cancelling_a_stream_cancels_all_that_is_in_it(running: Running) -> None
     with Stream(running) as stream:
         stream.send(asking("count", -3, "a"), asking("count", -3, "b"))
         assert {stream.next()[0], stream.next()[0]} == {"a", "b"}
+        statistics = running.server.core.model("count").statistics
+        ended = statistics.snapshot().response_stats["1"].cancel.count
         stream.call.cancel()
 
         assert names["cancelled"].wait(20)
         eventually(lambda: samples(running)[counted] == before + 2, "both are counted")
+        assert statistics.snapshot().response_stats["1"].cancel.count == ended + 2
     names["gate"].set()
 
 
