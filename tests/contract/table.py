@@ -1,72 +1,95 @@
-"""What the protocol promises, row by row, and the tests that hold it: `rows.toml` as values.
+"""What the protocol promises, row by row, and the tests that hold it: the files of `rows` as values.
 
-A row names its tests by the beginning of their ids; one without tests says why there is none.
+A row names its tests by their ids, or the beginnings of them up to a bracket or `::`. One whose
+tests belong to another command than `make test` names the command; one without tests says why.
 """
 
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-ROWS = Path(__file__).with_name("rows.toml")
+ROWS = Path(__file__).with_name("rows")
 PAGE = Path(__file__).parents[2] / "docs" / "contract.md"
 HEAD = """# What is promised, and what holds it
 
-Every RPC, message, parameter, flag, error and rule of the protocol that this server speaks, and the tests that fail when it does not hold;
-`make test` ends with an error if a row has no test that passed. Made of `tests/contract/rows.toml` by `python -m tests.contract`.
+Every RPC, message, parameter, flag, error and rule of the protocol that this server speaks, and the
+tests that fail when it does not hold. `make test` ends with an error if a test of a row did not
+pass, and writes this page anew from `tests/contract/rows` (so does `python -m tests.contract`).
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A promise: its section, its words, what holds it or why nothing does."""
+    """A promise: its section, its words, and what holds it or why nothing does; `run` is the
+    command that runs its tests where it is not `make test`.
+    """
 
     section: str
     promise: str
     tests: tuple[str, ...] = ()
     absent: str = ""
+    run: str = ""
 
 
-def read_rows(path: Path = ROWS) -> list[Row]:
-    """The rows in their order. ValueError for one that says neither or both."""
+def read_rows(folder: Path = ROWS) -> list[Row]:
+    """The rows in their order. ValueError for one that says neither what holds it nor why nothing
+    does, or both.
+    """
     rows = []
-    for section, entries in tomllib.loads(path.read_text(encoding="utf-8")).items():
-        for promise, held in entries.items():
-            row = _row(section, promise, held)
-            if bool(row.tests) == bool(row.absent):
-                raise ValueError(f"{section} / {promise}: expected tests, or why there are none")
-            rows.append(row)
+    for file in sorted(folder.glob("*.toml")):
+        for section, entries in tomllib.loads(file.read_text(encoding="utf-8")).items():
+            for promise, held in entries.items():
+                row = _row(section, promise, held)
+                if bool(row.tests) == bool(row.absent):
+                    raise ValueError(f"{section} / {promise}: expected tests, or why there are none")
+                rows.append(row)
     return rows
 
 
 def _row(section: str, promise: str, held: object) -> Row:
-    if isinstance(held, str):
-        return Row(section, promise, (held,))
-    if isinstance(held, Mapping):
-        return Row(section, promise, absent=str(held["absent"]))
-    if isinstance(held, list):
-        return Row(section, promise, tuple(map(str, held)))
-    raise ValueError(f"{section} / {promise}: expected a test, a list of tests or absent = why")
+    match held:
+        case str():
+            return Row(section, promise, (held,))
+        case list():
+            return Row(section, promise, tuple(map(str, held)))
+        case {"absent": str(why), **rest} if not rest:
+            return Row(section, promise, absent=why)
+        case {"tests": list(tests), "run": str(run), **rest} if not rest:
+            return Row(section, promise, tuple(map(str, tests)), run=run)
+        case _:
+            raise ValueError(f"{section} / {promise}: {held!r} is neither tests nor absent = why")
 
 
-def matches(row: Row, ids: Iterable[str]) -> dict[str, list[str]]:
-    """The ids that each of a row's beginnings stands for."""
-    ids = list(ids)
-    return {test: [each for each in ids if _is(each, test)] for test in row.tests}
+def names(identity: str) -> Iterable[str]:
+    """All that a row may call the test of this id: itself, without its case, its class, its file."""
+    whole = identity.removeprefix("tests/")
+    path = whole.partition("[")[0].split("::")
+    return {whole, *("::".join(path[:end]) for end in range(1, len(path) + 1))}
 
 
-def _is(identity: str, test: str) -> bool:
-    return identity == f"tests/{test}" or identity.startswith((f"tests/{test}[", f"tests/{test}::"))
+def unheld(rows: Iterable[Row], passed: Iterable[str], skipped: Iterable[str] = ()) -> list[str]:
+    """What is wrong with each row of which a test neither passed nor was skipped with a reason."""
+    held = {name for identity in (*passed, *skipped) for name in names(identity)}
+    return [
+        f"{row.section} / {row.promise}: none passed of {', '.join(missing)}"
+        for row in rows
+        if not row.run and (missing := [test for test in row.tests if test not in held])
+    ]
 
 
-def unheld(rows: Iterable[Row], passed: Sequence[str]) -> list[str]:
-    """What is wrong with each row that some test of its own did not hold."""
-    problems = []
-    for row in rows:
-        missing = [test for test, found in matches(row, passed).items() if not found]
-        if missing:
-            problems.append(f"{row.section} / {row.promise}: none passed of {', '.join(missing)}")
-    return problems
+def left_out(
+    rows: Iterable[Row], passed: Iterable[str], skipped: Mapping[str, str]
+) -> dict[str, str]:
+    """Rows of which a test did not run here, and the reason that it gave."""
+    held = {name for identity in passed for name in names(identity)}
+    why = {name: text for identity, text in skipped.items() for name in names(identity)}
+    return {
+        f"{row.section} / {row.promise}": why[test]
+        for row in rows
+        for test in row.tests
+        if test not in held and test in why
+    }
 
 
 def page(rows: Iterable[Row]) -> str:
@@ -82,13 +105,15 @@ def page(rows: Iterable[Row]) -> str:
 
 def _held(row: Row) -> str:
     if row.absent:
-        return f"*not here: {_cell(row.absent)}*"
-    return "<br>".join(_link(test) for test in row.tests)
+        return f"*no test: {_cell(row.absent)}*"
+    run = [f"`{row.run}`:"] if row.run else []
+    return "<br>".join([*run, *map(_link, row.tests)])
 
 
 def _link(test: str) -> str:
     file, _, name = test.partition("::")
-    return f"[{_cell(name or Path(file).stem)}](../tests/{file})"
+    shown = name.removeprefix("test_").replace("_", " ") or Path(file).stem
+    return f"[{_cell(shown)}](../tests/{file})"
 
 
 def _cell(text: str) -> str:
