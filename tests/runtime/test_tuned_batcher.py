@@ -207,6 +207,35 @@ def test_a_goal_that_cannot_be_kept_is_said_to_be_so() -> None:
     assert choice.reason.startswith("the goal of 3 ms cannot be kept: one row alone takes 4.")
 
 
+@pytest.mark.parametrize("goal_ms", [10.0, 5.0])
+def test_one_size_that_was_seen_does_not_hide_what_larger_ones_can_do(goal_ms: float) -> None:
+    """After a calm in which every request was executed alone, a burst finds the better sizes."""
+    rules, model = DynamicBatching(slo_p99_ms=goal_ms), LatencyModel()
+    for _ in range(200):
+        model.observe(3 * MS, 1)
+    batcher = TunedBatcher(config(max_batch=32, batching=rules), model)
+    batcher.take(0)
+    batcher.take(PERIOD_NS)
+
+    outcome = simulate(batcher, lambda rows: 3 * MS + 0.02 * MS * rows, 600)
+
+    assert outcome.p99_ms() < 15
+    assert batcher.choice.limit == 32
+
+
+def test_a_larger_size_is_tried_only_while_the_known_one_does_not_keep_up() -> None:
+    """A try is told as one, and is twice what was seen."""
+    model = LatencyModel()
+    for _ in range(200):
+        model.observe(3 * MS, 1)
+
+    busy, calm = (choose(model, 10 * MS, 32, rate, 1, 0) for rate in (600, 100))
+
+    assert (busy.size, busy.limit, busy.keeps) == (2, 2, False)
+    assert "only batches of 1 were seen" in busy.reason
+    assert (calm.size, calm.limit) == (1, 1)
+
+
 def test_the_configured_delay_bounds_the_chosen_one() -> None:
     """max_queue_delay_microseconds goes on to mean what it says."""
     free = choose(taught(flat), 100 * MS, 32, 1500.0, 1, 0)

@@ -48,6 +48,18 @@ class LatencyModel(WaitPredictor):
         """Whether enough was seen to go by it."""
         return self.observations >= ENOUGH_EXECUTIONS
 
+    @property
+    def only_rows(self) -> int:
+        """The size of batch that was seen, if it was one only: what is said of others is a guess.
+        0 if there were several, or none.
+        """
+        mean_n = self._sum_n / self._weight if self._weight else 0.0
+        return round(mean_n) if mean_n and self._variance() < 1e-6 * mean_n * mean_n else 0
+
+    def _variance(self) -> float:
+        mean_n = self._sum_n / self._weight
+        return self._sum_nn / self._weight - mean_n * mean_n
+
     def typical_ns(self, rows: int) -> float:
         """How long so many rows take on average."""
         fixed, per_row = self.line()
@@ -62,10 +74,10 @@ class LatencyModel(WaitPredictor):
         if not self._weight:
             return 0.0, 0.0
         mean_n, mean_t = self._sum_n / self._weight, self._sum_t / self._weight
-        variance = self._sum_nn / self._weight - mean_n * mean_n
-        if variance < 1e-6 * mean_n * mean_n:
-            # One size only: nothing is known of others, and the careful guess is that rows cost.
+        if self.only_rows:
+            # Nothing is known of other sizes, and the careful guess is that rows cost.
             return 0.0, mean_t / mean_n
+        variance = self._variance()
         slope = (self._sum_nt / self._weight - mean_n * mean_t) / variance
         per_row = min(max(slope, 0.0), mean_t / mean_n)
         return mean_t - per_row * mean_n, per_row
