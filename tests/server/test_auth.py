@@ -23,6 +23,7 @@ from penstock.auth.authority import (
 )
 from penstock.auth.caller import ANYONE, Allowance, Caller, permit_of
 from penstock.auth.document import read_rules
+from penstock.config_document import MAX_FILE_BYTES
 from penstock.rpc import TABLE, Category, Rpc
 from penstock_runtime.errors import InvalidArgument, PermissionDenied, Unauthenticated
 
@@ -106,6 +107,35 @@ def test_whoever_is_not_known_is_told_so_and_counted(given: str | None) -> None:
 
     assert "a-token" not in error.value.message
     assert judge.families()[0].samples[0].value == 1
+
+
+def test_every_refusal_is_counted_once(key: ec.EllipticCurvePrivateKey, key_file: Path) -> None:
+    """That of a group where the call comes in, that of a model wherever it is noticed."""
+    judge = authority({"tokens": [TEAM], **issuer(key_file)})
+    known = [call("a-token"), call(signed(key))]
+    for asked in known:
+        judge.admit(row("ModelInfer"), asked)
+
+    for asked in known:
+        assert not permit_of(asked).sees("other")
+        with pytest.raises(PermissionDenied):
+            permit_of(asked).check("other")
+        with pytest.raises(PermissionDenied):
+            judge.admit(row("LogSettings"), asked)
+
+    assert [sample.value for sample in judge.families()[0].samples] == [0, 4]
+
+
+def test_rules_that_are_too_long_are_refused_and_not_cut(tmp_path: Path) -> None:
+    """What is cut off may be what an entry may not do."""
+    path = tmp_path / "auth.yaml"
+    padding = "x" * MAX_FILE_BYTES
+    path.write_text(
+        f"tokens:\n- name: a\n  token: b\n# {padding}\n  models: [digits]\n", encoding="utf-8"
+    )
+
+    with pytest.raises(InvalidArgument, match=f"expected at most {MAX_FILE_BYTES}"):
+        read_authority(str(path))
 
 
 def test_other_schemes_are_no_tokens_and_the_scheme_has_any_case() -> None:

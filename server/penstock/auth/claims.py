@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from penstock.auth.caller import Allowance, Caller
+from penstock.auth.caller import Allowance, Caller, Tally
 from penstock.auth.document import ClaimRule, IssuerRule
 from penstock_runtime.errors import InvalidArgument
 
@@ -51,7 +51,8 @@ class KeySet:
 class Issuers:
     """Turns a signed token into a caller."""
 
-    def __init__(self, rules: Sequence[IssuerRule]) -> None:
+    def __init__(self, rules: Sequence[IssuerRule], denied: Tally | None = None) -> None:
+        self._denied = denied
         self._jwt = _library() if rules else None
         self._by_name = {rule.issuer: (rule, _keys(self._jwt, rule)) for rule in rules}
 
@@ -67,7 +68,7 @@ class Issuers:
         if claims is None:
             return None
         allowances = [grant.allowance for grant in rule.grants if _holds(claims, grant)]
-        return _caller(rule, claims, allowances)
+        return _caller(rule, claims, allowances, self._denied)
 
     def _verified(self, token: str, rule: IssuerRule, keys: Keys) -> Mapping[str, Any] | None:
         jwt: Any = self._jwt
@@ -86,10 +87,15 @@ class Issuers:
         return claims
 
 
-def _caller(rule: IssuerRule, claims: Mapping[str, Any], allowances: Sequence[Allowance]) -> Caller:
+def _caller(
+    rule: IssuerRule,
+    claims: Mapping[str, Any],
+    allowances: Sequence[Allowance],
+    denied: Tally | None,
+) -> Caller:
     subject = "".join(c if c.isprintable() else "?" for c in str(claims.get("sub", "")))[:_SUBJECT]
     name = f"{rule.name}:{subject}" if subject else rule.name
-    return Caller(name, allowances, float(claims["exp"]) + rule.leeway_s)
+    return Caller(name, allowances, float(claims["exp"]) + rule.leeway_s, denied)
 
 
 def _holds(claims: Mapping[str, Any], grant: ClaimRule) -> bool:
