@@ -195,6 +195,16 @@ def test_a_signed_claim_opens_what_it_is_granted(
     assert not permit_of(asked).sees("simple")
 
 
+@pytest.mark.parametrize("expires", [10**400, "9999999999", 1e308])
+def test_a_claim_may_be_good_for_as_long_as_its_issuer_says(
+    key: ec.EllipticCurvePrivateKey, key_file: Path, expires: Any
+) -> None:
+    """Even longer than a clock can tell."""
+    judge = authority(issuer(key_file))
+
+    judge.admit(row("ModelInfer"), call(signed(key, exp=expires)))
+
+
 def test_a_claim_that_no_grant_names_allows_nothing(
     key: ec.EllipticCurvePrivateKey, key_file: Path
 ) -> None:

@@ -6,6 +6,7 @@ The algorithms are the operator's choice, never the token's. Needs PyJWT, the ex
 import base64
 import binascii
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -82,7 +83,7 @@ class Issuers:
                 leeway=rule.leeway_s,
                 options={"require": ["exp", "iss", "aud"]},
             )
-        except (jwt.PyJWTError, LookupError, TypeError, ValueError):
+        except (jwt.PyJWTError, LookupError, TypeError, ValueError, OverflowError, RecursionError):
             return None
         return claims
 
@@ -95,7 +96,15 @@ def _caller(
 ) -> Caller:
     subject = "".join(c if c.isprintable() else "?" for c in str(claims.get("sub", "")))[:_SUBJECT]
     name = f"{rule.name}:{subject}" if subject else rule.name
-    return Caller(name, allowances, float(claims["exp"]) + rule.leeway_s, denied)
+    return Caller(name, allowances, _seconds(claims["exp"]) + rule.leeway_s, denied)
+
+
+def _seconds(time: Any) -> float:
+    """A time that was found good; what no float can hold is for ever."""
+    try:
+        return float(time)
+    except OverflowError:
+        return math.inf
 
 
 def _holds(claims: Mapping[str, Any], grant: ClaimRule) -> bool:
