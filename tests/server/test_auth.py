@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.fakes_server import FakeCall
+from tests.fakes_server import FakeCall, FakeShelf
 
 from penstock.auth.authority import (
     MOST_REMEMBERED,
@@ -25,9 +26,13 @@ from penstock.auth.caller import ANYONE, Allowance, Caller, permit_of
 from penstock.auth.document import read_rules
 from penstock.config_document import MAX_FILE_BYTES
 from penstock.rpc import TABLE, Category, Rpc
+from penstock.servicer_repository import RepositoryServicer
+from penstock_protos import inference
+from penstock_runtime.core import InferenceCore
 from penstock_runtime.errors import InvalidArgument, PermissionDenied, Unauthenticated
 
 ISSUER, AUDIENCE = "https://id.example", "penstock"
+ADMIN = ["model-repository"]
 TEAM = {"name": "team-a", "token": "a-token", "models": ["digits", "simple*"]}
 
 
@@ -177,6 +182,36 @@ def test_a_token_may_lie_in_a_file_of_its_own(tmp_path: Path) -> None:
     authority({"tokens": [{"name": "c", "token_file": str(path)}]}).admit(
         row("ModelInfer"), call("c-token")
     )
+
+
+@pytest.mark.parametrize("method", ["load", "load_as", "unload"])
+@pytest.mark.asyncio
+async def test_what_an_ensemble_is_made_of_is_asked_for_too(method: str) -> None:
+    """Where a call about the ensemble would load or unload it, or put it into another one."""
+    shelf = FakeShelf()
+    shelf.made_of = {"digits": ("digits_in", "secret"), "{}": ("secret",), "simple": ("simple_in",)}
+    servicer = RepositoryServicer(InferenceCore(shelf), ThreadPoolExecutor(1))
+    judge = authority({"tokens": [{**TEAM, "models": ["digits*", "simple*"], "groups": ADMIN}]})
+
+    async def ask(model: str) -> None:
+        asked = call("a-token")
+        judge.admit(row("RepositoryModelLoad"), asked)
+        if method == "unload":
+            message: Any = inference.RepositoryModelUnloadRequest(model_name=model)
+            message.parameters["unload_dependents"].bool_param = True
+            await servicer.repository_model_unload(message.SerializeToString(), asked)
+        else:
+            message = inference.RepositoryModelLoadRequest(model_name=model)
+            if method == "load_as":
+                message.parameters["config"].string_param = "{}"
+            await servicer.repository_model_load(message.SerializeToString(), asked)
+
+    with pytest.raises(PermissionDenied, match="may not use model 'secret'"):
+        await ask("digits")
+    if method != "load_as":
+        await ask("simple")
+
+    assert "digits" not in [name for name, _ in (*shelf.loaded, *shelf.unloaded)]
 
 
 # -- signed claims -------------------------------------------------------------------------------
