@@ -240,6 +240,21 @@ def test_a_claim_may_be_good_for_as_long_as_its_issuer_says(
     judge.admit(row("ModelInfer"), call(signed(key, exp=expires)))
 
 
+def test_a_subject_cannot_write_the_rest_of_its_line(
+    key: ec.EllipticCurvePrivateKey, key_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever chooses a name could otherwise have the log say that another one did it."""
+    caplog.set_level("INFO", "penstock.audit")
+    content = issuer(key_file)
+    content["jwt"][0]["grants"][0]["groups"] = ["logging"]
+    subject = "ann' from ipv4:10.0.0.1, not by 'bob"
+
+    authority(content).admit(row("LogSettings"), call(signed(key, sub=subject)))
+
+    (line,) = caplog.messages
+    assert line.startswith(f'LogSettings by "corp:{subject}" from ipv4:127.0.0.1')
+
+
 def test_a_claim_that_no_grant_names_allows_nothing(
     key: ec.EllipticCurvePrivateKey, key_file: Path
 ) -> None:

@@ -68,7 +68,7 @@ class Authority:
         caller = self._identify(call.metadata)
         call.permit = caller.permit(rpc.category)
         if rpc.category in _ADMIN:
-            _audit.info("%s by '%s' from %s", rpc.name, caller.name, call.peer)
+            _audit.info("%s by %r from %s", rpc.name, caller.name, call.peer)
 
     def _identify(self, metadata: Mapping[str, str]) -> Caller:
         given = metadata.get(HEADER, "")
