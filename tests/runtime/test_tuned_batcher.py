@@ -129,6 +129,24 @@ def test_no_prediction_is_ever_below_zero_or_falls_with_rows(seen: list[tuple[in
     assert all(model.slow_ns(rows) >= model.typical_ns(rows) for rows in (1, 7, 129))
 
 
+def test_two_instances_that_learn_at_once_do_not_tear_what_is_known() -> None:
+    """An observation may be lost to another one, but never a part of it."""
+    model = LatencyModel()
+
+    class Interrupted(float):
+        """A duration; while it is added up, another instance comes in between."""
+
+        def __radd__(self, sum_before: float) -> float:
+            model.observe(3 * MS, 1)
+            return sum_before + float(self)
+
+    for _ in range(20):
+        model.observe(Interrupted(3 * MS), 1)  # type: ignore[arg-type]
+
+    assert model.only_rows == 1
+    assert model.typical_ns(1) == pytest.approx(3 * MS)
+
+
 def test_the_slow_ones_are_told_from_the_typical() -> None:
     """One execution in fifty takes three times as long: the 99th percentile is among those."""
     model, draw = LatencyModel(), random.Random(7)
