@@ -158,6 +158,7 @@ class FakeShelf:
         self.loaded: list[tuple[str, LoadOverrides]] = []
         self.unloaded: list[tuple[str, bool]] = []
         self.failing: PenstockError | None = None
+        self.made_of: dict[str, tuple[str, ...]] = {}
         self.is_ready = True
         self.callbacks: list[Callable[[], None]] = []
 
@@ -177,6 +178,9 @@ class FakeShelf:
 
     def unload(self, name: str, unload_dependents: bool) -> None:
         self.unloaded.append((name, unload_dependents))
+
+    def parts(self, name: str, config_json: str | None = None) -> Sequence[str]:
+        return self.made_of.get(name if config_json is None else config_json, ())
 
     def index(self, ready_only: bool = False) -> Sequence[ModelIndexEntry]:
         return [ModelIndexEntry(name, "1", ModelState.READY) for name in self.by_name]

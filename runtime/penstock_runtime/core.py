@@ -33,6 +33,9 @@ class Shelf(Protocol):
     def unload(self, name: str, unload_dependents: bool) -> None:
         """Take the model out of service."""
 
+    def parts(self, name: str, config_json: str | None = None) -> Sequence[str]:
+        """What a model is made of, by its own configuration or another one."""
+
     def index(self, ready_only: bool) -> Sequence[ModelIndexEntry]:
         """What is on the shelf, and in what state."""
 
@@ -123,6 +126,12 @@ class InferenceCore:
     def open_sequences(self) -> int:
         """Sequences that have not had their END."""
         return self._sequences.open_sequences
+
+    def parts(self, name: str, config_json: str | None = None) -> Sequence[str]:
+        """The models that an ensemble is made of, directly or not, as far as they are there; by
+        this configuration (JSON) if one is given. Reads files.
+        """
+        return self.repository.parts(name, config_json)
 
     # -- control ---------------------------------------------------------------------------------
 

@@ -164,9 +164,11 @@ class Model:
             instance.let_go()
             if self.staff is not None:
                 self.staff.forget((instance,))
-        self._loaded.close()
-        for callback in self._after:
-            callback()
+        try:
+            self._loaded.close()
+        finally:
+            for callback in self._after:
+                callback()
 
     def on_stopped(self, callback: Callable[[], None]) -> None:
         """Call this at the end of `stop`."""

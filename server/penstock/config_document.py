@@ -14,11 +14,16 @@ def read_document(path: Path, flag: str) -> Any:
     nothing of what is in it.
     """
     try:
-        text = path.read_text(encoding="utf-8")[:MAX_FILE_BYTES]
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+        text = data.decode("utf-8") if len(data) <= MAX_FILE_BYTES else ""
     except OSError as error:
         raise InvalidArgument(f"cannot read {flag} {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise InvalidArgument(f"{path} is not valid: it is not UTF-8") from None
+    # Never a part of it: what is missing may be what restricts the rest.
+    if len(data) > MAX_FILE_BYTES:
+        raise InvalidArgument(f"{flag} {path} is too long, expected at most {MAX_FILE_BYTES} bytes")
     return _parse(path, text)
 
 

@@ -60,15 +60,26 @@ class RepositoryServicer:
         request = parse(inference.RepositoryModelLoadRequest, data, MAX_LOAD_BYTES)
         name = _model_name(request.repository_name, request.model_name)
         permit.check(name)
-        self._core.load(name, parse_load_parameters(_parameters(request.parameters)))
+        overrides = parse_load_parameters(_parameters(request.parameters))
+        self._check_parts(permit, name, overrides.config_json)
+        self._core.load(name, overrides)
         return name
 
     def _unload(self, data: bytes, permit: Permit) -> str:
         request = parse(inference.RepositoryModelUnloadRequest, data)
         name = _model_name(request.repository_name, request.model_name)
         permit.check(name)
-        self._core.unload(name, parse_unload_parameters(_parameters(request.parameters)))
+        dependents = parse_unload_parameters(_parameters(request.parameters))
+        if dependents:
+            self._check_parts(permit, name)
+        self._core.unload(name, dependents)
         return name
+
+    def _check_parts(self, permit: Permit, name: str, config_json: str | None = None) -> None:
+        """Refuse a caller who may not use what would be loaded or unloaded with the model."""
+        if permit.models is not None:
+            for part in self._core.parts(name, config_json):
+                permit.check(part)
 
 
 def _model_name(repository_name: str, model_name: str) -> str:

@@ -200,6 +200,29 @@ def test_who_has_nothing_to_execute_any_more_keeps_nobody(stage: Stage) -> None:
     assert wide.done == []
 
 
+@pytest.mark.parametrize("taken", ["a", "b"])
+def test_a_request_does_not_wait_for_one_instance_while_another_could_execute_it(
+    stage: Stage, taken: str
+) -> None:
+    """Whoever has to stand in line passes the question on to those who are idle."""
+    rates, other = Rates({("a", None): 1, ("b", None): 1}), Stage()
+    holder = start(stage, staffed(group(needs=1, resource=taken)), rates)
+    groups = (group(name="a", needs=1, resource="a"), group(name="b", needs=1, resource="b"))
+    model = start(other, staffed(*groups), rates)
+    stage.may_run.clear()
+    held = ask(holder)
+    until(lambda: bool(stage.running))
+
+    answers = [answer(ask(model)) for _ in range(4)]
+
+    assert answers == [[1.0, 2.0]] * 4
+    assert set(other.done) == {"b_0" if taken == "a" else "a_0"}
+    stage.may_run.set()
+    held.collect()
+    for one in (holder, model):
+        one.stop()
+
+
 def in_line(model: Model) -> int:
     """How many instances wait for their turn."""
     assert isinstance(model._scheduler, RatedScheduler)

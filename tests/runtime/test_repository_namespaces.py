@@ -53,6 +53,18 @@ def test_a_name_in_two_repositories_is_two_models(roots: tuple[Path, Path]) -> N
     assert served.get("red::m").config.name == "red::m"
 
 
+def test_no_two_repositories_have_one_namespace(tmp_path: Path) -> None:
+    """Whatever their folders are called: none of the models is lost."""
+    roots = [tmp_path / place for place in ("x/a", "y/a", "z/a-2")]
+    for root in roots:
+        write_model(root, "m", {1: str(root)}, config='{"name": "m"}')
+
+    served = repository(*roots)
+
+    assert sorted(model.text for model in served.models()) == sorted(map(str, roots))
+    assert served.get("a-2::m").text == str(roots[2])
+
+
 def test_a_name_that_is_in_one_repository_is_served_as_it_is(roots: tuple[Path, Path]) -> None:
     """And under no other name."""
     served = repository(*roots)

@@ -173,6 +173,25 @@ def test_stopping_waits_for_those_who_still_leave(stage: Stage) -> None:
     assert [answer(stream) for stream in streams] == [[1.0, 2.0]] * 2
 
 
+def test_who_waits_for_the_end_of_a_model_is_told_of_it_however_it_ends(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was made for it to load from is not left behind by a model that fails to let go."""
+    told: list[str] = []
+
+    def fail() -> None:
+        raise ValueError("cannot let go")
+
+    monkeypatch.setattr(stage, "close", fail)
+    model = start(stage, staffed(group()))
+    model.on_stopped(lambda: told.append("stopped"))
+
+    with pytest.raises(ValueError, match="cannot let go"):
+        model.stop()
+
+    assert told == ["stopped"]
+
+
 def test_order_is_kept_by_a_reload_where_it_cannot_be_in_place(stage: Stage) -> None:
     """One instance needs no keeper of the order; what is in hand would not be in its books."""
     rules = DynamicBatching(preserve_ordering=True)

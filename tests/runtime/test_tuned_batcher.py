@@ -129,6 +129,24 @@ def test_no_prediction_is_ever_below_zero_or_falls_with_rows(seen: list[tuple[in
     assert all(model.slow_ns(rows) >= model.typical_ns(rows) for rows in (1, 7, 129))
 
 
+def test_two_instances_that_learn_at_once_do_not_tear_what_is_known() -> None:
+    """An observation may be lost to another one, but never a part of it."""
+    model = LatencyModel()
+
+    class Interrupted(float):
+        """A duration; while it is added up, another instance comes in between."""
+
+        def __radd__(self, sum_before: float) -> float:
+            model.observe(3 * MS, 1)
+            return sum_before + float(self)
+
+    for _ in range(20):
+        model.observe(Interrupted(3 * MS), 1)  # type: ignore[arg-type]
+
+    assert model.only_rows == 1
+    assert model.typical_ns(1) == pytest.approx(3 * MS)
+
+
 def test_the_slow_ones_are_told_from_the_typical() -> None:
     """One execution in fifty takes three times as long: the 99th percentile is among those."""
     model, draw = LatencyModel(), random.Random(7)
@@ -205,6 +223,35 @@ def test_a_goal_that_cannot_be_kept_is_said_to_be_so() -> None:
     assert not choice.keeps
     assert choice.wait_ns == 0
     assert choice.reason.startswith("the goal of 3 ms cannot be kept: one row alone takes 4.")
+
+
+@pytest.mark.parametrize("goal_ms", [10.0, 5.0])
+def test_one_size_that_was_seen_does_not_hide_what_larger_ones_can_do(goal_ms: float) -> None:
+    """After a calm in which every request was executed alone, a burst finds the better sizes."""
+    rules, model = DynamicBatching(slo_p99_ms=goal_ms), LatencyModel()
+    for _ in range(200):
+        model.observe(3 * MS, 1)
+    batcher = TunedBatcher(config(max_batch=32, batching=rules), model)
+    batcher.take(0)
+    batcher.take(PERIOD_NS)
+
+    outcome = simulate(batcher, lambda rows: 3 * MS + 0.02 * MS * rows, 600)
+
+    assert outcome.p99_ms() < 15
+    assert batcher.choice.limit == 32
+
+
+def test_a_larger_size_is_tried_only_while_the_known_one_does_not_keep_up() -> None:
+    """A try is told as one, and is twice what was seen."""
+    model = LatencyModel()
+    for _ in range(200):
+        model.observe(3 * MS, 1)
+
+    busy, calm = (choose(model, 10 * MS, 32, rate, 1, 0) for rate in (600, 100))
+
+    assert (busy.size, busy.limit, busy.keeps) == (2, 2, False)
+    assert "only batches of 1 were seen" in busy.reason
+    assert (calm.size, calm.limit) == (1, 1)
 
 
 def test_the_configured_delay_bounds_the_chosen_one() -> None:

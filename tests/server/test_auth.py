@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.fakes_server import FakeCall
+from tests.fakes_server import FakeCall, FakeShelf
 
 from penstock.auth.authority import (
     MOST_REMEMBERED,
@@ -23,10 +24,15 @@ from penstock.auth.authority import (
 )
 from penstock.auth.caller import ANYONE, Allowance, Caller, permit_of
 from penstock.auth.document import read_rules
+from penstock.config_document import MAX_FILE_BYTES
 from penstock.rpc import TABLE, Category, Rpc
+from penstock.servicer_repository import RepositoryServicer
+from penstock_protos import inference
+from penstock_runtime.core import InferenceCore
 from penstock_runtime.errors import InvalidArgument, PermissionDenied, Unauthenticated
 
 ISSUER, AUDIENCE = "https://id.example", "penstock"
+ADMIN = ["model-repository"]
 TEAM = {"name": "team-a", "token": "a-token", "models": ["digits", "simple*"]}
 
 
@@ -108,6 +114,35 @@ def test_whoever_is_not_known_is_told_so_and_counted(given: str | None) -> None:
     assert judge.families()[0].samples[0].value == 1
 
 
+def test_every_refusal_is_counted_once(key: ec.EllipticCurvePrivateKey, key_file: Path) -> None:
+    """That of a group where the call comes in, that of a model wherever it is noticed."""
+    judge = authority({"tokens": [TEAM], **issuer(key_file)})
+    known = [call("a-token"), call(signed(key))]
+    for asked in known:
+        judge.admit(row("ModelInfer"), asked)
+
+    for asked in known:
+        assert not permit_of(asked).sees("other")
+        with pytest.raises(PermissionDenied):
+            permit_of(asked).check("other")
+        with pytest.raises(PermissionDenied):
+            judge.admit(row("LogSettings"), asked)
+
+    assert [sample.value for sample in judge.families()[0].samples] == [0, 4]
+
+
+def test_rules_that_are_too_long_are_refused_and_not_cut(tmp_path: Path) -> None:
+    """What is cut off may be what an entry may not do."""
+    path = tmp_path / "auth.yaml"
+    padding = "x" * MAX_FILE_BYTES
+    path.write_text(
+        f"tokens:\n- name: a\n  token: b\n# {padding}\n  models: [digits]\n", encoding="utf-8"
+    )
+
+    with pytest.raises(InvalidArgument, match=f"expected at most {MAX_FILE_BYTES}"):
+        read_authority(str(path))
+
+
 def test_other_schemes_are_no_tokens_and_the_scheme_has_any_case() -> None:
     """RFC 9110: the scheme is not case-sensitive."""
     judge = authority({"tokens": [TEAM]})
@@ -149,6 +184,36 @@ def test_a_token_may_lie_in_a_file_of_its_own(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("method", ["load", "load_as", "unload"])
+@pytest.mark.asyncio
+async def test_what_an_ensemble_is_made_of_is_asked_for_too(method: str) -> None:
+    """Where a call about the ensemble would load or unload it, or put it into another one."""
+    shelf = FakeShelf()
+    shelf.made_of = {"digits": ("digits_in", "secret"), "{}": ("secret",), "simple": ("simple_in",)}
+    servicer = RepositoryServicer(InferenceCore(shelf), ThreadPoolExecutor(1))
+    judge = authority({"tokens": [{**TEAM, "models": ["digits*", "simple*"], "groups": ADMIN}]})
+
+    async def ask(model: str) -> None:
+        asked = call("a-token")
+        judge.admit(row("RepositoryModelLoad"), asked)
+        if method == "unload":
+            message: Any = inference.RepositoryModelUnloadRequest(model_name=model)
+            message.parameters["unload_dependents"].bool_param = True
+            await servicer.repository_model_unload(message.SerializeToString(), asked)
+        else:
+            message = inference.RepositoryModelLoadRequest(model_name=model)
+            if method == "load_as":
+                message.parameters["config"].string_param = "{}"
+            await servicer.repository_model_load(message.SerializeToString(), asked)
+
+    with pytest.raises(PermissionDenied, match="may not use model 'secret'"):
+        await ask("digits")
+    if method != "load_as":
+        await ask("simple")
+
+    assert "digits" not in [name for name, _ in (*shelf.loaded, *shelf.unloaded)]
+
+
 # -- signed claims -------------------------------------------------------------------------------
 
 
@@ -163,6 +228,31 @@ def test_a_signed_claim_opens_what_it_is_granted(
     assert permit_of(asked).caller == "corp:ann"
     assert permit_of(asked).sees("digits")
     assert not permit_of(asked).sees("simple")
+
+
+@pytest.mark.parametrize("expires", [10**400, "9999999999", 1e308])
+def test_a_claim_may_be_good_for_as_long_as_its_issuer_says(
+    key: ec.EllipticCurvePrivateKey, key_file: Path, expires: Any
+) -> None:
+    """Even longer than a clock can tell."""
+    judge = authority(issuer(key_file))
+
+    judge.admit(row("ModelInfer"), call(signed(key, exp=expires)))
+
+
+def test_a_subject_cannot_write_the_rest_of_its_line(
+    key: ec.EllipticCurvePrivateKey, key_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever chooses a name could otherwise have the log say that another one did it."""
+    caplog.set_level("INFO", "penstock.audit")
+    content = issuer(key_file)
+    content["jwt"][0]["grants"][0]["groups"] = ["logging"]
+    subject = "ann' from ipv4:10.0.0.1, not by 'bob"
+
+    authority(content).admit(row("LogSettings"), call(signed(key, sub=subject)))
+
+    (line,) = caplog.messages
+    assert line.startswith(f'LogSettings by "corp:{subject}" from ipv4:127.0.0.1')
 
 
 def test_a_claim_that_no_grant_names_allows_nothing(

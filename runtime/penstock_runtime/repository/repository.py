@@ -195,6 +195,11 @@ class ModelRepository(Generic[ModelT]):
                 return
             self._load_one(name, overrides.config_json)
 
+    def parts(self, name: str, config_json: str | None = None) -> Sequence[str]:
+        """What the model, an ensemble, is made of, directly or not, as far as it is there."""
+        check_model_name(name)
+        return self._dependencies.below(name, config_json)
+
     def _load_parts(self, name: str, config_json: str | None) -> None:
         for part in self._dependencies.below(name, config_json):
             try:

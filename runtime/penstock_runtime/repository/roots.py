@@ -6,6 +6,7 @@ Knows which root cannot be seen at the moment, so that nobody takes its models f
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, count
 from pathlib import Path
 
 from penstock_runtime.errors import FailedPrecondition
@@ -182,12 +183,13 @@ class RepositoryRoots:
 
 def _namespaces(roots: Sequence[Path]) -> dict[Path, str]:
     """The namespace of each repository: its folder's name, with a number where several have it."""
-    seen: dict[str, int] = {}
-    spaces = {}
-    for root in roots:
-        name = root.resolve().name or "root"
-        seen[name] = seen.get(name, 0) + 1
-        spaces[root] = name if seen[name] == 1 else f"{name}-{seen[name]}"
+    names = {root: root.resolve().name or "root" for root in roots}
+    spaces: dict[Path, str] = {}
+    for root, name in names.items():
+        # A number never makes the name of another one's folder.
+        others = {*spaces.values(), *(set(names.values()) - {name})}
+        numbered = (f"{name}-{number}" for number in count(2))
+        spaces[root] = next(one for one in chain((name,), numbered) if one not in others)
     return spaces
 
 

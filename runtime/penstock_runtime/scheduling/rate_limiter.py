@@ -112,6 +112,11 @@ class RateLimiter(Generic[KeyT]):
         if self._seats.pop(key, None) is not None:
             self._count()
 
+    def needs(self, key: KeyT) -> Mapping[Resource, int]:
+        """What this instance needs to execute; nothing for one that is not there."""
+        seat = self._seats.get(key)
+        return seat.claim.needs if seat is not None else {}
+
     # -- the line --------------------------------------------------------------------------------
 
     def ask(self, key: KeyT) -> None:

@@ -97,9 +97,23 @@ class RatedScheduler(BatchScheduler):
             if self._stopped or gate.dismissed:
                 return
             self._in_line.add(gate)
+            other = self._other_in_need()
+        if other is not None:
+            other.open()
         gate.wait(None)
         with self._lock:
             self._in_line.discard(gate)
+
+    def _other_in_need(self) -> Gate | None:
+        """One who is idle and needs something else than those in line, so that what waits for them
+        may be executed before; under the lock. As the others it passes on what it cannot have.
+        """
+        needs = self._rates.needs
+        wanted = [needs(gate) for gate in self._in_line]
+        found = next((gate for gate in self._idle if needs(gate) not in wanted), None)
+        if found is not None:
+            self._idle.remove(found)
+        return found
 
     def _clear_line(self) -> None:
         """Whoever stands in line for nothing any more keeps others from their turn."""

@@ -5,10 +5,16 @@ held here, and nothing is called under this one; gates are opened outside.
 """
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from penstock_runtime.scheduling.gate import Gate
-from penstock_runtime.scheduling.rate_limiter import NO_TOTALS, Claim, RateLimiter, Totals
+from penstock_runtime.scheduling.rate_limiter import (
+    NO_TOTALS,
+    Claim,
+    RateLimiter,
+    Resource,
+    Totals,
+)
 
 
 class Rates:
@@ -29,6 +35,13 @@ class Rates:
         with self._lock:
             self._limiter.enter(gate, claim)
         return gate
+
+    def needs(self, gate: Gate) -> Mapping[Resource, int]:
+        """What the instance needs to execute, which never changes; nothing for one that is gone.
+
+        Without the lock: a scheduler that holds its own may ask.
+        """
+        return self._limiter.needs(gate)
 
     def acquire(self, gate: Gate) -> bool:
         """Whether the instance has its turn now; if not, its gate is opened when it has."""

@@ -62,6 +62,9 @@ def choose(
         return first_choice(goal_ns, most)
     fitting = _fitting(model, goal_ns, most)
     size, keeps_up = _size(model, fitting or most, arriving, instances)
+    only = model.only_rows
+    if only and not keeps_up and only < most:
+        return _try(model, min(2 * only, most), goal_ns, most, arriving, instances)
     wait_ns = _wait(model, size, goal_ns, arriving, instances, longest_ns) if fitting else 0
     p99_ns = wait_ns + model.typical_ns(size) / instances + model.slow_ns(size)
     return Choice(
@@ -73,8 +76,32 @@ def choose(
         p99_ns,
         bool(fitting) and keeps_up and p99_ns <= goal_ns,
         _reason(model, goal_ns, fitting, size, keeps_up, arriving),
-        tuple(_predicted(model, rows, instances) for rows in _TOLD if rows <= most),
+        _told(model, most, instances),
     )
+
+
+def _try(
+    model: LatencyModel, rows: int, goal_ns: int, most: int, arriving: float, instances: int
+) -> Choice:
+    """A size that was never seen, while that which was cannot do what arrives: without it a guess
+    would keep itself from being proved wrong.
+    """
+    seen = f"only batches of {model.only_rows} were seen, and those do less than"
+    return Choice(
+        rows,
+        0,
+        rows,
+        goal_ns,
+        arriving,
+        model.typical_ns(rows) / instances + model.slow_ns(rows),
+        False,
+        f"{seen} the {arriving:.0f} rows/s that arrive: {rows} rows are tried",
+        _told(model, most, instances),
+    )
+
+
+def _told(model: LatencyModel, most: int, instances: int) -> tuple[Predicted, ...]:
+    return tuple(_predicted(model, rows, instances) for rows in _TOLD if rows <= most)
 
 
 def _candidates(most: int) -> list[int]:

@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from penstock.auth.caller import Caller
+from penstock.auth.caller import Caller, Tally
 from penstock.auth.claims import Issuers
 from penstock.auth.document import AuthRules, read_rules
 from penstock.config_document import read_document
 from penstock.rpc import Category, Rpc
-from penstock_runtime.errors import InvalidArgument, PenstockError, Unauthenticated
+from penstock_runtime.errors import InvalidArgument, Unauthenticated
 from penstock_runtime.observability.metrics import Family, Sample
 
 _log = logging.getLogger("penstock.auth")
@@ -40,18 +40,19 @@ class Authority:
     def __init__(self, rules: AuthRules, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self.unknown = 0
-        self.denied = 0
+        self._denied = Tally()
         self.become(rules)
 
     def become(self, rules: AuthRules) -> None:
         """Judge by these rules from now on; InvalidArgument, and nothing changes, if one of their
         keys cannot be read.
         """
-        issuers = Issuers(rules.issuers)
+        issuers = Issuers(rules.issuers, self._denied)
         self._issuers = issuers
         self._open = rules.open
         self._tokens: dict[bytes, tuple[bytes, Caller | None]] = {
-            r.digest[:_SHORT]: (r.digest, Caller(r.name, (r.allowance,))) for r in rules.tokens
+            r.digest[:_SHORT]: (r.digest, Caller(r.name, (r.allowance,), denied=self._denied))
+            for r in rules.tokens
         }
         # Signed tokens that were found good, by their digest; the oldest goes first.
         self._remembered: OrderedDict[bytes, Caller] = OrderedDict()
@@ -65,13 +66,9 @@ class Authority:
         if rpc.category in self._open:
             return
         caller = self._identify(call.metadata)
-        try:
-            call.permit = caller.permit(rpc.category)
-        except PenstockError:
-            self.denied += 1
-            raise
+        call.permit = caller.permit(rpc.category)
         if rpc.category in _ADMIN:
-            _audit.info("%s by '%s' from %s", rpc.name, caller.name, call.peer)
+            _audit.info("%s by %r from %s", rpc.name, caller.name, call.peer)
 
     def _identify(self, metadata: Mapping[str, str]) -> Caller:
         given = metadata.get(HEADER, "")
@@ -121,7 +118,7 @@ class Authority:
         """How many calls were turned away."""
         samples = (
             Sample(self.unknown, {"reason": "unknown"}),
-            Sample(self.denied, {"reason": "denied"}),
+            Sample(self._denied.number, {"reason": "denied"}),
         )
         text = "Calls of senders who are not known, or may not do what they asked for"
         return [Family("penstock_auth_refused_total", "counter", text, samples)]

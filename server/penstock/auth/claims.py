@@ -6,11 +6,12 @@ The algorithms are the operator's choice, never the token's. Needs PyJWT, the ex
 import base64
 import binascii
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from penstock.auth.caller import Allowance, Caller
+from penstock.auth.caller import Allowance, Caller, Tally
 from penstock.auth.document import ClaimRule, IssuerRule
 from penstock_runtime.errors import InvalidArgument
 
@@ -51,7 +52,8 @@ class KeySet:
 class Issuers:
     """Turns a signed token into a caller."""
 
-    def __init__(self, rules: Sequence[IssuerRule]) -> None:
+    def __init__(self, rules: Sequence[IssuerRule], denied: Tally | None = None) -> None:
+        self._denied = denied
         self._jwt = _library() if rules else None
         self._by_name = {rule.issuer: (rule, _keys(self._jwt, rule)) for rule in rules}
 
@@ -67,7 +69,7 @@ class Issuers:
         if claims is None:
             return None
         allowances = [grant.allowance for grant in rule.grants if _holds(claims, grant)]
-        return _caller(rule, claims, allowances)
+        return _caller(rule, claims, allowances, self._denied)
 
     def _verified(self, token: str, rule: IssuerRule, keys: Keys) -> Mapping[str, Any] | None:
         jwt: Any = self._jwt
@@ -81,15 +83,28 @@ class Issuers:
                 leeway=rule.leeway_s,
                 options={"require": ["exp", "iss", "aud"]},
             )
-        except (jwt.PyJWTError, LookupError, TypeError, ValueError):
+        except (jwt.PyJWTError, LookupError, TypeError, ValueError, OverflowError, RecursionError):
             return None
         return claims
 
 
-def _caller(rule: IssuerRule, claims: Mapping[str, Any], allowances: Sequence[Allowance]) -> Caller:
+def _caller(
+    rule: IssuerRule,
+    claims: Mapping[str, Any],
+    allowances: Sequence[Allowance],
+    denied: Tally | None,
+) -> Caller:
     subject = "".join(c if c.isprintable() else "?" for c in str(claims.get("sub", "")))[:_SUBJECT]
     name = f"{rule.name}:{subject}" if subject else rule.name
-    return Caller(name, allowances, float(claims["exp"]) + rule.leeway_s)
+    return Caller(name, allowances, _seconds(claims["exp"]) + rule.leeway_s, denied)
+
+
+def _seconds(time: Any) -> float:
+    """A time that was found good; what no float can hold is for ever."""
+    try:
+        return float(time)
+    except OverflowError:
+        return math.inf
 
 
 def _holds(claims: Mapping[str, Any], grant: ClaimRule) -> bool:
