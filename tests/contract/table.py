@@ -1,11 +1,11 @@
-"""What the protocol promises, row by row, and the tests that hold it: the files of `rows` as values.
+"""What the protocol promises, row by row, and the tests that hold it: `rows/*.toml` as values.
 
-A row names its tests by their ids, or the beginnings of them up to a bracket or `::`. One whose
-tests belong to another command than `make test` names the command; one without tests says why.
+A row names tests by their ids, or by the beginnings of these up to a bracket or `::`. Where they
+belong to another command than `make test` it names the command; without tests it says why.
 """
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +42,9 @@ def read_rows(folder: Path = ROWS) -> list[Row]:
             for promise, held in entries.items():
                 row = _row(section, promise, held)
                 if bool(row.tests) == bool(row.absent):
-                    raise ValueError(f"{section} / {promise}: expected tests, or why there are none")
+                    raise ValueError(
+                        f"{section} / {promise}: expected tests, or why there are none"
+                    )
                 rows.append(row)
     return rows
 
@@ -62,7 +64,7 @@ def _row(section: str, promise: str, held: object) -> Row:
 
 
 def names(identity: str) -> Iterable[str]:
-    """All that a row may call the test of this id: itself, without its case, its class, its file."""
+    """What a row may call the test of this id: itself, it without its case, its class, its file."""
     whole = identity.removeprefix("tests/")
     path = whole.partition("[")[0].split("::")
     return {whole, *("::".join(path[:end]) for end in range(1, len(path) + 1))}
@@ -92,9 +94,14 @@ def left_out(
     }
 
 
-def page(rows: Iterable[Row]) -> str:
+def page(rows: Sequence[Row]) -> str:
     """The rows as a document."""
-    parts, section = [HEAD], ""
+    absent, elsewhere = sum(bool(row.absent) for row in rows), sum(bool(row.run) for row in rows)
+    counts = (
+        f"\n{len(rows)} promises. {absent} of them have no test, each for the reason that is told; "
+        f"the tests of {elsewhere} belong to the command that is named.\n"
+    )
+    parts, section = [HEAD, counts], ""
     for row in rows:
         if row.section != section:
             section = row.section
@@ -112,7 +119,10 @@ def _held(row: Row) -> str:
 
 def _link(test: str) -> str:
     file, _, name = test.partition("::")
-    shown = name.removeprefix("test_").replace("_", " ") or Path(file).stem
+    shown = name.rpartition("::")[2].removeprefix("test_")
+    words, bracket, case = shown.partition("[")
+    shown = words.replace("_", " ") + (f", {case.removesuffix(']')}" if bracket else "")
+    shown = shown or f"all of {Path(file).stem.removeprefix('test_').replace('_', ' ')}"
     return f"[{_cell(shown)}](../tests/{file})"
 
 

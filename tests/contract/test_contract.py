@@ -3,14 +3,14 @@
 from pathlib import Path
 
 import pytest
-from tests.contract.table import PAGE, Row, matches, page, read_rows, unheld
+from tests.contract.table import PAGE, Row, left_out, page, read_rows, unheld
 
 from penstock.config import FLAGS
 from penstock.rpc import TABLE
 
 
 def test_the_page_is_that_of_the_rows() -> None:
-    """Made anew by `python -m tests.contract`."""
+    """Made anew by a run of the whole suite, or by `python -m tests.contract`."""
     assert PAGE.read_text(encoding="utf-8") == page(read_rows())
 
 
@@ -50,26 +50,73 @@ def test_no_promise_stands_twice_in_a_section() -> None:
     assert len(set(rows)) == len(rows)
 
 
+def test_what_another_command_runs_is_not_run_by_this_one() -> None:
+    """A row leans on another command only for tests that `make test` leaves out by their mark."""
+    root = Path(__file__).parents[1]
+    marked = {
+        row.promise: [
+            "pytest.mark.interop" in (root / test.partition("::")[0]).read_text(encoding="utf-8")
+            for test in row.tests
+        ]
+        for row in read_rows()
+        if row.run
+    }
+
+    assert marked
+    assert all(all(found) for found in marked.values())
+
+
 def test_a_row_is_held_by_each_of_its_tests_in_any_of_their_cases() -> None:
-    """A file holds it with all its tests."""
-    row = Row("s", "p", ("a/test_x.py::test_one", "a/test_y.py"))
-    passed = ["tests/a/test_x.py::test_one[http2]", "tests/a/test_y.py::test_any"]
+    """A file holds it with all its tests, a class with its own; one case may be named alone."""
+    row = Row("s", "p", ("a/test_x.py::test_one", "a/test_y.py", "a/test_z.py::T::test[a::b]"))
+    passed = [
+        "tests/a/test_x.py::test_one[http2]",
+        "tests/a/test_y.py::test_any",
+        "tests/a/test_z.py::T::test[a::b]",
+    ]
 
     assert unheld([row], passed) == []
-    assert unheld([row], passed[:1]) == ["s / p: none passed of a/test_y.py"]
-    assert matches(row, ["tests/a/test_x.py::test_one_more"])["a/test_x.py::test_one"] == []
+    assert unheld([row], passed[:1]) == [
+        "s / p: none passed of a/test_y.py, a/test_z.py::T::test[a::b]"
+    ]
+    assert unheld([Row("s", "p", ("a/test_x.py::test",))], passed)
+    assert unheld([Row("s", "p", ("a/test_z.py::T",))], passed) == []
+
+
+def test_what_was_skipped_is_told_with_its_reason() -> None:
+    """It does not fail a run on a machine that lacks something; nor is it told once it passed."""
+    row, skipped = Row("s", "p", ("a.py::test",)), {"tests/a.py::test[1]": "no such library"}
+
+    assert unheld([row], [], skipped) == []
+    assert left_out([row], [], skipped) == {"s / p": "no such library"}
+    assert left_out([row], ["tests/a.py::test[2]"], skipped) == {}
 
 
 def test_a_row_says_what_holds_it_or_why_nothing_does(tmp_path: Path) -> None:
     """Nothing is left empty."""
-    file = tmp_path / "rows.toml"
-    file.write_text('["S"]\n"held" = "a.py"\n"not" = { absent = "needs a GPU" }\n')
-    empty = tmp_path / "empty.toml"
-    empty.write_text('["S"]\n"empty" = []\n')
+    (tmp_path / "1.toml").write_text(
+        '["S"]\n"held" = "a.py"\n"not" = { absent = "needs a GPU" }\n'
+        '"far" = { run = "make far", tests = ["b.py"] }\n'
+    )
+    rows = read_rows(tmp_path)
+    (tmp_path / "2.toml").write_text('["S"]\n"empty" = []\n')
 
-    rows = read_rows(file)
-
-    assert [(row.tests, row.absent) for row in rows] == [(("a.py",), ""), ((), "needs a GPU")]
-    assert "*not here: needs a GPU*" in page(rows)
+    assert [(row.tests, row.absent, row.run) for row in rows] == [
+        (("a.py",), "", ""),
+        ((), "needs a GPU", ""),
+        (("b.py",), "", "make far"),
+    ]
+    assert "*no test: needs a GPU*" in page(rows)
+    assert "`make far`:<br>[all of b](../tests/b.py)" in page(rows)
+    assert unheld(rows, ["tests/a.py::test"]) == []
     with pytest.raises(ValueError, match="S / empty: expected tests"):
-        read_rows(empty)
+        read_rows(tmp_path)
+
+
+@pytest.mark.parametrize("held", ["3", "{ absent = 1 }", '{ tests = ["a"] }', "{ run = 'x' }"])
+def test_anything_else_is_no_row(tmp_path: Path, held: str) -> None:
+    """A word that is misspelt is not taken for nothing."""
+    (tmp_path / "1.toml").write_text(f'["S"]\n"odd" = {held}\n')
+
+    with pytest.raises(ValueError, match=r"S / odd: .* is neither tests nor absent"):
+        read_rows(tmp_path)

@@ -110,7 +110,7 @@ def running(
             code = SAME.replace("X}", f"X * 0 + {version}}}")
             write(root, name, code, version=version)
         (root / name / "config.pbtxt").write_text(CONFIG.format(type="FP32") + policy)
-    policy = "version_policy { specific { versions: [ 1, 2 ] } }"
+    policy = "version_policy { specific { versions: [ 1, 2, 7 ] } }"
     for version in ("1", "2", "10"):
         write(root, "some", SAME.replace("X}", f"X * 0 + {version}}}"), version=version)
     (root / "some" / "config.pbtxt").write_text(CONFIG.format(type="FP32") + policy)
@@ -218,11 +218,11 @@ def test_the_version_that_was_meant_answers(
     assert result.as_numpy("Y").tolist() == [float(ran)]
 
 
-@pytest.mark.parametrize(("model", "version"), [("newest", "1"), ("some", "10")])
+@pytest.mark.parametrize(("model", "version"), [("newest", "1"), ("some", "10"), ("some", "7")])
 def test_a_version_that_the_policy_leaves_out_is_not_there(
     client: Any, model: str, version: str
 ) -> None:
-    """Although its folder is."""
+    """Although its folder is, or because there is none."""
     with pytest.raises(triton.InferenceServerException) as refused:
         client.infer(model, tensors(X=np.zeros(1, np.float32)), version)
 

@@ -11,7 +11,7 @@ import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
-from tests.e2e.asking import stub_of, tensors, write
+from tests.e2e.asking import page, stub_of, tensors, write
 from tests.e2e.running import Running, ServerThread, options
 from tests.http2.raw import eventually
 from tritonclient.grpc import service_pb2
@@ -41,6 +41,9 @@ def running(root: Path) -> Iterator[Running]:
     write(root, "loaded", ECHO.format(""))
     write(root, "broken", BROKEN)
     write(root, "never", ECHO.format(""))
+    digest = 'parameters { key: "SHA256:1/model.py" value: "' + "0" * 64 + '" }'
+    agent = f'model_repository_agents {{ agents {{ name: "checksum" {digest} }} }}'
+    write(root, "guarded", ECHO.format(""), agent)
     folder = write(root, "odd", ECHO.format(" + 3"), "backend: 'python'", version="3")
     for clutter in ("03", "0", "-1", "x", "configs", "warmup", "initial_state"):
         (folder / clutter).mkdir()
@@ -129,8 +132,10 @@ def test_what_was_unloaded_is_not_ready_and_says_so(client: Any) -> None:
     assert refused(client, "never")[0] == "StatusCode.NOT_FOUND"
 
 
-def test_a_reload_that_fails_leaves_the_old_one_serving(client: Any, root: Path) -> None:
-    """And the next good one takes its place."""
+def test_a_reload_that_fails_leaves_the_old_one_serving(
+    running: Running, client: Any, root: Path
+) -> None:
+    """And the next good one takes its place, in metrics too."""
     file = root / "loaded" / "1" / "model.py"
     file.write_text(BROKEN)
     with pytest.raises(triton.InferenceServerException, match="load failed for model 'loaded'"):
@@ -141,6 +146,17 @@ def test_a_reload_that_fails_leaves_the_old_one_serving(client: Any, root: Path)
 
     assert old == [1]
     assert client.infer("loaded", tensors(X=ONE)).as_numpy("Y").tolist() == [5]
+    assert page(running).count('nv_inference_count{model="loaded"') == 1
+
+
+def test_a_model_whose_files_are_others_does_not_serve(client: Any) -> None:
+    """A repository agent holds them against their digests before they are loaded."""
+    with pytest.raises(triton.InferenceServerException) as error:
+        client.load_model("guarded")
+
+    assert error.value.status() == "StatusCode.INVALID_ARGUMENT"
+    assert "model.py" in error.value.message()
+    client.unload_model("guarded")
 
 
 def test_versions_are_positive_numbers_and_the_highest_serves(client: Any) -> None:

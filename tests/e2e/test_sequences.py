@@ -159,6 +159,18 @@ def test_the_asyncio_streaming_example_is_answered(running: Running) -> None:
         assert got == expected(identity)
 
 
+def test_a_start_begins_anew_and_an_end_frees_the_id(client: Any) -> None:
+    """On an id whose sequence goes on, and on one whose sequence is over."""
+    first = [infer(client, "simple_sequence", value, 77, "S" * (value == 5)) for value in (5, 6)]
+    again = [
+        infer(client, "simple_sequence", 7, 77, "S"),
+        infer(client, "simple_sequence", 1, 77, "E"),
+    ]
+    after = infer(client, "simple_sequence", 9, 77, "SE")
+
+    assert (first, again, after) == ([6, 6], [8, 1], 10)
+
+
 def test_controls_and_states_are_no_inputs_of_clients(client: Any) -> None:
     """Metadata lists what clients send and get; a control that is sent is unknown."""
     metadata = client.get_model_metadata("sum")

@@ -24,6 +24,9 @@ def running(request: pytest.FixtureRequest) -> Iterator[Running]:
         transport=request.param,
         model_control_mode="explicit",
         load_model=("*",),
+        allow_http=True,
+        http_address="127.0.0.1",
+        http_port=0,
     )
     with ServerThread(settings) as made:
         yield made
@@ -76,3 +79,40 @@ def test_mlservers_stubs_infer_stream_list_load_and_unload(running: Running) -> 
     for state in states:
         assert state["unloaded"] in ("UNLOADING", "UNAVAILABLE")
         assert state["loaded"] == "READY"
+
+
+@pytest.mark.parametrize("more", [(), ("--batch-size", "4"), ("--binary-data",)])
+def test_mlservers_command_line_infers(
+    running: Running, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    """`mlserver infer`: a file of requests over HTTP, one by one, in small batches or as binary
+    data; a file of answers.
+    """
+    program = BUILT / "mlserver" / "bin" / "mlserver"
+    if not program.exists():
+        pytest.skip(NOT_BUILT)
+    asked, answered = tmp_path / "asked", tmp_path / "answered"
+    inputs = [
+        {"name": name, "shape": [1, 16], "datatype": "INT32", "data": list(range(16))}
+        for name in NAMES
+    ]
+    asked.write_text((json.dumps({"inputs": inputs}) + "\n") * 10)
+
+    ended = subprocess.run(
+        [
+            program,
+            "infer",
+            *("--url", str(running.server.http_address), "--model-name", "simple"),
+            *("--input-data-path", asked, "--output-data-path", answered, *more),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+    assert ended.returncode == 0, ended.stderr
+    answers = [json.loads(row) for row in answered.read_text().splitlines()]
+    sums = [answer["outputs"][0]["data"] for answer in answers]
+    assert [answer["model_name"] for answer in answers] == ["simple"] * 10
+    assert sums == [SUMS] * 10
