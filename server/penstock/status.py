@@ -119,13 +119,18 @@ def _details(error: PenstockError) -> Iterator[rpc_status.Any]:
             for v in error.violations
         ]
         yield _packed("BadRequest", rpc_status.BadRequest(field_violations=fields))
-    reason = error.reason or (WRONG_REQUEST if error.violations else "")
+    reason = reason_of(error)
     if reason:
         yield _packed("ErrorInfo", rpc_status.ErrorInfo(reason=reason, domain=DOMAIN))
     if error.retry_after_ns is not None and error.retry_after_ns >= 0:
         seconds, nanos = divmod(error.retry_after_ns, 1_000_000_000)
         delay = rpc_status.Duration(seconds=seconds, nanos=nanos)
         yield _packed("RetryInfo", rpc_status.RetryInfo(retry_delay=delay))
+
+
+def reason_of(error: PenstockError) -> str:
+    """The stable word for what went wrong, "" if there is none."""
+    return error.reason or (WRONG_REQUEST if error.violations else "")
 
 
 def _packed(

@@ -5,7 +5,7 @@ import time
 from penstock.codec.encode import encode_stream_error
 from penstock.observer import trace_id_of
 from penstock.rpc import INFERENCE_SERVICE
-from penstock.status import text_of
+from penstock.status import reason_of, text_of
 from penstock.stream_request import StreamRequest
 from penstock.transport.base import Call
 from penstock_runtime.errors import PenstockError
@@ -21,8 +21,9 @@ def error_message(error: PenstockError, request: InferRequest | None) -> bytes:
     Status, reason and retry hint, which a unary call has beside its text, are parameters here.
     """
     parameters: dict[str, Parameter] = {"penstock_status": error.status.value}
-    if error.reason:
-        parameters["penstock_reason"] = error.reason
+    reason = reason_of(error)
+    if reason:
+        parameters["penstock_reason"] = reason
     if error.retry_after_ns is not None:
         parameters["penstock_retry_after_ms"] = error.retry_after_ns // 1_000_000
     if request is None:

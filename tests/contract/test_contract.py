@@ -1,8 +1,11 @@
 """Laws of the table of promises."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from tests.contract.plugin import is_whole
 from tests.contract.table import PAGE, Row, left_out, page, read_rows, unheld
 
 from penstock.config import FLAGS
@@ -120,3 +123,34 @@ def test_anything_else_is_no_row(tmp_path: Path, held: str) -> None:
 
     with pytest.raises(ValueError, match=r"S / odd: .* is neither tests nor absent"):
         read_rows(tmp_path)
+
+
+def option(**more: object) -> SimpleNamespace:
+    """The options of a run of everything but what is marked, some of them others."""
+    usual: dict[str, object] = dict.fromkeys(
+        ("keyword", "collectonly", "transport", "deselect", "ignore", "ignore_glob", "lf")
+    )
+    return SimpleNamespace(**{**usual, "markexpr": "not soak and not gpu", **more})
+
+
+@pytest.mark.parametrize(
+    ("more", "args", "whole"),
+    [
+        ({}, ["tests"], True),
+        ({"markexpr": ""}, ["tests"], True),
+        ({"markexpr": "soak"}, ["tests"], False),
+        ({"markexpr": "not gpu and soak"}, ["tests"], False),
+        ({"keyword": "http"}, ["tests"], False),
+        ({"transport": "grpcio"}, ["tests"], False),
+        ({"lf": True}, ["tests"], False),
+        ({"ignore": ["tests/rest"]}, ["tests"], False),
+        ({}, ["tests/rest"], False),
+    ],
+)
+def test_only_a_run_of_everything_is_judged(
+    more: dict[str, object], args: list[str], whole: bool
+) -> None:
+    """But for what its mark leaves out."""
+    config: Any = SimpleNamespace(option=option(**more), args=args, getini=lambda _: ["tests"])
+
+    assert is_whole(config) is whole
