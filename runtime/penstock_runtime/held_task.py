@@ -172,8 +172,7 @@ class HeldTask(RequestTask):
         if pending is None:
             return
         self._gone = True
-        if self._run.decoupled:
-            self._count(pending, time.monotonic_ns(), outcome_of(error))
+        self._count(pending, time.monotonic_ns(), outcome_of(error))
         # Counted, answered and let go of as any request that fails.
         self._run.desk.fail(pending, error, self._run.start_ns)
         self._tell(gone=True)
@@ -238,8 +237,7 @@ class HeldTask(RequestTask):
         last = last._replace(timing=timing)
         note_execution((pending,), (timing,), pending.batch_size)
         desk.scheduler.answer(pending, partial(pending.stream.put, last))
-        if self._run.decoupled:
-            self._count(pending, started, "empty" if response is None else "success")
+        self._count(pending, started, "empty" if response is None else "success")
         self._succeeded(pending)
 
     def _succeeded(self, pending: Pending) -> None:
@@ -265,6 +263,8 @@ class HeldTask(RequestTask):
 
     def _count(self, pending: Pending, started: int, outcome: Outcome = "success") -> None:
         """Count one response of a decoupled request, or what it had in place of the last."""
+        if not self._run.decoupled:
+            return
         now = time.monotonic_ns()
         with self._lock:
             index, self._index = self._index, self._index + 1

@@ -1,6 +1,5 @@
 """Flags of the gRPC port, as `penstock serve` takes them, by what a connection sees of them."""
 
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +9,6 @@ import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
-import trustme
 from tests.e2e.asking import flagged, stub_of, tensors, write
 from tests.e2e.running import Running, ServerThread
 from tests.http2.frames import Code, Setting, Type, ping
@@ -153,8 +151,8 @@ def test_watches_have_a_limit(root: Path) -> None:
 def test_a_silent_peer_is_pinged_and_given_up(root: Path) -> None:
     """--grpc-keepalive-time, --grpc-keepalive-timeout; without calls where that is permitted."""
     flags = (
-        "--grpc-keepalive-time=50",
-        "--grpc-keepalive-timeout=50",
+        "--grpc-keepalive-time=200",
+        "--grpc-keepalive-timeout=200",
         "--grpc-keepalive-permit-without-calls=true",
     )
     with serving(root, *flags) as running, RawClient(running.target) as client:
@@ -211,7 +209,7 @@ def test_pings_of_a_peer_have_a_distance_and_strikes(
 
 def test_a_connection_is_renewed_at_its_age_and_its_calls_have_a_grace(root: Path) -> None:
     """--grpc-max-connection-age, --grpc-max-connection-age-grace."""
-    flags = ("--grpc-max-connection-age=50", "--grpc-max-connection-age-grace=50")
+    flags = ("--grpc-max-connection-age=300", "--grpc-max-connection-age-grace=100")
     with serving(root, *flags) as running, RawClient(running.target) as client:
         client.start()
         client.request(1, request(-1).SerializeToString(), INFER)
@@ -223,7 +221,7 @@ def test_a_connection_is_renewed_at_its_age_and_its_calls_have_a_grace(root: Pat
         assert client.eof
 
 
-@pytest.mark.parametrize("flag", ["--grpc-handshake-timeout=50", "--grpc-max-connection-idle=50"])
+@pytest.mark.parametrize("flag", ["--grpc-handshake-timeout=200", "--grpc-max-connection-idle=200"])
 def test_a_connection_that_does_nothing_is_closed(root: Path, flag: str) -> None:
     """Before it spoke HTTP/2, or without calls after it did."""
     with serving(root, flag) as running, RawClient(running.target) as client:
@@ -284,46 +282,3 @@ def test_a_server_listens_at_every_address(root: Path, tmp_path: Path) -> None:
                 stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
                 assert stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=20).live
         assert len(running.server.grpc_addresses) == 2
-
-
-class Certificates:
-    """An authority, what it signed for 127.0.0.1, and a caller of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        authority = trustme.CA()
-        server, caller = authority.issue_cert("127.0.0.1"), authority.issue_cert("caller")
-        self.root = authority.cert_pem.bytes()
-        self.caller = (caller.private_key_pem.bytes(), caller.cert_chain_pems[0].bytes())
-        authority.cert_pem.write_to_path(folder / "root")
-        server.private_key_pem.write_to_path(folder / "key")
-        server.cert_chain_pems[0].write_to_path(folder / "cert")
-        self.flags = (
-            f"--grpc-server-cert={folder / 'cert'}",
-            f"--grpc-server-key={folder / 'key'}",
-            f"--grpc-root-cert={folder / 'root'}",
-        )
-
-    def live(self, running: Running, *caller: bytes) -> bool:
-        """Whether the server answers this caller."""
-        trusted = grpc.ssl_channel_credentials(self.root, *caller)
-        with grpc.secure_channel(running.target, trusted) as channel:
-            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-            try:
-                return bool(stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=5).live)
-            except grpc.RpcError:
-                return False
-
-
-@pytest.mark.parametrize("mutual", [False, True])
-def test_the_port_speaks_tls(root: Path, tmp_path: Path, mutual: bool) -> None:
-    """--grpc-use-ssl with --grpc-server-cert and --grpc-server-key; --grpc-use-ssl-mutual asks for
-    a certificate that --grpc-root-cert signed.
-    """
-    made = Certificates(tmp_path)
-    flag = "--grpc-use-ssl-mutual" if mutual else "--grpc-use-ssl"
-    with serving(root, flag, *made.flags) as running:
-        assert made.live(running, *made.caller)
-        assert made.live(running) is not mutual
-        with socket.create_connection(running.target.split(":"), 5) as plain:  # type: ignore[arg-type]
-            plain.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
-            assert b"\x04\x00\x00\x00" not in plain.recv(100)

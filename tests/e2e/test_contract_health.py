@@ -1,6 +1,5 @@
 """Health, metadata, the hooks of Triton's tests, and the details that stand beside a status."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -232,12 +231,11 @@ def test_the_hooks_of_tritons_tests_are_taken(
     inside of Triton do nothing.
     """
     write_model(tmp_path, "echo", "def predict(IN):\n    return {'OUT': IN}\n")
-    monkeypatch.setenv("TRITONSERVER_SERVER_DELAY_GRPC_RESPONSE_SEC", "1")
+    monkeypatch.setenv("TRITONSERVER_SERVER_DELAY_GRPC_RESPONSE_SEC", "60")
     for name in ("RESPONSE", "COMPLETE", "PROCESS", "PROCESS_ENTRY", "NOTIFICATION", "ENQUEUE"):
         monkeypatch.setenv(f"TRITONSERVER_DELAY_GRPC_{name}", "60000")
     for name in ("COMPLETE_EXEC", "COMPLETION"):
         monkeypatch.setenv(f"TRITONSERVER_DELAY_RESPONSE_{name}", "60000")
-    assert "TRITONSERVER_DELAY_GRPC_ENQUEUE" in os.environ
     with (
         server_process(tmp_path) as server,
         triton.InferenceServerClient(server.address()) as client,
@@ -245,8 +243,7 @@ def test_the_hooks_of_tritons_tests_are_taken(
         server.wait_for("ready")
         live = client._client_stub.ServerLive.future(service_pb2.ServerLiveRequest())
         for _ in range(3):
-            client.infer("echo", tensors(IN=ONE[0]), client_timeout=20)
-        early = live.done()
+            client.infer("echo", tensors(IN=ONE[0]), client_timeout=50)
 
-        assert live.result(20).live
-    assert not early
+        assert not live.done()
+        live.cancel()

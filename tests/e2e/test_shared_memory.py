@@ -132,6 +132,35 @@ def test_strings_go_and_come_through_regions(client: Any) -> None:
     assert told == sum(4 + len(text) for text in sums[0])
 
 
+def test_the_same_objects_are_used_in_and_out_of_regions(client: Any) -> None:
+    """reuse_infer_objects_client: data in the messages, then in regions, then in messages again."""
+    numbers, ones = np.arange(16, dtype=np.int32).reshape(1, 16), np.ones((1, 16), np.int32)
+    inputs = [triton.InferInput(name, [1, 16], "INT32") for name in ("INPUT0", "INPUT1")]
+    outputs = [triton.InferRequestedOutput(name) for name in ("OUTPUT0", "OUTPUT1")]
+
+    def in_messages() -> Any:
+        for tensor_, values in zip(inputs, (numbers, ones), strict=True):
+            tensor_.set_data_from_numpy(values)
+        return client.infer("simple", inputs, outputs=outputs).as_numpy("OUTPUT0")
+
+    with region(client, 128) as source, region(client, 128) as target:
+        first = in_messages()
+        source.put(numbers * 2, ones)
+        for offset, (tensor_, output_) in zip(
+            (0, 64), zip(inputs, outputs, strict=True), strict=True
+        ):
+            tensor_.set_shared_memory(source.name, 64, offset)
+            output_.set_shared_memory(target.name, 64, offset)
+        client.infer("simple", inputs, outputs=outputs)
+        second = target.get(np.int32, 1, 16).tolist()
+        for output_ in outputs:
+            output_.unset_shared_memory()
+        third = in_messages()
+
+    assert first.tolist() == third.tolist() == (numbers + ones).tolist()
+    assert second == (numbers * 2 + ones).tolist()
+
+
 def test_the_asyncio_client_uses_regions(running: Running, client: Any) -> None:
     """simple_grpc_aio_shm_client's way: registered, used and asked for through asyncio."""
 

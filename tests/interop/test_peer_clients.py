@@ -100,10 +100,10 @@ def test_mlservers_command_line_infers(
 
     ended = subprocess.run(
         [
-            program,
+            str(program),
             "infer",
             *("--url", str(running.server.http_address), "--model-name", "simple"),
-            *("--input-data-path", asked, "--output-data-path", answered, *more),
+            *("--input-data-path", str(asked), "--output-data-path", str(answered), *more),
         ],
         capture_output=True,
         text=True,

@@ -232,6 +232,8 @@ class EnsembleRun:
     def _count(self, outcome: Outcome) -> None:
         """Count a response of a decoupled ensemble, or what it had in place of the last."""
         kit, now = self._kit, self._kit.clock()
+        if not kit.decoupled:
+            return
         first = outcome == "success" and not self._responses
         first_ns = now - self._pending.arrived_ns if first else None
         kit.statistics.record_response(self._responses, now - self._since_ns, 0, outcome, first_ns)
@@ -245,8 +247,7 @@ class EnsembleRun:
         total_ns = kit.clock() - pending.arrived_ns
         if pending.stream.cancelled:
             # It has been executed, but is no success.
-            if kit.decoupled:
-                self._count("cancel")
+            self._count("cancel")
             kit.statistics.record_failure(FailureReason.CANCELED, total_ns)
         else:
             spent, rows = self._spent, pending.batch_size
@@ -257,8 +258,7 @@ class EnsembleRun:
                 spent.compute_infer_ns,
                 spent.compute_output_ns,
             )
-            if kit.decoupled:
-                self._count("empty")
+            self._count("empty")
         pending.stream.put(response)
         self._leave()
 
@@ -277,8 +277,7 @@ class EnsembleRun:
             return
         self._over = True
         duration_ns = self._kit.clock() - self._pending.arrived_ns
-        if self._kit.decoupled:
-            self._count(outcome_of(error))
+        self._count(outcome_of(error))
         self._kit.statistics.record_failure(error.failure, duration_ns)
         self._pending.stream.fail(error)
         for stream in tuple(self._open):
