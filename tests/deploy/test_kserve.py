@@ -74,7 +74,8 @@ def test_a_runtime_fits_the_image(name: str) -> None:
     assert image.last("USER").value.split(":")[0] != "0"
     assert one["image"] in (ROOT / "docker" / "compose.yaml").read_text()
     closed = one["securityContext"]
-    assert closed["runAsNonRoot"] and closed["readOnlyRootFilesystem"]
+    assert closed["runAsNonRoot"]
+    assert closed["readOnlyRootFilesystem"]
 
 
 @pytest.mark.parametrize("name", RUNTIMES)
