@@ -65,6 +65,14 @@ def tables(page: Path, chapter: str) -> list[list[list[str]]]:
     return found
 
 
+def items(page: Path, chapter: str) -> list[str]:
+    """The items of the lists of a chapter, each as one line."""
+    _, _, rest = _prose(page).partition(f"## {chapter}\n")
+    text = re.split(r"^## ", rest, maxsplit=1, flags=re.MULTILINE)[0]
+    found = re.findall(r"^\* (.*(?:\n  .*)*)", text, re.MULTILINE)
+    return [" ".join(item.split()) for item in found]
+
+
 def codes(cell: str) -> list[str]:
     """What stands between backticks."""
     return _CODE.findall(cell)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.docs.pages import ROOT, blocks, codes, tables
+from tests.docs.pages import ROOT, blocks, codes, items, tables
 from tests.docs.repositories import mlserver_model, torchserve_archive, triton_model
 from tests.docs.sessions import Session
 
@@ -20,6 +20,7 @@ PAGE = ROOT / "docs" / "migration.md"
 # Of `tritonserver --help`, less those that only print something and end.
 TRITONS = frozenset((Path(__file__).parent / "triton_flags.txt").read_text().split())
 OURS = {name for flag in FLAGS for name in (flag.name, *flag.info.aliases)}
+VERDICTS = ("same", "ignored", "refused")
 SERVERS = ("From Triton", "From MLServer", "From KServe", "From TorchServe")
 
 
@@ -55,19 +56,18 @@ def test_every_block_is_executed_or_says_why_not() -> None:
 
 
 def flags_by_verdict() -> dict[str, set[str]]:
-    """What the table of Triton's flags says: the names of each row."""
-    ((same, accepted, refused),) = tables(PAGE, "Flags of Triton")
+    """What the page says of Triton's flags: the names of each item."""
     instead = {"trace-config", "grpc-address"}
     found = {}
-    for verdict, row in (("same", same), ("ignored", accepted), ("refused", refused)):
-        words = [code for code in codes(row[1]) if code.startswith("--")]
+    for verdict, item in zip(VERDICTS, items(PAGE, "Flags of Triton"), strict=True):
+        words = [code for code in codes(item) if code.startswith("--")]
         found[verdict] = {word[2:].partition("=")[0] for word in words}
     found["refused"] -= instead
     return found
 
 
 def test_every_flag_of_triton_is_told_and_stands_where_it_belongs() -> None:
-    """The table is that of the options: same, accepted without effect, refused."""
+    """The lists are those of the options: same, accepted without effect, refused."""
     told = flags_by_verdict()
 
     foreign = FOREIGN_FLAGS.values()
