@@ -200,6 +200,19 @@ def test_a_model_that_no_backend_serves_is_an_error(
     assert said in errors[0].text
 
 
+def test_an_environment_of_its_own_is_an_error(tmp_path: Path) -> None:
+    """Triton unpacks it for a model; here the load would be refused."""
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    value = '{ string_value: "env.tar.gz" }'
+    text = f'max_batch_size: 1\nparameters {{ key: "EXECUTION_ENV_PATH" value {value} }}\n'
+    (tmp_path / "m" / "config.pbtxt").write_text(text)
+
+    _, (found,) = lint(tmp_path)
+
+    assert (found.line, found.severity) == (2, "error")
+    assert "EXECUTION_ENV_PATH" in found.text
+
+
 def test_a_version_that_is_still_empty_is_no_error(tmp_path: Path) -> None:
     """Configurations are kept where the weights are not; what is hidden does not count."""
     (tmp_path / "m" / "1").mkdir(parents=True)

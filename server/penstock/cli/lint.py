@@ -41,6 +41,8 @@ PARSERS: dict[str, Callable[[bytes], ModelConfig]] = {
     ".yaml": parse_yaml,
     ".yml": parse_yaml,
 }
+# Of Triton's Python backend, which refuses it when it has read the model's code.
+ENVIRONMENT = "EXECUTION_ENV_PATH"
 _LINE = re.compile(r"line (\d+)(?:, column \d+)?")
 
 
@@ -191,6 +193,10 @@ def lint_file(
         line = line_of(text, problem.field)
         message = f"{problem.field}: {problem.message}"
         yield Finding(place, line, problem.severity, message, problem.fix)
+    if config.parameter(ENVIRONMENT):
+        message = f"parameters[{ENVIRONMENT}]: models are not given environments of their own"
+        fix = "install what the model needs beside the server, and remove it"
+        yield Finding(place, line_of(text, "parameters"), "error", message, fix)
     if config.response_cache is not None and config.response_cache.enable and not cached:
         message = "response_cache: without a cache in the server every request is executed"
         fix = "serve with --cache-config=local,size=BYTES, and say so here"
