@@ -5,12 +5,13 @@ Ports and addresses of the text are exchanged for free ones, since several tests
 """
 
 import os
+import random
 import re
 import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,7 @@ class Session:
     def __init__(self, folder: Path, names: Mapping[str, str], **more: str) -> None:
         self.folder = folder
         self.printed = ""
-        with ExitStack() as stack:
-            sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in PORTS]
-            self._free = {p: str(s.getsockname()[1]) for p, s in zip(PORTS, sockets, strict=True)}
+        self._free = dict(zip(PORTS, free_ports(), strict=False))
         self._names = names
         self._environment = self._make_environment(more)
         self._server: subprocess.Popen[bytes] | None = None
@@ -114,16 +113,26 @@ class Session:
         command.write_text(_COMMAND.format(python=sys.executable, path=sys.path))
         command.chmod(0o755)
         free = self._free
+        outside = {k: v for k, v in os.environ.items() if not k.startswith("PENSTOCK_")}
         return {
-            **os.environ,
-            "PATH": f"{commands}:{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
+            **outside,
+            "PATH": f"{commands}:{Path(sys.executable).parent}:{outside.get('PATH', '')}",
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             "PENSTOCK_URL": f"localhost:{free['8001']}",
             "PENSTOCK_GRPC_PORT": free["8001"],
             "PENSTOCK_HTTP_PORT": free["8000"],
             "PENSTOCK_METRICS_PORT": free["8002"],
+            **{f"PENSTOCK_{kind}_ADDRESS": "127.0.0.1" for kind in ("GRPC", "HTTP", "METRICS")},
+            "PENSTOCK_DRAIN_DELAY": "0",
             **more,
         }
+
+
+def free_ports() -> Iterator[str]:
+    """Ports to listen on later: not among those that a system gives to whoever asks for any."""
+    for port in random.SystemRandom().sample(range(11_000, 32_000), 1000):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            yield str(port)
 
 
 def _commands(text: str) -> Iterator[str]:
