@@ -124,6 +124,7 @@ class Session:
             "PENSTOCK_METRICS_PORT": free["8002"],
             **{f"PENSTOCK_{kind}_ADDRESS": "127.0.0.1" for kind in ("GRPC", "HTTP", "METRICS")},
             "PENSTOCK_DRAIN_DELAY": "0",
+            "PENSTOCK_EXIT_TIMEOUT_SECS": "5",
             **more,
         }
 
