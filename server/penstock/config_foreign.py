@@ -9,14 +9,20 @@ from types import MappingProxyType
 
 @dataclass(frozen=True, slots=True)
 class ForeignFlag:
-    """A flag of Triton's; `refused` says why a value that switches it on ends the start."""
+    """A flag of Triton's; `refused` says why a value that switches it on (or, with `when_off`,
+    off) ends the start.
+    """
 
     name: str
     refused: str = ""
+    when_off: bool = False
+
+    def refuses(self, on: bool) -> bool:
+        """Whether a value that switches the flag on, or off, ends the start."""
+        return bool(self.refused) and on is not self.when_off
 
 
 _IGNORED = (
-    "allow-grpc",
     "http-thread-count",
     "grpc-infer-allocation-pool-size",
     "grpc-infer-thread-count",
@@ -37,11 +43,28 @@ _IGNORED = (
     "repoagent-directory",
     "strict-model-config",
     "allow-sagemaker",
+    "sagemaker-port",
+    "sagemaker-safe-port-range",
+    "sagemaker-thread-count",
     "allow-vertex-ai",
+    "vertex-ai-port",
+    "vertex-ai-thread-count",
+    "vertex-ai-default-model",
 )
-_REFUSED: Mapping[str, str] = MappingProxyType({})
+_REFUSED = {
+    "model-load-gpu-limit": "no limit is kept here: models load as far as there is memory",
+    "trace-file": "say --trace-config=triton,file=PATH",
+    "trace-level": "say --trace-config=level=TIMESTAMPS (or TENSORS)",
+    "trace-rate": "say --trace-config=rate=N",
+    "trace-count": "say --trace-config=count=N",
+    "trace-log-frequency": "say --trace-config=triton,log-frequency=N",
+}
+_ALWAYS_ON = {
+    "allow-grpc": "gRPC is always served; --grpc-address=127.0.0.1 keeps it to this machine",
+}
 
 FOREIGN: Mapping[str, ForeignFlag] = MappingProxyType(
     {name: ForeignFlag(name) for name in _IGNORED}
     | {name: ForeignFlag(name, why) for name, why in _REFUSED.items()}
+    | {name: ForeignFlag(name, why, when_off=True) for name, why in _ALWAYS_ON.items()}
 )

@@ -185,7 +185,7 @@ class _Foreign(argparse.Action):
     ) -> None:
         name = (option_string or "").lstrip("-")
         foreign: ForeignFlag = FOREIGN_FLAGS[name]
-        if foreign.refused and str(values).lower() not in _FALSE:
+        if foreign.refuses(str(values).lower() not in _FALSE):
             parser.error(f"--{name}: {foreign.refused}")
         given: dict[str, str] = getattr(namespace, _GIVEN_FOREIGN, {})
         setattr(namespace, _GIVEN_FOREIGN, {**given, name: str(values)})

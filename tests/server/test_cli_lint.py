@@ -168,6 +168,59 @@ def test_a_clean_repository_is_success(
     assert capsys.readouterr().out == "1 model, 0 errors, 0 warnings\n"
 
 
+@pytest.mark.parametrize(
+    ("text", "file", "line", "said"),
+    [
+        ('\nplatform: "tensorrt_plan"\n', "model.plan", 2, "platform is 'tensorrt_plan', expected"),
+        ('max_batch_size: 1\nbackend: "vllm"\n', "", 2, "backend is 'vllm', expected one of"),
+        ("max_batch_size: 1\n", "saved_model.pb", 0, "nothing that a backend recognises"),
+        (
+            'backend: "python"\nsequence_batching { }\n'
+            'input { name: "X" data_type: TYPE_FP32 dims: -1 allow_ragged_batch: true }\n',
+            "model.py",
+            0,
+            "asks for ragged batches of sequences, which is not available",
+        ),
+    ],
+)
+def test_a_model_that_no_backend_serves_is_an_error(
+    tmp_path: Path, text: str, file: str, line: int, said: str
+) -> None:
+    """What a server would refuse whatever is in the files is told before it is started."""
+    version = tmp_path / "m" / "1"
+    version.mkdir(parents=True)
+    (tmp_path / "m" / "config.pbtxt").write_text(text)
+    if file:
+        (version / file).write_text("")
+
+    _, findings = lint(tmp_path)
+
+    errors = [finding for finding in findings if finding.severity == "error"]
+    assert [(finding.place, finding.line) for finding in errors] == [("m/config.pbtxt", line)]
+    assert said in errors[0].text
+
+
+def test_an_environment_of_its_own_is_an_error(tmp_path: Path) -> None:
+    """Triton unpacks it for a model; here the load would be refused."""
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    value = '{ string_value: "env.tar.gz" }'
+    text = f'max_batch_size: 1\nparameters {{ key: "EXECUTION_ENV_PATH" value {value} }}\n'
+    (tmp_path / "m" / "config.pbtxt").write_text(text)
+
+    _, (found,) = lint(tmp_path)
+
+    assert (found.line, found.severity) == (2, "error")
+    assert "EXECUTION_ENV_PATH" in found.text
+
+
+def test_a_version_that_is_still_empty_is_no_error(tmp_path: Path) -> None:
+    """Configurations are kept where the weights are not; what is hidden does not count."""
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    (tmp_path / "m" / "1" / ".gitkeep").write_text("")
+
+    assert lint(tmp_path) == (1, [])
+
+
 def test_one_file_can_be_checked(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The path may be a configuration file."""
     code = main(["lint", str(repository / "text" / "config.pbtxt")])

@@ -183,6 +183,28 @@ def test_the_drain_delay_suits_the_place() -> None:
     assert read_options(("--drain-delay=1.5",), kubernetes).drain_delay == 1.5
 
 
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--allow-grpc=false", "gRPC is always served"),
+        ("--trace-level=TIMESTAMPS", "say --trace-config=level=TIMESTAMPS"),
+        ("--model-load-gpu-limit=0:0.5", "no limit is kept here"),
+    ],
+)
+def test_a_flag_of_triton_that_must_not_be_ignored_ends_the_start(
+    flag: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A port that was to stay shut does not stand open, and a limit is not thought to be kept."""
+    assert said in fails(capsys, flag)
+
+
+def test_a_flag_of_triton_that_is_as_it_is_here_is_accepted() -> None:
+    """Switched on what is always on, and off what is not there."""
+    flags = ["--allow-grpc=true", "--trace-level=OFF", "--sagemaker-port=8080"]
+
+    assert read_options(flags, {}).ignored == ("allow-grpc", "trace-level", "sagemaker-port")
+
+
 def test_the_hook_of_tritons_tests_is_read_once() -> None:
     """Black-box tests written for Triton can slow the answers of all RPCs but inference."""
     environ = {"TRITONSERVER_SERVER_DELAY_GRPC_RESPONSE_SEC": "2"}

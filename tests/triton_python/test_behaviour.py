@@ -323,32 +323,12 @@ def test_a_tensor_passes_through_two_models_without_a_copy(tmp_path: Path) -> No
         assert np.shares_memory(response.outputs[0].numpy(), array)
 
 
-def test_writing_into_an_input_is_refused_unless_the_configuration_allows_it(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The log says what to do about it."""
-    text = """
-    class TritonPythonModel:
-        def execute(self, requests):
-            arrays = [value(request) for request in requests]
-            for array in arrays:
-                array += 1
-            return [answer(array) for array in arrays]
-    """
-    writable = 'parameters { key: "WRITABLE_INPUTS" value { string_value: "yes" } }\n'
-    with house(tmp_path, strict=text, free=(text, PLAIN + writable)) as made:
-        error = failure(made, "strict", 1.0)
-
-        assert made.number("free", 1.0) == 2.0
-        assert "read-only" in error.message
-        assert "set the parameter WRITABLE_INPUTS" in caplog.text
-
-
 @pytest.mark.parametrize(
     ("parameter", "text", "words"),
     [
         ("EXECUTION_ENV_PATH", "env.tar.gz", "models run in the server's own process"),
         ("FORCE_CPU_ONLY_INPUT_TENSORS", "maybe", "expected yes or no"),
+        ("WRITABLE_INPUTS", "maybe", "expected yes or no"),
     ],
 )
 def test_parameters_that_cannot_be_honoured_are_refused(

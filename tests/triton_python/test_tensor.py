@@ -96,14 +96,39 @@ def test_the_inputs_of_a_request_are_read_only_unless_they_are_copied() -> None:
 
 
 def test_read_only_memory_goes_through_dlpack_too() -> None:
-    """As the message of a request is read-only."""
+    """As the message of a request is read-only, which nobody else has."""
     torch = pytest.importorskip("torch")
     array = np.frombuffer(b"\x01\x02\x03\x04", np.uint8)
 
-    found = torch.from_dlpack(foreign("x", DataType.UINT8, array))
+    found = torch.from_dlpack(foreign("x", DataType.UINT8, array, alone=True))
 
     assert found.tolist() == [1, 2, 3, 4]
     assert found.data_ptr() == array.__array_interface__["data"][0]
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_what_others_have_too_goes_through_dlpack_as_a_copy(alone: bool) -> None:
+    """Whoever reads a capsule may write; afterwards the tensor is what was written."""
+    torch = pytest.importorskip("torch")
+    array = np.zeros(2, np.float32)
+    tensor = foreign("x", DataType.FP32, array, alone=alone)
+    seen = tensor.as_numpy()
+
+    torch.from_dlpack(tensor).add_(1)
+
+    assert not array.any()
+    assert not seen.any()
+    assert tensor.as_numpy().tolist() == [1.0, 1.0]
+
+
+def test_a_tensor_of_a_tensor_is_as_read_only_as_that() -> None:
+    """It is another name for the same memory."""
+    array = np.zeros(2, np.float32)
+
+    other = pb_utils.Tensor.from_dlpack("y", foreign("x", DataType.FP32, array))
+
+    assert np.shares_memory(other.as_numpy(), array)
+    assert not other.as_numpy().flags.writeable
 
 
 class OnDevice:

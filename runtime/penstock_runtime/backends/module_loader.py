@@ -31,7 +31,8 @@ class ModelModules:
     """The modules of one load of one version directory.
 
     `provided` are modules by full name that only this code can import, packages above them
-    included: what stands in for a library that is not installed.
+    included: what stands in for a library that is not installed. `imported` are the top names of
+    what its code has imported from elsewhere.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class ModelModules:
         self.siblings = _siblings(directory)
         self.directory = directory
         self.builtins = {**vars(builtins), "__import__": self._import}
+        self.imported: set[str] = set()
         self._files: dict[str, Path] = {}
         _FINDER.add(self)
 
@@ -91,7 +93,10 @@ class ModelModules:
         if level or head not in self.siblings:
             if not level and head in self._provided:
                 return self._stand_in(name, head, fromlist)
-            return builtins.__import__(name, globals, locals, fromlist or (), level)
+            found = builtins.__import__(name, globals, locals, fromlist or (), level)
+            if not level:
+                self.imported.add(head)
+            return found
         module = importlib.import_module(f"{self.package}.{name}")
         if not fromlist:
             return sys.modules[f"{self.package}.{head}"]

@@ -17,12 +17,14 @@ from penstock.cli.lint_ensembles import ensemble_findings
 from penstock.cli.terminal import Paint, plain
 from penstock.config_text import parse_config_text
 from penstock_runtime.backends.base import ModelSource
+from penstock_runtime.backends.registry import default_registry
 from penstock_runtime.config import ModelConfig
 from penstock_runtime.config_check import problems
 from penstock_runtime.config_reader import parse_json, parse_yaml
-from penstock_runtime.errors import InvalidArgument
+from penstock_runtime.errors import InvalidArgument, PenstockError
 from penstock_runtime.labels import label_problems
 from penstock_runtime.repository.index import ModelFolder, is_bare, scan
+from penstock_runtime.unavailable import refuse_unavailable
 
 DESCRIPTION = """Read the configuration of every model of a repository and print everything that is
 wrong or doubtful in it, with the line and what to write instead; files of ONNX, MLServer and
@@ -39,6 +41,8 @@ PARSERS: dict[str, Callable[[bytes], ModelConfig]] = {
     ".yaml": parse_yaml,
     ".yml": parse_yaml,
 }
+# Of Triton's Python backend, which refuses it when it has read the model's code.
+ENVIRONMENT = "EXECUTION_ENV_PATH"
 _LINE = re.compile(r"line (\d+)(?:, column \d+)?")
 
 
@@ -115,13 +119,42 @@ def _lint_versions(folder: ModelFolder) -> Iterator[Finding]:
     config = _config_of(folder)
     if config is None:
         return
+    config = replace(config, name=folder.name)
     for version in folder.versions:
         directory = folder.directory(version)
-        source = ModelSource(replace(config, name=folder.name), version, directory, folder.root)
+        source = ModelSource(config, version, directory, folder.root)
+        refused = _refused(source)
+        if refused is not None:
+            yield Finding(*_place_of(folder, refused), "error", refused.message)
+            return
         for problem in file_problems(source):
             where = directory.relative_to(folder.root) / problem.file
             place = f"{folder.name}/{where}"
             yield Finding(place, 0, problem.severity, problem.text, problem.fix)
+
+
+def _refused(source: ModelSource) -> PenstockError | None:
+    """Why no server would load this version, whatever its files hold: there is no backend for it,
+    or it asks for what is not done here. A folder that is still empty may become anything.
+    """
+    config = source.config
+    named = config.backend or config.platform or config.runtime
+    try:
+        refuse_unavailable(config)
+        if named or any(not path.name.startswith(".") for path in source.directory.iterdir()):
+            default_registry().find(source)
+    except PenstockError as refused:
+        return refused
+    return None
+
+
+def _place_of(folder: ModelFolder, refused: PenstockError) -> tuple[str, int]:
+    """The file and the line that a refusal is about: that of the backend, if one is named."""
+    if folder.config_path is None:
+        return folder.name, 0
+    text = folder.config_path.read_text(errors="replace")
+    named = re.search(r": (backend|platform|runtime) is ", refused.message)
+    return f"{folder.name}/{folder.config_path.name}", line_of(text, named[1]) if named else 0
 
 
 def _config_of(folder: ModelFolder) -> ModelConfig | None:
@@ -160,6 +193,10 @@ def lint_file(
         line = line_of(text, problem.field)
         message = f"{problem.field}: {problem.message}"
         yield Finding(place, line, problem.severity, message, problem.fix)
+    if config.parameter(ENVIRONMENT):
+        message = f"parameters[{ENVIRONMENT}]: models are not given environments of their own"
+        fix = "install what the model needs beside the server, and remove it"
+        yield Finding(place, line_of(text, "parameters"), "error", message, fix)
     if config.response_cache is not None and config.response_cache.enable and not cached:
         message = "response_cache: without a cache in the server every request is executed"
         fix = "serve with --cache-config=local,size=BYTES, and say so here"

@@ -170,6 +170,18 @@ class Call:
             raise
         self.close()
 
+    def visible(self, response: InferResponse) -> InferenceResponse:
+        """A response as the calling model sees it: the arrays belong to the model that was called,
+        or to its cache.
+        """
+        host = self._scope.host
+        lending = host.lending if host is not None else None
+        outputs = []
+        for found in response.outputs:
+            copies = lending is not None and lending.copied(found.array, alone=False)
+            outputs.append(foreign(found.name, found.datatype, found.array, copies=copies))
+        return InferenceResponse(outputs, None, response.parameters)
+
     async def _next(self) -> InferResponse | None:
         try:
             async with asyncio.timeout(self._rest_s()):
@@ -213,7 +225,7 @@ def single(call: Call) -> InferenceResponse:
         found = list(call.responses())
     except PenstockError as error:
         return failed(error)
-    return _only(found)
+    return _only(call, found)
 
 
 async def single_async(call: Call) -> InferenceResponse:
@@ -224,19 +236,13 @@ async def single_async(call: Call) -> InferenceResponse:
         found = [response async for response in call.responses_async()]
     except PenstockError as error:
         return failed(error)
-    return _only(found)
+    return _only(call, found)
 
 
-def _only(found: Sequence[InferResponse]) -> InferenceResponse:
+def _only(call: Call, found: Sequence[InferResponse]) -> InferenceResponse:
     if len(found) != 1:
         return failed(Internal(f"expected a single response, got {len(found)}"))
-    return visible(found[0])
-
-
-def visible(response: InferResponse) -> InferenceResponse:
-    """A response as models see it."""
-    outputs = [foreign(t.name, t.datatype, t.array) for t in response.outputs]
-    return InferenceResponse(outputs, None, response.parameters)
+    return call.visible(found[0])
 
 
 def failed(error: PenstockError) -> InferenceResponse:

@@ -92,8 +92,8 @@ def read(capsule: object) -> Found:
 def export(array: AnyArray, datatype: DataType) -> object:
     """A capsule of an array, which stays where it is; bfloat16 comes as its uint16 halves.
 
-    DLPack cannot say that memory is read-only, which numpy refuses: the array of a request may be
-    looked at all the same, and whoever writes into it changes that request.
+    DLPack cannot say that memory is read-only, which numpy refuses: whoever reads the capsule may
+    write. So only what nobody else has is exported where it is; see `Tensor`.
     """
     if not array.flags.writeable:
         address, strides = array.__array_interface__["data"][0], array.strides

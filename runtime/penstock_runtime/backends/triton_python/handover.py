@@ -1,11 +1,12 @@
 """How requests become what models see, and what models answer becomes outputs; one per load."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 from penstock_runtime.backends.base import Arrays, RequestTask
 from penstock_runtime.backends.triton_python.failures import to_penstock
+from penstock_runtime.backends.triton_python.lending import Lending, says_refused, switch
 from penstock_runtime.backends.triton_python.request import InferenceRequest, handed_over
 from penstock_runtime.backends.triton_python.response import InferenceResponse, parameters_of
 from penstock_runtime.backends.triton_python.sender import InferenceResponseSender
@@ -15,7 +16,6 @@ from penstock_runtime.datatype import DataType, from_numpy
 from penstock_runtime.errors import (
     FailureReason,
     Internal,
-    InvalidArgument,
     PenstockError,
     Unsupported,
 )
@@ -25,18 +25,18 @@ _log = logging.getLogger("penstock.model")
 
 _ENVIRONMENT = "EXECUTION_ENV_PATH"
 _CPU_ONLY = "FORCE_CPU_ONLY_INPUT_TENSORS"
-_WRITABLE = "WRITABLE_INPUTS"
 
 
 class Handover:
     """What passes between the server and one model.
 
     Parameters of the configuration: FORCE_CPU_ONLY_INPUT_TENSORS (yes) brings inputs that lie on a
-    device to the host, WRITABLE_INPUTS (no) has models write into copies of their inputs.
-    Unsupported for EXECUTION_ENV_PATH: the code runs in this process.
+    device to the host, WRITABLE_INPUTS has models write into copies of their inputs: from the start
+    (yes), never (no), or once it shows that they do. Unsupported for EXECUTION_ENV_PATH: the code
+    runs in this process. `imported` are the libraries that the model's code imports.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, imported: Container[str] = ()) -> None:
         if config.parameter(_ENVIRONMENT):
             raise Unsupported(
                 f"model '{config.name}': parameter {_ENVIRONMENT} names another environment, and"
@@ -57,25 +57,28 @@ class Handover:
         self._datatypes = _input_datatypes(config)
         self._declared = {output.name: output.data_type for output in config.output}
         self._names = list(self._declared)
-        self._on_host = _switch(config, _CPU_ONLY, default=True)
-        self._copies = _switch(config, _WRITABLE, default=False)
+        self._on_host = switch(config, _CPU_ONLY, default=True)
+        self.lending = Lending(config, imported)
         self._told: set[str] = set()
 
     # -- in ----------------------------------------------------------------------------------------
 
-    def request(self, task: RequestTask) -> InferenceRequest:
-        """The request of a task, with its own inputs and its sender."""
-        inputs = [self._input(name, array) for name, array in task.arrays.items()]
+    def request(self, task: RequestTask, arrays: Arrays) -> InferenceRequest:
+        """The request of a task, with its inputs and its sender."""
+        # A step of an ensemble, or a call of another model, has its inputs from others.
+        alone = not task.request.depth
+        inputs = [self._input(name, array, alone) for name, array in arrays.items()]
         sender = InferenceResponseSender(task, self.deliver, decoupled=self.decoupled)
         return handed_over(task, sender, inputs, list(self._names))
 
-    def _input(self, name: str, array: Any) -> Tensor:
+    def _input(self, name: str, array: Any, alone: bool) -> Tensor:
         datatype = self._datatypes.get(name)
         if datatype is None:
             datatype = from_numpy(array.dtype)
         if self._on_host:
             array = to_host(array)
-        return foreign(name, datatype, array, copies=self._copies)
+        copies = self.lending.copied(array, alone=alone)
+        return foreign(name, datatype, array, copies=copies, alone=alone)
 
     # -- out ---------------------------------------------------------------------------------------
 
@@ -85,6 +88,8 @@ class Handover:
         """Answer a task with what its model says."""
         error = response.error()
         if error is not None:
+            # What is answered is not executed again, but the next request need not fail.
+            self.lending.learn(says_refused(error.message()))
             task.fail(to_penstock(error))
             return
         try:
@@ -132,12 +137,3 @@ def _input_datatypes(config: ModelConfig) -> Mapping[str, DataType]:
         for state in config.sequence_batching.state:
             known[state.input_name] = state.data_type
     return known
-
-
-def _switch(config: ModelConfig, key: str, *, default: bool) -> bool:
-    text = config.parameter(key, "yes" if default else "no").lower()
-    if text not in ("yes", "no", "true", "false"):
-        raise InvalidArgument(
-            f"model '{config.name}': parameter {key} is {text[:64]!r}, expected yes or no"
-        )
-    return text in ("yes", "true")

@@ -6,14 +6,17 @@ from functools import partial
 from typing import Any
 
 from penstock_runtime.backends.async_runner import AsyncRunner
-from penstock_runtime.backends.base import RequestExecutable, RequestTask
+from penstock_runtime.backends.base import Arrays, RequestExecutable, RequestTask
 from penstock_runtime.backends.failure import execution_failure, log_close_failure
+from penstock_runtime.backends.triton_python.failures import TritonError
 from penstock_runtime.backends.triton_python.handover import Handover
+from penstock_runtime.backends.triton_python.lending import refused_write, says_refused
 from penstock_runtime.backends.triton_python.readiness import Readiness
 from penstock_runtime.backends.triton_python.request import InferenceRequest
 from penstock_runtime.backends.triton_python.response import InferenceResponse
 from penstock_runtime.backends.triton_python.scope import Host, Scope, entered
 from penstock_runtime.backends.triton_python.sender import close_sender
+from penstock_runtime.backends.triton_python.tensor import exported
 from penstock_runtime.errors import FailureReason, Internal, PenstockError
 from penstock_runtime.stream import hold_news, release_news
 
@@ -22,7 +25,12 @@ _log = logging.getLogger("penstock.model")
 
 class TritonExecutable(RequestExecutable):
     """Calls one object of the model's class; `runner` is there if its `execute` is a coroutine;
-    `left` is told that the instance is gone."""
+    `left` is told that the instance is gone.
+
+    A model that fails because it writes into its inputs, which are read-only, is called once more
+    with copies before anything of it is answered: what failed, as one and the same execution. From
+    then on all instances of its load get copies; see `lending`.
+    """
 
     def __init__(
         self,
@@ -35,6 +43,7 @@ class TritonExecutable(RequestExecutable):
         self._made = made
         self._host = host
         self._handover = handover
+        self._lending = handover.lending
         self._runner = runner
         self._left = left
         self._detached = runner is not None and handover.decoupled
@@ -48,23 +57,10 @@ class TritonExecutable(RequestExecutable):
 
     def execute_requests(self, tasks: Sequence[RequestTask]) -> None:
         """Call the model. Raises its failure as a PenstockError."""
-        requests = [self._handover.request(task) for task in tasks]
-        scope = Scope(self._host, tasks, blocks=not self._detached)
-        try:
-            with entered(scope):
-                returned = self._call(tasks, requests)
-        except PenstockError:
-            _close_all(requests)
-            raise
-        except (Exception, SystemExit) as error:
-            _close_all(requests)
-            raise self._failure(error) from error
-        if self._detached:
-            return
-        if self._handover.decoupled:
-            self._check_nothing(returned, requests)
-        else:
-            self._answer(tasks, requests, returned)
+        arrays = [task.arrays for task in tasks]
+        failed = self._attempt(tasks, arrays, self._lending.learning)
+        if failed:
+            self._repeat(tasks, arrays, failed)
 
     def close(self) -> None:
         """Let go of the model."""
@@ -84,30 +80,91 @@ class TritonExecutable(RequestExecutable):
         except (Exception, SystemExit) as error:
             log_close_failure(error, self._host.model, "finalize")
 
+    # -- once, and maybe once more -----------------------------------------------------------------
+
+    def _attempt(
+        self, tasks: Sequence[RequestTask], arrays: Sequence[Arrays], learning: bool
+    ) -> Sequence[int]:
+        """Call the model with these inputs; which of the requests are to be executed once more,
+        with copies that it may write to. There are none unless the model is `learning`.
+        """
+        request = self._handover.request
+        requests = [request(task, given) for task, given in zip(tasks, arrays, strict=True)]
+        try:
+            with entered(Scope(self._host, tasks, blocks=not self._detached)):
+                returned = self._call(tasks, requests, arrays, learning)
+        except PenstockError:
+            _close_all(requests)
+            raise
+        except (Exception, SystemExit) as error:
+            if self._begins_anew(requests, error, learning):
+                return range(len(tasks))
+            raise self._failure(error) from error
+        if self._detached:
+            return ()
+        if self._handover.decoupled:
+            self._check_nothing(returned, requests)
+            return ()
+        return self._answer(tasks, requests, returned, learning)
+
+    def _begins_anew(
+        self, requests: Sequence[InferenceRequest], error: BaseException, learning: bool
+    ) -> bool:
+        """End a call that raised; whether it did for what copies are there for, and can be made
+        again: nothing was answered, and the inputs are still what came.
+        """
+        pristine = not _exported(requests)
+        answered = _close_all(requests)
+        refused = learning and self._lending.learn(refused_write(error))
+        return refused and pristine and not answered
+
+    def _repeat(
+        self, tasks: Sequence[RequestTask], arrays: Sequence[Arrays], failed: Sequence[int]
+    ) -> None:
+        """Execute these once more, with copies; but not for callers that have given up."""
+        again = [index for index in failed if not tasks[index].abandoned]
+        for index in again:
+            tasks[index].reschedule(False)
+        if again:
+            self._attempt([tasks[i] for i in again], [arrays[i] for i in again], False)
+
     # -- the call ----------------------------------------------------------------------------------
 
-    def _call(self, tasks: Sequence[RequestTask], requests: list[InferenceRequest]) -> Any:
+    def _call(
+        self,
+        tasks: Sequence[RequestTask],
+        requests: list[InferenceRequest],
+        arrays: Sequence[Arrays],
+        learning: bool,
+    ) -> Any:
         returned = self._made.execute(requests)
         if self._runner is None:
             return returned
         if not self._detached:
             return self._runner.run(returned, lambda: all(task.abandoned for task in tasks))
-        self._runner.spawn(returned, partial(self._ended, tuple(tasks), requests))
+        kept = arrays if learning else ()
+        self._runner.spawn(returned, partial(self._ended, tuple(tasks), requests, kept))
         return None
 
     def _ended(
         self,
         tasks: Sequence[RequestTask],
         requests: Sequence[InferenceRequest],
+        arrays: Sequence[Arrays],
         returned: Any,
         error: BaseException | None,
     ) -> None:
-        """A coroutine has ended that nobody waited for."""
+        """A coroutine has ended that nobody waited for; with `arrays` it may be repeated."""
         if error is None and returned is not None:
             error = self._not_nothing()
         if error is None:
             return
-        _close_all(requests)
+        if self._begins_anew(requests, error, bool(arrays)):
+            try:
+                self._repeat(tasks, arrays, range(len(tasks)))
+                return
+            except PenstockError as failure:
+                error = failure
         known = error
         if not isinstance(known, PenstockError):
             known = self._failure(error)
@@ -115,7 +172,7 @@ class TritonExecutable(RequestExecutable):
             task.fail(known)
 
     def _failure(self, error: BaseException) -> Internal:
-        if isinstance(error, ValueError) and "read-only" in str(error):
+        if not self._lending.copies and refused_write(error):
             _log.error(
                 "model '%s' writes into its inputs, which are the message that came: copy what is"
                 " written to, or set the parameter WRITABLE_INPUTS of the configuration to yes",
@@ -126,18 +183,25 @@ class TritonExecutable(RequestExecutable):
     # -- its answers -------------------------------------------------------------------------------
 
     def _answer(
-        self, tasks: Sequence[RequestTask], requests: Sequence[InferenceRequest], returned: Any
-    ) -> None:
+        self,
+        tasks: Sequence[RequestTask],
+        requests: Sequence[InferenceRequest],
+        returned: Any,
+        learning: bool,
+    ) -> Sequence[int]:
+        """Answer the requests; which of them are to be executed once more instead."""
         try:
             self._check(requests, returned)
         except PenstockError:
             _close_all(requests)
             raise
+        failed: list[int] = []
         hold_news()
         try:
-            for task, request, response in zip(tasks, requests, returned, strict=True):
+            for index, (task, response) in enumerate(zip(tasks, returned, strict=True)):
                 if response is None:
                     continue
+                request = requests[index]
                 if close_sender(request.get_response_sender()):
                     _log.warning(
                         "model '%s' returned a response to a request that its sender had answered:"
@@ -145,9 +209,18 @@ class TritonExecutable(RequestExecutable):
                         self._host.model,
                     )
                     continue
+                error = response.error()
+                if error is not None and learning and self._may_learn(request, error):
+                    failed.append(index)
+                    continue
                 self._handover.deliver(task, response, True, 0.0)
         finally:
             release_news()
+        return failed
+
+    def _may_learn(self, request: InferenceRequest, error: TritonError) -> bool:
+        """Whether a request failed for a write that copies allow; as when `execute` raises it."""
+        return self._lending.learn(says_refused(error.message())) and not _exported((request,))
 
     def _check(self, requests: Sequence[InferenceRequest], returned: Any) -> None:
         if not isinstance(returned, list | tuple):
@@ -182,7 +255,14 @@ class TritonExecutable(RequestExecutable):
         return Internal(text, reason="MODEL_FAILED", failure=FailureReason.BACKEND, scheduled=True)
 
 
-def _close_all(requests: Sequence[InferenceRequest]) -> None:
-    """The requests fail together: nothing that comes for one of them later is told."""
-    for request in requests:
-        close_sender(request.get_response_sender())
+def _close_all(requests: Sequence[InferenceRequest]) -> bool:
+    """The requests fail together: nothing that comes for one of them later is told. Whether
+    something had been.
+    """
+    used = [close_sender(request.get_response_sender()) for request in requests]
+    return any(used)
+
+
+def _exported(requests: Sequence[InferenceRequest]) -> bool:
+    """Whether the model may have changed what came, by way of DLPack."""
+    return any(exported(tensor) for request in requests for tensor in request.inputs())

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterator
 
-from penstock_runtime.backends.triton_python.calls import Call, failed, visible
+from penstock_runtime.backends.triton_python.calls import Call, failed
 from penstock_runtime.backends.triton_python.orphans import ORPHANS
 from penstock_runtime.backends.triton_python.response import InferenceResponse
 from penstock_runtime.errors import PenstockError
@@ -31,7 +31,7 @@ class ResponseIterator:
                 raise self._call.error
             async for response in self._call.responses_async():
                 if not response.empty:
-                    yield visible(response)
+                    yield self._call.visible(response)
         except PenstockError as error:
             yield failed(error)
 
@@ -56,6 +56,6 @@ def _plain(call: Call) -> Iterator[InferenceResponse]:
             raise call.error
         for response in call.responses():
             if not response.empty:
-                yield visible(response)
+                yield call.visible(response)
     except PenstockError as error:
         yield failed(error)

@@ -29,7 +29,7 @@ class LoadedTriton:
         self._source = source
         self._modules = modules
         self._target: Any = target
-        self._handover = Handover(source.config)
+        self._handover = Handover(source.config, modules.imported)
         self._runner = AsyncRunner(name) if inspect.iscoroutinefunction(execute) else None
         self._hosts: set[Host] = set()
         ORPHANS.watch()
@@ -57,7 +57,8 @@ class LoadedTriton:
     def _enter(self) -> Host:
         source = self._source
         services = source.services
-        host = Host(source.config.name, source.version, services, str(source.directory))
+        lending, folder = self._handover.lending, str(source.directory)
+        host = Host(source.config.name, source.version, services, folder, lending)
         self._hosts.add(host)
         HOSTS.add(host)
         if services is not None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from penstock_runtime.backends.base import RequestTask
 from penstock_runtime.backends.triton_python.failures import TritonModelException
+from penstock_runtime.backends.triton_python.lending import Lending
 from penstock_runtime.model_services import ModelServices
 
 
@@ -20,6 +21,7 @@ class Host:
     version: int
     services: ModelServices | None
     directory: str = ""
+    lending: Lending | None = None
 
     @property
     def key(self) -> str:

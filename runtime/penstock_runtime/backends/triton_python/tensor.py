@@ -1,4 +1,6 @@
-"""A tensor as models see and make them: a name and an array, wherever it lives; never a copy."""
+"""A tensor as models see and make them: a name and an array, wherever it lives. It is copied only
+where a model could else write into what others have too.
+"""
 
 from importlib import import_module
 from typing import Any
@@ -8,6 +10,7 @@ import numpy as np
 from penstock_runtime.backends.triton_python import dlpack
 from penstock_runtime.backends.triton_python.datatypes import NUMBERS
 from penstock_runtime.backends.triton_python.failures import TritonModelException
+from penstock_runtime.backends.triton_python.lending import of_message
 from penstock_runtime.backends.triton_python.strings import as_bytes
 from penstock_runtime.datatype import BY_TORCH_NAME, DataType, from_numpy
 from penstock_runtime.errors import InvalidArgument
@@ -17,10 +20,10 @@ class Tensor:
     """Made of a numpy array, or with `from_dlpack` of anything that speaks DLPack.
 
     The array of a request is read-only: it lies in the message that came, or belongs to the model
-    that made it.
+    that made it. A model that writes into it gets copies, see `lending`.
     """
 
-    __slots__ = ("_array", "_copies", "_datatype", "_name", "_shared")
+    __slots__ = ("_alone", "_array", "_copies", "_datatype", "_exported", "_name", "_shared")
 
     def __init__(self, name: str, numpy_array: Any) -> None:
         array = np.asarray(numpy_array)
@@ -33,13 +36,21 @@ class Tensor:
         self._set(name, datatype, array)
 
     def _set(
-        self, name: str, datatype: DataType, array: Any, shared: bool = False, copies: bool = False
+        self,
+        name: str,
+        datatype: DataType,
+        array: Any,
+        shared: bool = False,
+        copies: bool = False,
+        alone: bool = False,
     ) -> None:
         self._name = name
         self._datatype = datatype
         self._array = array
         self._shared = shared
         self._copies = copies
+        self._alone = alone
+        self._exported = False
 
     @staticmethod
     def from_dlpack(name: str, tensor: Any) -> "Tensor":
@@ -47,6 +58,10 @@ class Tensor:
         numpy, another Tensor).
         """
         made = Tensor.__new__(Tensor)
+        if isinstance(tensor, Tensor):
+            # Not alone: what is exported of this would not be known of the other.
+            made._set(name, tensor._datatype, tensor._array, tensor._shared, tensor._copies)
+            return made
         device, datatype, array = _imported(tensor)
         if array is None:
             array = tensor if hasattr(tensor, "__dlpack__") else _device_array(tensor, device)
@@ -83,14 +98,16 @@ class Tensor:
         return self._visible()
 
     def to_dlpack(self) -> Any:
-        """A DLPack capsule on the tensor's memory."""
+        """A DLPack capsule on the tensor's memory; on a copy of it if others have that too, since
+        whoever reads a capsule may write.
+        """
         return self.__dlpack__()
 
     def __dlpack__(self, *, stream: Any = None, **_wishes: Any) -> Any:
         if self._datatype is DataType.BYTES:
             raise TritonModelException(f"tensor '{self._name}' holds strings, DLPack only numbers")
         if self.is_cpu():
-            return dlpack.export(self._visible(), self._datatype)
+            return dlpack.export(self._writable(), self._datatype)
         return self._array.__dlpack__(stream=stream)
 
     def __dlpack_device__(self) -> tuple[int, int]:
@@ -108,18 +125,33 @@ class Tensor:
             array.flags.writeable = False
         return self._array
 
+    def _writable(self) -> Any:
+        """The array to be given to what does not ask whether it may write."""
+        array = self._visible()
+        if self._shared and not (self._alone and of_message(array)):
+            self._array, self._shared = array.copy(), False
+        self._exported = self._shared
+        return self._array
+
     def __repr__(self) -> str:
         shape = ",".join(map(str, self._array.shape))
         return f"Tensor({self._name!r}, {self._datatype.value}[{shape}])"
 
 
-def foreign(name: str, datatype: DataType, array: Any, *, copies: bool = False) -> Tensor:
+def foreign(
+    name: str, datatype: DataType, array: Any, *, copies: bool = False, alone: bool = False
+) -> Tensor:
     """A tensor on an array that belongs to somebody else; with `copies` it is copied when it is
-    looked at.
+    looked at. `alone`: nobody else has the message that it may lie in.
     """
     made = Tensor.__new__(Tensor)
-    made._set(name, datatype, array, shared=True, copies=copies and isinstance(array, np.ndarray))
+    made._set(name, datatype, array, True, copies and isinstance(array, np.ndarray), alone)
     return made
+
+
+def exported(tensor: Tensor) -> bool:
+    """Whether the memory of somebody else was given away, and may have changed."""
+    return tensor._exported
 
 
 def array_of(tensor: Tensor) -> Any:
@@ -141,8 +173,6 @@ def on_device(array: Any) -> tuple[DataType, Any]:
 
 
 def _imported(tensor: Any) -> dlpack.Found:
-    if isinstance(tensor, Tensor):
-        return dlpack.Found(tensor.__dlpack_device__(), tensor._datatype, tensor._array)
     if dlpack.is_capsule(tensor):
         return dlpack.read(tensor)
     if not (hasattr(tensor, "__dlpack__") and hasattr(tensor, "__dlpack_device__")):
