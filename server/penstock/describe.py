@@ -56,6 +56,10 @@ def server_metadata(name: str, version: str, extensions: Iterable[str]) -> Serve
     return ServerMetadataResponse(name=name, version=version, extensions=extensions)
 
 
+PROPERTY = "property."
+"""What the keys of parameters begin with that are told to callers, in ModelMetadata."""
+
+
 def metadata_response(
     model_name: str, config: ModelConfig, versions: Iterable[int | str], platform: str = ""
 ) -> ModelMetadataResponse:
@@ -71,6 +75,13 @@ def metadata_response(
         platform=platform or config.platform or config.backend,
         inputs=[_tensor(tensor, batched) for tensor in config.input],
         outputs=[_tensor(tensor, batched) for tensor in config.output],
+        # Only what the model's owner says in so many words: MLServer's clients read this field as
+        # another type.
+        properties={
+            key.removeprefix(PROPERTY): value.string_value
+            for key, value in config.parameters.items()
+            if key.startswith(PROPERTY)
+        },
     )
 
 

@@ -48,6 +48,22 @@ class Entry(NamedTuple):
     reason: str = ""
 
 
+def test_properties_of_a_model_are_what_its_owner_says_in_so_many_words() -> None:
+    """Parameters that begin with `property.`, as KServe's metadata has them; no others are told."""
+    parameters = {
+        "property.team": {"string_value": "vision"},
+        "weights": {"string_value": "/somewhere/inside"},
+    }
+    config = read_config({**CONFIG, "parameters": parameters})
+
+    told = metadata_response("m", config, [1])
+    plain = metadata_response("m", read_config(CONFIG), [1])
+
+    assert dict(told.properties) == {"team": "vision"}
+    assert not plain.properties
+    assert service_pb2.ModelMetadataResponse.FromString(told.SerializeToString()).name == "m"
+
+
 def test_server_metadata_says_what_it_is_told() -> None:
     """Name, version and the enabled extensions in order."""
     data = server_metadata("triton", "2.0", ["statistics", "trace"]).SerializeToString()
