@@ -203,7 +203,9 @@ def _stream_turn(
     left: dict[str, Any] = {}
     responses = _without_states(executable.stream(inputs, context), plan, left)
     with closing(responses):
-        output_ns = forward_responses(desk, pending, context, responses, merged)
+        output_ns = forward_responses(
+            desk, pending, context, responses, merged, lambda: context.rescheduled
+        )
     if plan.states:
         plan.states.keep(step, inputs, left)
     if not context.rescheduled:

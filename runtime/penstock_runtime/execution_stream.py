@@ -4,7 +4,7 @@ Whatever the model does, each request gets exactly one last answer and moves exa
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -71,9 +71,17 @@ def _stream_one(desk: Desk, executable: StreamingExecutable, pending: Pending, s
 
 
 def forward_responses(
-    desk: Desk, pending: Pending, context: RequestContext, responses: Any, merged: int
+    desk: Desk,
+    pending: Pending,
+    context: RequestContext,
+    responses: Any,
+    merged: int,
+    goes_on: Callable[[], bool] = bool,
 ) -> int:
-    """Pass every response on; gives the nanoseconds spent on that rather than in the model."""
+    """Pass every response on; gives the nanoseconds spent on that rather than in the model.
+
+    `goes_on` says afterwards whether the request is executed again rather than over.
+    """
     # One loop for all of it: what is done here for each response is most of what it costs.
     stream, clock = pending.stream, time.monotonic_ns
     deadline = _NEVER if pending.deadline_ns is None else pending.deadline_ns
@@ -101,7 +109,7 @@ def forward_responses(
     except BaseException as error:
         tally.end(clock(), outcome_of(error))
         raise
-    tally.end(clock(), "empty")
+    tally.end(clock(), None if goes_on() else "empty")
     return tally.output_ns
 
 

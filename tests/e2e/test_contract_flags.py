@@ -226,12 +226,27 @@ def test_a_loop_that_stands_still_is_dumped(
 
 def test_flags_of_triton_without_effect_start_a_server(tmp_path: Path) -> None:
     """Each of them, all at once; the log can tell which they were."""
-    flags = [f"--{name}=1" for name in FOREIGN_FLAGS]
+    names = {name for name, flag in FOREIGN_FLAGS.items() if not flag.refused}
+    flags = [f"--{name}=1" for name in names] + ["--allow-grpc=true"]
     settings = flagged(tmp_path, *flags)
     with ServerThread(settings) as running, triton.InferenceServerClient(running.target) as client:
         assert client.is_server_live()
 
-    assert set(settings.ignored) == set(FOREIGN_FLAGS)
+    assert set(settings.ignored) == names | {"allow-grpc"}
+
+
+@pytest.mark.parametrize("name", [name for name, flag in FOREIGN_FLAGS.items() if flag.refused])
+def test_a_flag_of_triton_that_would_not_hold_ends_the_start(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What would mean something else here is not taken for nothing; the text says what to say."""
+    value = "false" if FOREIGN_FLAGS[name].when_off else "1"
+
+    with pytest.raises(SystemExit) as end:
+        flagged(tmp_path, f"--{name}={value}")
+
+    assert end.value.code == 2
+    assert FOREIGN_FLAGS[name].refused in capsys.readouterr().err
 
 
 SLOW = """

@@ -43,9 +43,9 @@ class ResponseTally:
         self._tell(now_ns - last)
         self._since_ns = now_ns
 
-    def end(self, now_ns: int, outcome: Outcome) -> None:
+    def end(self, now_ns: int, outcome: Outcome | None) -> None:
         """Tell what is left once the model has ended, which nothing was measured for, and how it
-        ended: what came in place of one more response had no outputs.
+        ended: what came in place of one more response had no outputs. None if the request goes on.
         """
         since_ns = self._since_ns
         if self.ready_ns:
@@ -54,7 +54,8 @@ class ResponseTally:
             output_ns = min(self._each_ns, now_ns - last_ns)
             self._tell(output_ns)
             since_ns = last_ns + output_ns
-        self._statistics.record_response(self.told, max(now_ns - since_ns, 0), 0, outcome)
+        if outcome is not None:
+            self._statistics.record_response(self.told, max(now_ns - since_ns, 0), 0, outcome)
 
     def _tell(self, last_output_ns: int) -> None:
         ready = self.ready_ns
