@@ -34,7 +34,8 @@ class TritonPythonModel:
             "flags": request.flags(),
             "timeout": request.timeout(),
             "parameters": json.loads(request.parameters()),
-            "outputs": list(request.requested_output_names()),
+            # A set in Triton, in any order.
+            "outputs": sorted(request.requested_output_names()),
             "cancelled": request.is_cancelled(),
             "trace": request.trace().get_context(),
         }
