@@ -225,7 +225,7 @@ def test_a_loop_that_stands_still_is_dumped(
 
 
 def test_flags_of_triton_without_effect_start_a_server(tmp_path: Path) -> None:
-    """Each of them, all at once; the log can tell which they were."""
+    """All of them at once; the log can tell which they were."""
     names = {name for name, flag in FOREIGN_FLAGS.items() if not flag.refused}
     flags = [f"--{name}=1" for name in names] + ["--allow-grpc=true"]
     settings = flagged(tmp_path, *flags)
@@ -257,7 +257,6 @@ def predict(IN):
     pathlib.Path(__file__).with_name("entered").touch()
     time.sleep(600)
 """
-LOUD = "def predict(IN):\n    return {'OUT': IN}\n"
 
 
 def test_a_stop_waits_no_longer_than_it_may(tmp_path: Path) -> None:
@@ -280,7 +279,7 @@ def test_a_stop_waits_no_longer_than_it_may(tmp_path: Path) -> None:
 
 def test_a_log_has_a_file_a_form_and_levels(tmp_path: Path) -> None:
     """--log-file, --log-format, --log-verbose, --access-log: one object a line, a call too."""
-    write_model(tmp_path / "models", "echo", LOUD)
+    write_model(tmp_path / "models", "echo", "def predict(IN):\n    return {'OUT': IN}\n")
     file = tmp_path / "log"
     flags = (f"--log-file={file}", "--log-format=json", "--log-verbose=1", "--access-log=true")
     with server_process(tmp_path / "models", *flags) as server:

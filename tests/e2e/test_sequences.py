@@ -308,6 +308,9 @@ def test_a_decoupled_iterative_request_streams_its_steps(client: Any) -> None:
     finals = [r.get_response().parameters["triton_final_response"].bool_param for r in got]
     assert [number(result) for result in got[:4]] == [1, 2, 3, 4]
     assert finals == [False, False, False, False, True]
+    (counted,) = client.get_inference_statistics("tokens").model_stats
+    ends = sum(found.empty_response.count for found in counted.response_stats.values())
+    assert ends == counted.inference_stats.success.count == 1
 
 
 def waiting(running: Running, model: str) -> QueueStats:
