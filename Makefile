@@ -56,6 +56,10 @@ check: setup ## Format, lint, types, layers, protos up to date
 protos: setup ## Rebuild the committed descriptors and their types from protos/*.proto
 	$(BIN)/python protos/build_protos.py
 
+.PHONY: kernels
+kernels: setup ## Compile every CUDA kernel for three architectures (no GPU needed), and renew the committed table
+	$(BIN)/python -m penstock_kernels.build --arch 80 90 100
+
 .PHONY: format
 format: setup ## Format the code, and mend what the linter can mend
 	$(BIN)/ruff format $(CODE)

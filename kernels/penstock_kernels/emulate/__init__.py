@@ -1,0 +1,1 @@
+"""A CPU that executes CUDA source: for tests only, and left out of what is installed."""

@@ -1,0 +1,41 @@
+"""All kernels, by name."""
+
+from penstock_kernels.activation import SILU_MUL
+from penstock_kernels.classify import TOP_K
+from penstock_kernels.declare import Kernel, by_name
+from penstock_kernels.gather import GATHER_PAD, SCATTER_ROWS
+from penstock_kernels.image import IMAGE_NORMALISE
+from penstock_kernels.norm import RMSNORM_RESIDUAL
+from penstock_kernels.pool import MEAN_POOL
+from penstock_kernels.quantise import DEQUANTISE, QUANTISE
+from penstock_kernels.rotary_cache import ROTARY_CACHE
+
+KERNELS: dict[str, Kernel] = by_name(
+    [
+        GATHER_PAD,
+        SCATTER_ROWS,
+        TOP_K,
+        MEAN_POOL,
+        IMAGE_NORMALISE,
+        QUANTISE,
+        DEQUANTISE,
+        RMSNORM_RESIDUAL,
+        SILU_MUL,
+        ROTARY_CACHE,
+    ]
+)
+
+
+def sources() -> dict[str, tuple[str, ...]]:
+    """Each CUDA source with the instances wanted of it: what a compiler is given."""
+    wanted: dict[str, tuple[str, ...]] = {}
+    for kernel in KERNELS.values():
+        wanted[kernel.source] = wanted.get(kernel.source, ()) + kernel.instances
+    return wanted
+
+
+def kernel(name: str) -> Kernel:
+    """The kernel of that name; ValueError that lists what there is."""
+    if name not in KERNELS:
+        raise ValueError(f"no kernel {name!r}, expected one of {', '.join(sorted(KERNELS))}")
+    return KERNELS[name]

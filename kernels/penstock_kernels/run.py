@@ -1,0 +1,61 @@
+"""Kernels by name. Who executes them is chosen once, when the process first runs or loads one."""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, Protocol
+
+from penstock_kernels import registry, table
+from penstock_kernels.cubins import Cubins, cache_folder
+from penstock_kernels.cuda_runner import Cuda
+from penstock_kernels.declare import Kernel
+from penstock_kernels.device import NoDeviceError, find_cupy
+
+
+class Runner(Protocol):
+    """Executes a kernel on arguments that live where the runner expects them."""
+
+    @property
+    def name(self) -> str:
+        """For logs and errors."""
+
+    def run(self, kernel: Kernel, arguments: Mapping[str, Any], stream: int = 0) -> None:
+        """Execute, or enqueue on a stream; the kernel's outputs are written in place."""
+
+
+class Reference:
+    """NumPy, on host arrays, at once."""
+
+    name = "reference"
+
+    def run(self, kernel: Kernel, arguments: Mapping[str, Any], stream: int = 0) -> None:
+        """Execute; there are no streams here. What the plan refuses is refused here too."""
+        if kernel.plan(**arguments):
+            kernel.reference(**arguments)
+
+
+def load(kind: str = "auto") -> Runner:
+    """The runner of that kind: `cuda`, `reference`, or `auto`, which takes CUDA where it works.
+
+    Raises NoDeviceError for `cuda` without a usable device, and ValueError for another kind.
+    """
+    if kind not in ("auto", "cuda", "reference"):
+        raise ValueError(f"kernels by {kind!r}, expected auto, cuda or reference")
+    if kind == "reference":
+        return Reference()
+    try:
+        return Cuda(find_cupy(), Cubins(table.FOLDER, cache_folder()))
+    except NoDeviceError:
+        if kind == "cuda":
+            raise
+        return Reference()
+
+
+@cache
+def runner() -> Runner:
+    """This process's."""
+    return load()
+
+
+def run(name: str, *, stream: int = 0, **arguments: Any) -> None:
+    """Run the kernel of that name by this process's runner; ValueError for a name there is not."""
+    runner().run(registry.kernel(name), arguments, stream)

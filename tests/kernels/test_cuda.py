@@ -1,0 +1,54 @@
+"""The kernels' laws on a GPU; skipped without one. What the executor gave, a device must give."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.kernels.laws import LAWS, Law
+from tests.kernels.obeying import obeyed
+
+from penstock_kernels.declare import Kernel
+from penstock_kernels.device import NoDeviceError, find_cupy
+from penstock_kernels.run import Runner, load
+
+pytestmark = pytest.mark.gpu
+
+
+class RoundTrip:
+    """Copies host arrays to the device, runs there, and copies the outputs back."""
+
+    name = "round trip"
+
+    def __init__(self, runner: Runner, cupy: Any) -> None:
+        self._runner = runner
+        self._cupy = cupy
+
+    def run(self, kernel: Kernel, arguments: Mapping[str, Any], stream: int = 0) -> None:
+        there = {name: self._sent(value) for name, value in arguments.items()}
+        self._runner.run(kernel, there, stream)
+        self._cupy.cuda.runtime.deviceSynchronize()
+        for name in kernel.outputs:
+            if arguments[name] is not None:
+                arguments[name].view(np.uint8)[...] = there[name].view(np.uint8).get()
+
+    def _sent(self, value: Any) -> Any:
+        return self._cupy.asarray(value) if isinstance(value, np.ndarray) else value
+
+
+@pytest.fixture(scope="module")
+def runner() -> RoundTrip:
+    try:
+        return RoundTrip(load("cuda"), find_cupy())
+    except NoDeviceError as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.kernel)
+@settings(max_examples=50)
+@given(data=st.data())
+def test_the_device_obeys_the_law(runner: RoundTrip, law: Law, data: Any) -> None:
+    """Equal to float64 within the tolerance, and inputs are only read."""
+    obeyed(law, runner, data.draw(law.arguments))
