@@ -51,6 +51,7 @@ REPORTED = [
 WRONG = [
     Case("barrier_missing", (X[:64].copy(),), right=SHIFTED, threads=64),
     Case("loop_without_second_barrier", (X,), (int32(10),), SUMS, threads=64),
+    Case("warp_runs_ahead", (X,), (int32(10),), np.full(64, X.sum()), threads=64),
     Case("past_static_shared", after=(int32(8),), right=ONES),
     Case("reads_an_unnamed_lane", right=ONES[:16]),
     Case("shared_never_written", right=ONES),
@@ -65,7 +66,7 @@ RIGHT = [
     Case("sum_with_atomics", right=ONES[:1] * 32),
     Case("shuffle_of_its_mask", right=[i ^ 2 if i % 2 else i for i in range(32)]),
 ]
-OTHERS = ["writes_just_past_the_end", "last_writer_wins"]
+OTHERS = ["writes_just_past_the_end", "writes_just_before_the_start", "last_writer_wins"]
 NAMES = [c.name for c, _ in REPORTED] + [c.name for c in WRONG + RIGHT] + OTHERS
 
 
@@ -127,8 +128,10 @@ def test_a_write_into_the_bytes_before_the_guard_is_found() -> None:
     """An array whose end is not aligned has no page directly behind it; its canary is checked."""
     out = np.zeros(3, np.float32)
 
-    with pytest.raises(MemoryRuleError, match="behind the end of an array of 12 bytes"):
+    with pytest.raises(MemoryRuleError, match="beside an array of 12 bytes"):
         launch(module(), "writes_just_past_the_end", (out, int32(3)), (out,), threads=1)
+    with pytest.raises(MemoryRuleError, match="beside an array of 12 bytes"):
+        launch(module(), "writes_just_before_the_start", (out,), (out,), threads=1)
 
 
 def test_a_fault_says_the_line_of_the_source() -> None:

@@ -136,17 +136,16 @@ void exchange(Fiber* warp, unsigned mask) {
     if (mask >> i & 1) warp[i].state = State::ready;
 }
 
-bool release_warps() {
+int lanes_of(int first) { return thread_count - first < WARP ? thread_count - first : WARP; }
+
+bool release_warp(int first) {
+  Fiber* warp = fibers + first;
   bool any = false;
-  for (int first = 0; first < thread_count; first += WARP) {
-    Fiber* warp = fibers + first;
-    int lanes = thread_count - first < WARP ? thread_count - first : WARP;
-    for (int i = 0; i < lanes; ++i)
-      if (warp[i].state == State::at_warp && met(warp, lanes, warp[i])) {
-        exchange(warp, warp[i].mask);
-        any = true;
-      }
-  }
+  for (int i = 0; i < lanes_of(first); ++i)
+    if (warp[i].state == State::at_warp && met(warp, lanes_of(first), warp[i])) {
+      exchange(warp, warp[i].mask);
+      any = true;
+    }
   return any;
 }
 
@@ -218,28 +217,56 @@ void begin_block(unsigned b) {
   }
 }
 
-// Runs what is ready, in the order asked for, until all threads returned or none can go on.
-void run_block(std::vector<int>& order, std::mt19937& random) {
-  for (;;) {
-    if (launched->order > 1)
-      for (int i = thread_count - 1; i > 0; --i) std::swap(order[i], order[random() % (i + 1)]);
-    bool ran = false;
-    for (int i : order) {
-      if (fibers[i].state != State::ready) continue;
-      ran = true;
-      resume(fibers[i]);
-      if (failed) return;
-    }
-    if (release_warps() || release_block()) continue;
-    if (failed) return;
-    if (ran) continue;
-    for (int i = 0; i < thread_count; ++i)
-      if (fibers[i].state != State::done) {
-        say("deadlock: a barrier or warp operation that not every named thread reaches", &fibers[i]);
-        return;
-      }
-    return;
+// A row of numbers in the order of threads or of warps that the launch asks for.
+void arrange(std::vector<int>& order, int count, std::mt19937& random) {
+  order.resize(count);
+  for (int i = 0; i < count; ++i) order[i] = launched->order == 1 ? count - 1 - i : i;
+  if (launched->order > 1)
+    for (int i = count - 1; i > 0; --i) std::swap(order[i], order[random() % (i + 1)]);
+}
+
+// Gives each ready thread of a warp the CPU once, and lets those meet that wait for each other. False when
+// the warp can do nothing more before the block does.
+bool step_warp(int first, std::vector<int>& lanes, std::mt19937& random) {
+  bool moved = false;
+  arrange(lanes, lanes_of(first), random);
+  for (int lane : lanes) {
+    if (fibers[first + lane].state != State::ready) continue;
+    moved = true;
+    resume(fibers[first + lane]);
+    if (failed) return false;
   }
+  return release_warp(first) || moved;
+}
+
+// Lets every warp go as far as it can: in a fixed order one after the other to the end, which lets a warp
+// run ahead of the others as far as the barriers allow; in a random one by steps, now this warp, now that.
+void run_warps(std::vector<int>& lanes, std::mt19937& random) {
+  static std::vector<int> warps;
+  arrange(warps, (thread_count + WARP - 1) / WARP, random);
+  while (!warps.empty()) {
+    size_t at = launched->order > 1 ? random() % warps.size() : 0;
+    // A warp that is far ahead or far behind shows more than warps in step.
+    unsigned steps = launched->order > 1 ? 1 + random() % 8 : ~0u;
+    bool more = true;
+    while (more && steps--) more = step_warp(warps[at] * WARP, lanes, random);
+    if (failed) return;
+    if (!more) warps.erase(warps.begin() + at);
+  }
+}
+
+// Runs until all threads returned or none can go on.
+void run_block(std::vector<int>& lanes, std::mt19937& random) {
+  do {
+    run_warps(lanes, random);
+    if (failed) return;
+  } while (release_block());
+  if (failed) return;
+  for (int i = 0; i < thread_count; ++i)
+    if (fibers[i].state != State::done) {
+      say("deadlock: a barrier or warp operation that not every named thread reaches", &fibers[i]);
+      return;
+    }
 }
 
 void caught(int number, siginfo_t* info, void*) {
@@ -294,11 +321,10 @@ void run_blocks(const Launch& l) {
   for (unsigned i = 0; i < blocks; ++i) turn[i] = l.order == 1 ? blocks - 1 - i : i;
   if (l.order > 1)
     for (unsigned i = blocks - 1; i > 0; --i) std::swap(turn[i], turn[random() % (i + 1)]);
-  std::vector<int> order(thread_count);
-  for (int i = 0; i < thread_count; ++i) order[i] = l.order == 1 ? thread_count - 1 - i : i;
+  std::vector<int> lanes;
   for (unsigned b : turn) {
     begin_block(b);
-    run_block(order, random);
+    run_block(lanes, random);
     if (failed) return;
   }
 }

@@ -26,7 +26,8 @@ class MemoryRuleError(RuntimeError):
 class Guarded:
     """A copy of an array that ends at an unreachable page; unless `writable`, writing faults too.
 
-    The up to 15 bytes that alignment leaves before that page are checked by `close`.
+    What lies between the array and its guards (behind it, up to 15 bytes that alignment leaves) is
+    checked by `close`.
     """
 
     def __init__(self, array: AnyArray, *, writable: bool) -> None:
@@ -54,19 +55,20 @@ class Guarded:
     def close(self) -> None:
         """Give the memory back, and write what the kernel wrote into the array it was made of.
 
-        Raises MemoryRuleError when bytes between the array's end and the guard were written.
+        Raises MemoryRuleError when bytes between the array and a guard were written.
         """
         self._protect(_READ_WRITE, 0, len(self._map))
-        slack = self._first[self._offset + self._size : _PAGE + self._used]
-        spoiled = bool((slack != _CANARY).any())
+        before = self._first[_PAGE : self._offset]
+        behind = self._first[self._offset + self._size : _PAGE + self._used]
+        spoiled = bool((before != _CANARY).any() or (behind != _CANARY).any())
         if self._writable:
             content = self._bytes().view(self._source.dtype).reshape(self._source.shape)
             self._source[...] = content
             del content
-        del slack, self._first
+        del before, behind, self._first
         self._map.close()
         if spoiled:
-            raise MemoryRuleError(f"written behind the end of an array of {self._size} bytes")
+            raise MemoryRuleError(f"written beside an array of {self._size} bytes")
 
     def _bytes(self) -> npt.NDArray[np.uint8]:
         return self._first[self._offset : self._offset + self._size]

@@ -32,8 +32,9 @@ class Module:
     def launch(self, launch: Launch, outputs: Sequence[Any] = (), order: int = 0) -> None:
         """Run one launch. Only arrays that are `outputs`, or parts of them, may be written.
 
-        `order` of the threads between two barriers: 0 forward, 1 backward (blocks too), any larger
-        number is the seed of a random one. Raises KernelFault and MemoryRuleError.
+        `order` of threads, warps and blocks: 0 forward, 1 backward, each warp running ahead as far
+        as barriers allow; any larger number is the seed of a random interleaving. Raises
+        KernelFault and MemoryRuleError.
         """
         with _ONE_AT_A_TIME, ExitStack() as held:
             slots = [self._slot(value, outputs, held) for value in launch.arguments]

@@ -14,6 +14,19 @@ __global__ void barrier_present(const float* x, float* y) {
   __syncthreads();
   y[t] = s[(t + 1) % 64];
 }
+// A warp that is ahead writes what another has not read: warps in step would never show it.
+__global__ void warp_runs_ahead(const float* x, float* y, int turns) {
+  __shared__ float s[2];
+  float sum = 0;
+  for (int i = 0; i < turns; ++i) {
+    float own = x[i * 64 + threadIdx.x];
+    for (int d = 16; d; d /= 2) own += __shfl_xor_sync(0xffffffffu, own, d);
+    if (threadIdx.x % 32 == 0) s[threadIdx.x / 32] = own;
+    __syncthreads();
+    sum += s[0] + s[1];
+  }
+  y[threadIdx.x] = sum;
+}
 // What the next turn writes, a slower thread has not read yet.
 __global__ void loop_without_second_barrier(const float* x, float* y, int turns) {
   __shared__ float s[64];
@@ -41,6 +54,7 @@ __global__ void loop_with_second_barrier(const float* x, float* y, int turns) {
 __global__ void reads_past_the_end(const float* x, float* y) { y[threadIdx.x] = x[threadIdx.x + 64]; }
 __global__ void reads_before_the_start(const float* x, float* y) { y[threadIdx.x] = x[(int)threadIdx.x - 1100]; }
 __global__ void writes_just_past_the_end(float* y, int size) { y[size] = 1; }
+__global__ void writes_just_before_the_start(float* y) { y[-1] = 1; }
 __global__ void writes_an_input(const float* x, float* y) {
   const_cast<float*>(x)[threadIdx.x] = 0;
   y[threadIdx.x] = 1;
