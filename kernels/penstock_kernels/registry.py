@@ -9,6 +9,7 @@ from penstock_kernels.norm import RMSNORM_RESIDUAL
 from penstock_kernels.pool import MEAN_POOL
 from penstock_kernels.quantise import DEQUANTISE, QUANTISE
 from penstock_kernels.rotary_cache import ROTARY_CACHE
+from penstock_kernels.sample import SAMPLE
 
 KERNELS: dict[str, Kernel] = by_name(
     [
@@ -22,6 +23,7 @@ KERNELS: dict[str, Kernel] = by_name(
         RMSNORM_RESIDUAL,
         SILU_MUL,
         ROTARY_CACHE,
+        SAMPLE,
     ]
 )
 

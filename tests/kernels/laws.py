@@ -11,6 +11,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 from hypothesis import strategies as st
+from tests.kernels.laws_sample import check_sampling, samplings
 
 Arguments = dict[str, Any]
 BF16 = np.dtype(ml_dtypes.bfloat16)
@@ -402,5 +403,6 @@ LAWS = [
     Law("dequantise", dequantisations(), check_dequantisation),
     Law("rmsnorm_residual", norms(), check_norm, kept=("residual",)),
     Law("silu_mul", gates(), check_gate),
+    Law("sample", samplings(FLOATS), check_sampling),
     Law("rotary_cache", rotations(), check_rotation, kept=("q", "k_cache", "v_cache")),
 ]
