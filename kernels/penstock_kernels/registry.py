@@ -6,6 +6,7 @@ from penstock_kernels.declare import Kernel, by_name
 from penstock_kernels.gather import GATHER_PAD, SCATTER_ROWS
 from penstock_kernels.image import IMAGE_NORMALISE
 from penstock_kernels.norm import RMSNORM_RESIDUAL
+from penstock_kernels.paged_decode import PAGED_DECODE
 from penstock_kernels.pool import MEAN_POOL
 from penstock_kernels.quantise import DEQUANTISE, QUANTISE
 from penstock_kernels.rotary_cache import ROTARY_CACHE
@@ -23,6 +24,7 @@ KERNELS: dict[str, Kernel] = by_name(
         RMSNORM_RESIDUAL,
         SILU_MUL,
         ROTARY_CACHE,
+        PAGED_DECODE,
         SAMPLE,
     ]
 )

@@ -393,6 +393,52 @@ def check_rotation(before: Arguments, after: Arguments) -> None:
     np.testing.assert_array_equal(after["v_cache"].astype(float), v_cache)
 
 
+@st.composite
+def decodings(draw: st.DrawFn) -> Arguments:
+    random, dtype = np.random.default_rng(draw(SEEDS)), draw(st.sampled_from([F16, BF16]))
+    lengths = draw(st.lists(st.sampled_from([0, 1, 5, 16, 33]), min_size=1, max_size=2))
+    kv_heads, group, dim = draw(st.sampled_from([1, 2])), draw(st.sampled_from([1, 4, 8])), 64
+    page_size, splits = draw(st.sampled_from([4, 16])), draw(st.sampled_from([1, 3]))
+    if draw(st.booleans()):
+        dim = 128
+    rows, pages = len(lengths), -(-max(*lengths, 1) // page_size)
+    table = random.permutation(rows * pages + 2)[: rows * pages].reshape(rows, pages)
+    # Slots that no row has reached are NaN.
+    caches = np.full((2, (rows * pages + 2) * page_size, kv_heads, dim), np.nan, dtype)
+    for row, length in enumerate(lengths):
+        at = np.arange(length)
+        slots = table[row, at // page_size] * page_size + at % page_size
+        caches[:, slots] = normal(random, (2, length, kv_heads, dim), dtype)
+    q = normal(random, (rows, kv_heads * group, dim), dtype)
+    return {
+        "q": q,
+        "k_cache": caches[0],
+        "v_cache": caches[1],
+        "table": table.astype(np.int32),
+        "length": np.array(lengths, np.int32),
+        "partial": np.zeros((*q.shape[:2], splits, dim + 2), F32),
+        "out": np.zeros_like(q),
+        "scale": dim**-0.5,
+        "page_size": page_size,
+    }
+
+
+def check_decoding(before: Arguments, after: Arguments) -> None:
+    """One row, one head, one token after another."""
+    size, kv_heads = before["page_size"], before["k_cache"].shape[1]
+    for row, length in enumerate(before["length"].tolist()):
+        pages = before["table"][row].tolist()
+        slots = [pages[token // size] * size + token % size for token in range(length)]
+        for head, own in enumerate(before["q"][row].astype(float)):
+            of = head // (before["q"].shape[1] // kv_heads)
+            scores = [own @ before["k_cache"][slot, of].astype(float) for slot in slots]
+            weights = np.exp(np.array(scores) * before["scale"])
+            exact = np.zeros(own.size)
+            for weight, slot in zip(weights / max(weights.sum(), 1e-300), slots, strict=True):
+                exact += weight * before["v_cache"][slot, of].astype(float)
+            near(after["out"][row, head], exact, before["q"].dtype)
+
+
 LAWS = [
     Law("gather_pad", gathers(), check_gather),
     Law("scatter_rows", scatters(), check_scatter, kept=("slab",)),
@@ -403,6 +449,7 @@ LAWS = [
     Law("dequantise", dequantisations(), check_dequantisation),
     Law("rmsnorm_residual", norms(), check_norm, kept=("residual",)),
     Law("silu_mul", gates(), check_gate),
+    Law("paged_decode", decodings(), check_decoding),
     Law("sample", samplings(FLOATS), check_sampling),
     Law("rotary_cache", rotations(), check_rotation, kept=("q", "k_cache", "v_cache")),
 ]

@@ -20,6 +20,7 @@ from penstock_kernels.declare import (
     grid,
     int32,
 )
+from penstock_kernels.paged_decode import wanted_splits
 from penstock_kernels.run import Reference
 
 
@@ -161,6 +162,14 @@ def test_what_no_instance_can_do_is_refused_with_the_number(
     """Before anything is launched, and with what would have been right."""
     with pytest.raises(ValueError, match=message):
         registry.kernel(name).plan(**arguments)
+
+
+def test_a_long_row_alone_is_cut_so_that_it_fills_the_device() -> None:
+    """Two blocks for each multiprocessor, but no part of fewer than 64 tokens."""
+    assert wanted_splits(rows=1, kv_heads=8, longest=8192, processors=132) == 33
+    assert wanted_splits(rows=64, kv_heads=8, longest=8192, processors=132) == 1
+    assert wanted_splits(rows=1, kv_heads=1, longest=100, processors=132) == 2
+    assert wanted_splits(rows=0, kv_heads=1, longest=0, processors=132) == 1
 
 
 def test_dtypes_of_torch_and_numpy_have_one_name() -> None:
