@@ -40,7 +40,8 @@ class Cubins:
     def find(self, source: str, instances: tuple[str, ...], arch: str) -> Binary:
         """The machine code of a source for an architecture (`90`).
 
-        Raises NvrtcMissingError when it is neither built nor cached and cannot be compiled here.
+        Raises NvrtcMissingError when it was not built ahead of time and there is no compiler, whose
+        version is part of a cache entry's name; NvrtcError when that refuses the source.
         """
         return self._built(source, instances, arch) or self._cached(source, instances, arch)
 

@@ -40,7 +40,7 @@ class Cuda:
         """Enqueue the kernel's launches on a stream (its handle; 0 is the default one)."""
         device = int(self._cupy.cuda.runtime.getDevice())
         on = _Stream(stream)
-        for launch in kernel.plan(**arguments):
+        for launch in kernel.launches(arguments):
             self._launch(self._function(device, kernel.source, launch.instance), launch, on)
 
     def load(self, kernel: Kernel) -> None:

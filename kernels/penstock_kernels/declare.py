@@ -4,7 +4,7 @@ All three functions take the same keyword arguments; arrays that a kernel fills 
 Of where arrays live and who executes this module knows nothing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +64,17 @@ class Kernel:
     plan: Callable[..., list[Launch]]
     reference: Callable[..., None]
     traffic: Callable[..., Traffic]
+
+    def launches(self, arguments: Mapping[str, Any]) -> list[Launch]:
+        """The plan, of declared instances only; ValueError for what it or their list refuses."""
+        planned = self.plan(**arguments)
+        for launch in planned:
+            if launch.instance not in self.instances:
+                has = ", ".join(self.instances)
+                raise ValueError(
+                    f"kernel {self.name} has no {launch.instance}, expected one of {has}"
+                )
+        return planned
 
 
 def c_name(array: Any) -> str:

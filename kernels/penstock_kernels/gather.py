@@ -65,10 +65,10 @@ def _gather_plan(
             (_THREADS, 1, 1),
             (
                 slab,
-                start[part.start : part.stop],
-                count[part.start : part.stop],
-                out[part.start : part.stop],
-                None if mask is None else mask[part.start : part.stop],
+                _cut(start, part),
+                _cut(count, part),
+                _cut(out, part),
+                None if mask is None else _cut(mask, part),
                 int64(width),
                 float32(pad),
             ),
@@ -114,9 +114,9 @@ def _scatter_plan(batch: Any, start: Any, count: Any, dtype: Any, slab: Any) -> 
             grid(blocks(width, _THREADS * per_thread), len(part)),
             (_THREADS, 1, 1),
             (
-                batch[part.start : part.stop],
-                start[part.start : part.stop],
-                count[part.start : part.stop],
+                _cut(batch, part),
+                _cut(start, part),
+                _cut(count, part),
                 slab,
                 int64(width),
             ),
@@ -136,6 +136,11 @@ def _scatter_traffic(batch: Any, start: Any, count: Any, dtype: Any, slab: Any) 
     elements = int(np.minimum(count, batch.shape[1]).sum())
     each = batch.dtype.itemsize + np.dtype(dtype).itemsize
     return Traffic(elements * each + start.nbytes + count.nbytes)
+
+
+def _cut(array: Any, part: range) -> Any:
+    """A part's rows; the array itself if that is all, since a view on a device costs."""
+    return array if len(part) == array.shape[0] else array[part.start : part.stop]
 
 
 def _parts(rows: int, width: int) -> list[range]:

@@ -27,8 +27,8 @@ _BITS = (8, 4)
 
 
 def _quantise_plan(x: Any, packed: Any, scale: Any, bits: int) -> list[Launch]:
-    """x: [groups, group]; packed: uint8 [groups, group] or [groups, group / 2]; scale: float32
-    [groups].
+    """x: [groups, group], finite; packed: uint8 [groups, group] or [groups, group / 2]; scale:
+    float32 [groups].
     """
     groups, group = x.shape
     _check(group, bits)

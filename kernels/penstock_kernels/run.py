@@ -29,7 +29,7 @@ class Reference:
 
     def run(self, kernel: Kernel, arguments: Mapping[str, Any], stream: int = 0) -> None:
         """Execute; there are no streams here. What the plan refuses is refused here too."""
-        if kernel.plan(**arguments):
+        if kernel.launches(arguments):
             kernel.reference(**arguments)
 
 

@@ -83,10 +83,20 @@ struct is_float16<bf16> {
   static constexpr bool value = true;
 };
 
-// Any number as another; to and from 16-bit floats by way of a float.
+template <class A, class B>
+struct is_same {
+  static constexpr bool value = false;
+};
+template <class A>
+struct is_same<A, A> {
+  static constexpr bool value = true;
+};
+
+// Any number as another; to and from 16-bit floats by way of a float. As itself it keeps every bit, of NaN too.
 template <class D, class S>
 __device__ __forceinline__ D cast(S x) {
-  if constexpr (is_float16<D>::value || is_float16<S>::value) return D(float(x));
+  if constexpr (is_same<D, S>::value) return x;
+  else if constexpr (is_float16<D>::value || is_float16<S>::value) return D(float(x));
   else return D(x);
 }
 

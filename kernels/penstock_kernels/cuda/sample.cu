@@ -96,6 +96,7 @@ __device__ unsigned threshold(const Logits<T>& logit, int vocabulary, unsigned l
   __shared__ unsigned found;
   __shared__ unsigned long long rest;
   unsigned prefix = 0;
+  // What a turn found is read before its bins are cleared, and written after the barriers behind that.
 #pragma unroll 1
   for (int shift = 24; shift >= 0; shift -= 8) {
     for (int i = threadIdx.x; i < 256; i += THREADS) bins[i] = 0;
@@ -131,7 +132,6 @@ __device__ unsigned threshold(const Logits<T>& logit, int vocabulary, unsigned l
     __syncthreads();
     prefix = prefix << 8 | found;
     wanted = rest;
-    __syncthreads();
   }
   return prefix > least ? prefix : least;
 }

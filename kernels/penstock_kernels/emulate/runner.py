@@ -24,7 +24,7 @@ class Emulated:
         """Execute; `stream` is ignored. Raises KernelFault when the kernel breaks a rule."""
         module = _module(kernel.source, sources()[kernel.source], self._cache)
         outputs = [arguments[name] for name in kernel.outputs]
-        for launch in kernel.plan(**arguments):
+        for launch in kernel.launches(arguments):
             module.launch(launch, outputs, self._order)
 
 
