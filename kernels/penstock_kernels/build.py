@@ -1,7 +1,8 @@
 """Compile every kernel ahead of time: `python -m penstock_kernels.build --arch 80 90 100`.
 
-Needs NVRTC and no GPU. Writes a cubin for each source and architecture (they are not committed) and
-the table (it is); refuses the table when a kernel spills, or takes more registers than it did.
+Needs NVRTC and no GPU. Writes a cubin for each source and architecture (they are not committed)
+and, if it is of all architectures, the table (it is); refuses the table when a kernel spills, or
+takes more registers than it did.
 """
 
 import argparse
@@ -62,23 +63,32 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="penstock_kernels.build", description=__doc__)
     parser.add_argument("--arch", nargs="+", default=list(ARCHITECTURES), help="as 80 90 100")
     parser.add_argument("--out", type=Path, default=table.FOLDER, help="folder of the cubins")
+    parser.add_argument("--table", type=Path, default=table.PATH, help="file of the table")
     parser.add_argument("--check", action="store_true", help="write nothing, compare the table")
     parser.add_argument("--accept", action="store_true", help="accept that registers grew")
     return parser.parse_args(words)
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """The command; 1 when something spilled, grew, or differs from the committed table."""
+    """The command; 1 when something spilled, grew, or differs from the committed table; 2 when
+    nothing could be compiled.
+    """
     given = _arguments(words)
-    old = table.read()
-    new = build(given.arch, None if given.check else given.out)
+    old = table.read(given.table)
+    # An image for one architecture says nothing of the others.
+    whole = set(given.arch) == set(ARCHITECTURES)
+    try:
+        new = build(given.arch, None if given.check else given.out)
+    except (nvrtc.NvrtcMissingError, nvrtc.NvrtcError) as refused:
+        print(refused, file=sys.stderr)
+        return 2
     wrong = table.complaints(None if given.accept else old, new)
-    if given.check and old != new:
+    if given.check and whole and old != new:
         wrong.append("the committed table differs: run python -m penstock_kernels.build")
     for line in wrong:
         print(line, file=sys.stderr)
-    if not wrong and not given.check:
-        table.write(new)
+    if whole and not wrong and not given.check:
+        table.write(new, given.table)
     return 1 if wrong else 0
 
 

@@ -110,19 +110,36 @@ def test_costs_are_read_from_what_ptxas_says() -> None:
     }
 
 
+def test_the_command_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without NVRTC it names what to install, and writes nothing."""
+
+    def nothing(*_: object) -> None:
+        raise nvrtc.NvrtcMissingError("no NVRTC library: install nvidia-cuda-nvrtc")
+
+    monkeypatch.setattr(nvrtc, "compile_cubin", nothing)
+
+    assert main(["--arch", "90", "--check"]) == 2
+    assert capsys.readouterr().err == "no NVRTC library: install nvidia-cuda-nvrtc\n"
+
+
 @needs_nvrtc
 def test_the_command_writes_cubins_and_the_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One run makes what an image ships; a second one with --check finds nothing to say."""
+    """For one architecture cubins alone; for all the table too, and --check says nothing."""
     monkeypatch.setattr(
         "penstock_kernels.build.sources", lambda: {"image.cu": sources()["image.cu"]}
     )
-    monkeypatch.setattr(table.write, "__defaults__", (tmp_path / "table.json",))
-    monkeypatch.setattr(table.read, "__defaults__", (tmp_path / "table.json",))
+    where = ["--table", str(tmp_path / "table.json"), "--out", str(tmp_path)]
 
-    assert main(["--arch", "90", "--out", str(tmp_path)]) == 0
-    assert main(["--arch", "90", "--check"]) == 0
+    assert main(["--arch", "90", *where]) == 0
+    assert not (tmp_path / "table.json").exists()
+    assert main(where) == 0
+    assert main(["--check", *where]) == 0
 
     assert (tmp_path / cubin_name("image.cu", "90")).read_bytes()[:4] == b"\x7fELF"
-    assert (tmp_path / "table.json").exists()
+    made = table.read(tmp_path / "table.json")
+    assert made is not None
+    assert made.sources["image.cu"] == committed().sources["image.cu"]
