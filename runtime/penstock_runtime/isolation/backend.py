@@ -4,7 +4,6 @@ into the server's, not even to be asked for their configuration.
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 
 from penstock_runtime.backends.base import (
@@ -33,16 +32,12 @@ _FORMS: Mapping[str, Callable[[Keeper], AnyExecutable]] = MappingProxyType(
 )
 
 
-@dataclass(frozen=True, slots=True)
 class IsolatedBackend:
     """Does in a process what `inner` does in this one."""
 
-    inner: Backend
-
-    @property
-    def name(self) -> str:
-        """The name of the backend."""
-        return self.inner.name
+    def __init__(self, inner: Backend) -> None:
+        self.inner = inner
+        self.name = inner.name
 
     @property
     def uses_gpu(self) -> bool:

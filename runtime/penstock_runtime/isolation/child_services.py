@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 from penstock_runtime.datatype import from_wire
 from penstock_runtime.dispatch import Dispatch, Serving
@@ -34,7 +34,8 @@ def remote_services(link: ChildLink) -> ModelServices:
 
 
 def _find(link: ChildLink, name: str, version: str) -> Serving:
-    return RemoteModel(link, link.ask("find", name=name, version=version))
+    # As much of one as a model's code needs that calls it; ensembles are put together elsewhere.
+    return cast(Serving, RemoteModel(link, link.ask("find", name=name, version=version)))
 
 
 class RemoteModel:

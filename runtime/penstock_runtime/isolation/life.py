@@ -24,6 +24,8 @@ _log = logging.getLogger("penstock.model")
 
 # How often whoever waits for the process looks up.
 LOOK_S = 0.05
+# How long an interpreter may take to start; nothing of the model's is executed until then.
+START_S = 60.0
 # More answers than this to one question are in nobody's hands.
 MOST_UNREAD = 256
 # How long a process may take to end when it is asked to, then when it is told to.
@@ -138,12 +140,17 @@ class Life:
 
     def _read(self) -> None:
         self._begun.wait()
-        self.process.set_patience(self._settings.heartbeat_s)
+        patience_s = max(START_S, self._settings.heartbeat_s)
+        self.process.set_patience(patience_s)
         try:
             while (frame := self.channel.receive()) is not None:
                 self._take(frame)
+                if patience_s != self._settings.heartbeat_s:
+                    # It has begun, and its heart beats.
+                    patience_s = self._settings.heartbeat_s
+                    self.process.set_patience(patience_s)
         except BlockingIOError:
-            self.accuse(f"gave no sign of life for {self._settings.heartbeat_s:g} s")
+            self.accuse(f"gave no sign of life for {patience_s:g} s")
         except BrokenProtocol as broken:
             self.accuse(f"broke the protocol ({broken.message})")
         except OSError:
@@ -247,6 +254,8 @@ class Life:
         return InstanceDied(
             f"the process of model '{self._model}' ({self._name}) {how}",
             reason="INSTANCE_DIED",
+            # Whoever sends it again by itself might end the next process as well.
+            retry_after_ns=-1,
             failure=FailureReason.BACKEND,
             scheduled=True,
         )

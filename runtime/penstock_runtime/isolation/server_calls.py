@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from penstock_runtime.datatype import from_wire
+from penstock_runtime.datatype import BY_WIRE_NAME
 from penstock_runtime.errors import PenstockError, Unavailable
 from penstock_runtime.isolation.frames import BrokenProtocol, Frame, Kind
 from penstock_runtime.isolation.life import Life
@@ -156,6 +156,7 @@ class ServerCalls:
 
 
 def _tensor(name: str, word: Any, array: Any) -> Tensor:
-    if not isinstance(word, str):
+    datatype = BY_WIRE_NAME.get(word) if isinstance(word, str) else None
+    if datatype is None:
         raise BrokenProtocol(f"input '{name[:64]}' of a call has no datatype")
-    return Tensor(name, from_wire(word), tuple(array.shape), array)
+    return Tensor(name, datatype, tuple(array.shape), array)
