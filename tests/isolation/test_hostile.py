@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -27,8 +27,8 @@ from penstock_runtime.isolation.settings import Settings
 from penstock_runtime.isolation.tasks import OpenTasks
 from penstock_runtime.model_services import ModelServices
 from penstock_runtime.observability.custom_metrics import CustomMetrics
+from penstock_runtime.request import InferRequest
 from penstock_runtime.warmup_task import WarmupTask
-
 
 
 class FakeProcess:
@@ -110,7 +110,7 @@ class Defects(logging.Handler):
         if record.exc_info:
             self.found.append(logging.Formatter().format(record))
 
-    def __enter__(self) -> "Defects":
+    def __enter__(self) -> Self:
         logging.getLogger("penstock.model").addHandler(self)
         return self
 
@@ -147,7 +147,7 @@ def test_whatever_a_process_says_its_requests_are_answered_and_nothing_breaks(
     an error, and so does a task.
     """
     scene = Scene()
-    scene.tasks[0].add(WarmupTask("t", {}))
+    scene.tasks[0].add(WarmupTask(InferRequest("m", ()), {}))
     outcome: list[Any] = []
 
     def ask() -> None:
@@ -196,7 +196,7 @@ def test_a_process_that_breaks_the_protocol_is_ended_for_it(
 ) -> None:
     """The log says what it did; whoever waits for it gets InstanceDied."""
     scene = Scene()
-    task = WarmupTask("t", {})
+    task = WarmupTask(InferRequest("m", ()), {})
     scene.tasks[0].add(task)
 
     with caplog.at_level(logging.ERROR, "penstock.model"):

@@ -123,7 +123,7 @@ def test_hostile_numbers_are_refused_or_lie_inside(
         return
 
     assert array.shape == tuple(shape)
-    assert 0 <= start
+    assert start >= 0
     assert start + size <= len(data)
 
 

@@ -1,4 +1,4 @@
-"""Laws of one process: what the model in it sees, and how the process begins, is watched and ends."""
+"""Laws of one process: what the model in it sees, and how it begins, is watched and ends."""
 
 import gc
 import logging
@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -135,9 +135,12 @@ def test_a_model_hears_that_its_caller_gave_up(tmp_path: Path) -> None:
     stream = ResponseStream()
     asked = RequestContext(InferRequest("m", ()), stream)
     with started(tmp_path, code) as made:
-        waiting = threading.Thread(
-            target=lambda: wait_for((tmp_path / "m/1/begun").exists) and stream.cancel()
-        )
+
+        def give_up() -> None:
+            wait_for((tmp_path / "m/1/begun").exists)
+            stream.cancel()
+
+        waiting = threading.Thread(target=give_up)
         waiting.start()
 
         outputs = made.execute({"x": np.ones(1, np.float32)}, [asked])
@@ -223,9 +226,11 @@ def test_an_instance_that_dies_at_its_load_has_failed_to_load(tmp_path: Path) ->
         def load(self): os._exit(6)
         def predict(self, x: FP32[1]) -> FP32[1]: return x
     """
-    with pytest.raises(Internal, match="exit code 6 while it loaded the model") as caught:
-        with started(tmp_path, code):
-            pass
+    with (
+        pytest.raises(Internal, match="exit code 6 while it loaded the model") as caught,
+        started(tmp_path, code),
+    ):
+        pass
 
     assert caught.value.reason == "LOAD_FAILED"
 
@@ -240,7 +245,7 @@ def test_what_a_model_raises_is_its_answer(tmp_path: Path) -> None:
     """
     with started(tmp_path, code) as made:
         pid = made.pid
-        with pytest.raises(Internal, match="^negative <path>$") as caught:
+        with pytest.raises(Internal, match=r"^negative <path>$") as caught:
             ask(made, x=np.array([-1], np.float32))
         answer = ask(made, x=np.array([1], np.float32))
 
@@ -378,7 +383,7 @@ def test_executions_of_two_processes_run_at_the_same_time(tmp_path: Path) -> Non
             time.sleep(0.005)
         return x
     """
-    answers: list[Sequence[float]] = []
+    answers: list[list[float]] = []
     with started(tmp_path, code) as one, started(tmp_path, code) as other:
         calls = [
             threading.Thread(

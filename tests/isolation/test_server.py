@@ -10,7 +10,7 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -60,6 +60,22 @@ class Model:
     def predict(self, x: FP32[1]) -> FP32[1]:
         return x
 """
+PAIR = """
+@model(max_batch_size=8)
+class Model:
+    def load(self):
+        while (HERE / "hold").exists():
+            time.sleep(0.005)
+
+    def predict(self, x: INT64[1]) -> INT64[1]:
+        if (x == 0).all():
+            (HERE / f"warm-{os.getpid()}").touch()
+        return x * 0 + os.getpid()
+"""
+WARM = """
+model_warmup [ { name: "w" batch_size: 1
+  inputs { key: "x" value { data_type: TYPE_INT64 dims: [ 1 ] zero_data: true } } } ]
+"""
 HANGS = """
 def predict(x: FP32[1]) -> FP32[1]:
     if x[0] < 0:
@@ -76,6 +92,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_model(root, "steady", STEADY)
     write_model(root, "streams", STREAMS, more="model_transaction_policy { decoupled: true }")
     write_model(root, "doomed", DOOMED, more=parameter("ISOLATION_FAILED_STARTS", 2))
+    write_model(root, "pair", PAIR, count=2, more=WARM)
     write_model(root, "hangs", HANGS, more=parameter("ISOLATION_EXECUTION_SECONDS", 0.2))
     return root
 
@@ -131,7 +148,7 @@ class Load:
                 except InferenceError as error:
                     self.failures.append(error)
 
-    def __enter__(self) -> "Load":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -157,7 +174,11 @@ def test_a_process_that_is_killed_in_a_batch_is_answered_for_told_and_back(
 
         os.kill(killed, signal.SIGKILL)
         outcomes = [call.exception() or call.result() for call in calls]
-        told = client.server_ready(), client.model_ready("delicate"), client.health("model:delicate")
+        told = (
+            client.server_ready(),
+            client.model_ready("delicate"),
+            client.health("model:delicate"),
+        )
         (folder / "hold").unlink()
         released = time.monotonic()
         back = wait_for(lambda: client.model_ready("delicate"))
@@ -239,7 +260,7 @@ def test_a_deadline_holds_while_there_is_no_process(
 
 def test_an_execution_that_takes_too_long_ends_its_process(client: Client) -> None:
     """With ISOLATION_EXECUTION_SECONDS a process that does not return is ended."""
-    with pytest.raises(InferenceError, match="took longer than 0.2 s") as caught:
+    with pytest.raises(InferenceError, match=r"took longer than 0\.2 s") as caught:
         ask_one(client, "hangs", -1.0)
 
     assert caught.value.reason == "INSTANCE_DIED"
@@ -339,3 +360,70 @@ def test_a_reload_takes_another_process_and_leaves_none_behind(
     assert len(set(pids)) == 2
     client.unload("steady")
     assert wait_for(lambda: not any(map(is_there, [former, *filter(None, pids)])))
+
+
+def test_another_instance_answers_while_one_comes_back_warm(
+    running: Running, client: Client, repository: Path
+) -> None:
+    """Who is left answers all; the new process has executed the warm-up before it is ready."""
+    instances = running.server.core.model("pair").instances
+    processes = [instance.process for instance in instances]
+    first, second = processes
+    assert first is not None
+    assert second is not None
+    hold = repository / "pair" / "1" / "hold"
+    hold.touch()
+    killed, left = first.pid, second.pid
+    assert killed is not None
+    os.kill(killed, signal.SIGKILL)
+    gone = wait_for(lambda: not client.model_ready("pair"))
+
+    answers = [
+        int(client.infer("pair", {"x": np.array([[1]], np.int64)}, timeout=30)["OUTPUT0"][0, 0])
+        for _ in range(20)
+    ]
+    ready_meanwhile = client.model_ready("pair")
+    hold.unlink()
+    back = wait_for(lambda: client.model_ready("pair"))
+
+    assert gone
+    assert set(answers) == {left}
+    assert not ready_meanwhile
+    assert back
+    assert (repository / "pair" / "1" / f"warm-{first.pid}").exists()
+
+
+def test_a_server_that_ends_answers_who_waits_and_starts_nothing_for_nobody(
+    tmp_path: Path,
+) -> None:
+    """A process comes back for a request even while the server drains; one that nobody waits for
+    holds nothing up.
+    """
+    hold = write_model(tmp_path, "delicate", DELICATE) / "hold"
+    never = write_model(tmp_path, "other", DELICATE) / "hold"
+    outcome: list[float] = []
+
+    def call(target: str) -> None:
+        with Client(target, retries=NO_RETRIES) as client:
+            outcome.append(ask(client, "delicate", 1.0))
+
+    with ServerThread(options([tmp_path], exit_timeout_secs=20)) as running:
+        core = running.server.core
+        for name, file in (("delicate", hold), ("other", never)):
+            file.touch()
+            os.kill(pid_of(running, name), signal.SIGKILL)
+            wait_for(lambda name=name: not core.model_ready(name))  # type: ignore[misc]
+        calling = threading.Thread(target=call, args=(running.target,))
+        calling.start()
+        wait_for(lambda: core.model("delicate").unanswered == 1)
+
+        def release() -> None:
+            wait_for(lambda: core.exiting)
+            hold.unlink()
+
+        releasing = threading.Thread(target=release)
+        releasing.start()
+    calling.join(30)
+    releasing.join(30)
+
+    assert outcome == [2.0]

@@ -57,7 +57,7 @@ class IsolatedBackend:
                 question.ask(Kind.HELLO, _hello(source))
                 frame = question.answer(_nothing)
         finally:
-            life.close()
+            life.kill()
         told = frame.note.get("config")
         if not isinstance(told, dict):
             raise Internal(f"the process of model '{source.config.name}' gave no configuration")

@@ -272,6 +272,12 @@ class Life:
                 self.process.signal(9)
         self._over.wait(KILL_S + TERM_S)
 
+    def kill(self) -> None:
+        """Have it end now; returns when it has."""
+        self.closing = True
+        self.accuse("is not needed any more")
+        self._over.wait(KILL_S + TERM_S)
+
     def __repr__(self) -> str:
         return f"<Life {self.process.pid}, {'alive' if self.alive else 'over'}>"
 

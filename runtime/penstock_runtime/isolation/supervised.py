@@ -163,7 +163,8 @@ class Keeper:
                 question.ask(Kind.HELLO, self._hello())
                 frame = question.answer(self._look_at_start)
         except BaseException:
-            life.close()
+            # It has told why, or it is at something that nobody needs.
+            life.kill()
             raise
         form = text_of(frame.note.get("form"))
         if form not in FORMS or self.form not in ("", form):
