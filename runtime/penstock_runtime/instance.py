@@ -181,10 +181,11 @@ class ModelInstance:
         while True:
             if process.pid is None:
                 self._scheduler.away(gate)
+            # In this order: a process that ends from now on is noticed at the gate.
+            self._scheduler.readmit(gate)
             if not process.revive():
                 self._lose()
                 return None
-            self._scheduler.readmit(gate)
             if self._dismissed:
                 return None
             work = self._scheduler.next_work(gate)

@@ -20,8 +20,15 @@ from tests.isolation.folders import is_there, wait_for, write_model
 
 from penstock_runtime.backends.base import Executable, ModelSource, Placement
 from penstock_runtime.backends.registry import default_registry
-from penstock_runtime.config import InstanceGroup, ModelConfig, ModelParameter
+from penstock_runtime.config import (
+    InstanceGroup,
+    ModelConfig,
+    ModelInput,
+    ModelOutput,
+    ModelParameter,
+)
 from penstock_runtime.context import RequestContext
+from penstock_runtime.datatype import DataType
 from penstock_runtime.errors import (
     InstanceDied,
     Internal,
@@ -34,13 +41,9 @@ from penstock_runtime.isolation.settings import HEARTBEAT, MEMORY
 from penstock_runtime.request import InferRequest, RequestedOutput
 from penstock_runtime.stream import ResponseStream
 
+INPUT = ModelInput("x", DataType.FP32, (-1,))
+OUTPUT = ModelOutput("OUTPUT0", DataType.FP32, (-1,))
 ECHO = "def predict(x: FP32[-1]) -> FP32[-1]: return x"
-DIES = """
-def predict(x: INT64[1]) -> INT64[1]:
-    if x[0] < 0:
-        os._exit(1)
-    return x * 0 + os.getpid()
-"""
 
 
 def source_of(root: Path, code: str, **parameters: object) -> ModelSource:
@@ -56,10 +59,15 @@ def source_of(root: Path, code: str, **parameters: object) -> ModelSource:
 
 @contextmanager
 def started(root: Path, code: str, **parameters: object) -> Iterator[IsolatedExecutable]:
-    """One instance of it."""
+    """One instance of it; it is asked for its configuration unless it is the usual one."""
     source = source_of(root, code, **parameters)
     backend = default_registry().find(source)
-    source = replace(source, config=backend.complete(source))
+    usual = "(x: FP32[" in code and "-> FP32[" in code and "@model" not in code
+    if usual:
+        config = replace(source.config, backend="python", input=(INPUT,), output=(OUTPUT,))
+    else:
+        config = backend.complete(source)
+    source = replace(source, config=config)
     loaded = backend.load(source)
     try:
         yield cast(IsolatedExecutable, loaded.executable(Placement("m_0_0", process=True)))

@@ -21,16 +21,12 @@ from tests.triton_python.test_models import (  # noqa: F401 - laws that hold her
     test_a_model_says_whether_it_is_ready,
     test_a_model_sees_that_its_caller_gave_up,
     test_a_request_that_is_forgotten_fails,
-    test_an_unload_ends_a_request_that_is_kept,
     test_calls_that_could_never_end_are_refused,
     test_metrics_of_a_model_are_told_while_it_is_loaded,
-    test_parameters_of_a_response_arrive,
     test_responses_come_from_a_thread_after_execute,
-    test_strings_go_in_and_out_as_bytes,
 )
 
-NEEDED = ("add_sub", "calls", "counts", "hooks", "itself", "senders", "streams", "strings", "waits")
-MORE = ("repeat", "square", "speaks", "steers")
+NEEDED = ("add_sub", "calls", "counts", "hooks", "itself", "streams", "repeat", "waits", "senders")
 
 KEEPER = """
 import numpy as np
@@ -73,7 +69,7 @@ output [ { name: "Y" data_type: TYPE_FP32 dims: [ -1 ] } ]
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A server with the models, all of them apart."""
     root = tmp_path_factory.mktemp("apart")
-    for name in (*NEEDED, *MORE):
+    for name in NEEDED:
         shutil.copytree(MODELS / name, root / name)
         config = root / name / "config.pbtxt"
         config.write_text(config.read_text().replace("KIND_CPU", "KIND_PROCESS"))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 from penstock_runtime.backends.base import SLOW_READER_S, Arrays, RequestTask
+from penstock_runtime.backends.failure import execution_failure
 from penstock_runtime.errors import PenstockError, ResourceExhausted
 from penstock_runtime.isolation.child_link import ChildLink
 from penstock_runtime.isolation.frames import Frame, Kind
@@ -104,6 +105,11 @@ class RemoteTask(RequestTask):
             self._link.send(Kind.ANSWER, self._number, note, outputs)
         except PenstockError as error:
             self._refuse(error)
+        except OSError:
+            raise
+        except Exception as error:
+            # What no message can hold: the request must not wait for it.
+            self._refuse(execution_failure(error, self.request.model_name))
 
     def finish(self) -> None:
         """End a decoupled request without a further response."""

@@ -75,9 +75,9 @@ class Batches(_Worker):
     def execute(self, frame: Frame) -> None:
         """Execute a batch, and send its outputs or its error."""
         link, number = self._link, frame.number
-        contexts = self.contexts(frame)
-        link.listen("work", number, lambda said: _cancel(contexts, said))
         try:
+            contexts = self.contexts(frame)
+            link.listen("work", number, lambda said: _cancel(contexts, said))
             outputs: Mapping[str, Any] = self._executable.execute(
                 self._link.memory.arrays(frame), contexts
             )
@@ -112,7 +112,8 @@ class Streams(_Worker):
     def execute(self, frame: Frame) -> None:
         """Send the responses as they come, and then the end or an error."""
         link, number = self._link, frame.number
-        contexts, window = self.contexts(frame), Window(frame.note["window"])
+        window = Window(frame.note["window"])
+        contexts: list[RemoteContext] = []
 
         def heard(said: Frame) -> None:
             if said.kind is Kind.CREDIT:
@@ -121,8 +122,9 @@ class Streams(_Worker):
                 _cancel(contexts, said)
                 window.end()
 
-        link.listen("work", number, heard)
         try:
+            contexts += self.contexts(frame)
+            link.listen("work", number, heard)
             self._forward(number, self._link.memory.arrays(frame), contexts[0], window)
             link.send(Kind.END, number, _said(contexts))
         except (Exception, SystemExit) as error:
@@ -158,8 +160,9 @@ class Requests(_Worker):
 
     def execute(self, frame: Frame) -> None:
         """Call the model, and say that it has returned, or what it raised."""
-        tasks = self._tasks(frame)
+        tasks: list[RemoteTask] = []
         try:
+            tasks += self._tasks(frame)
             self._executable.execute_requests(tasks)
         except (Exception, SystemExit) as error:
             known = self.known(error)

@@ -20,6 +20,8 @@ PROTOCOL = 1
 MOST_BYTES = 64 << 20
 MOST_NOTE = 4 << 20
 _HEAD = struct.Struct("<IIBQ")
+# One for all: making one for each message would cost more than what it does.
+_ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 _FD_BYTES = socket.CMSG_SPACE(array.array("i").itemsize)
 
 
@@ -97,7 +99,7 @@ def note_of(raw: bytes | bytearray) -> dict[str, Any]:
     if not raw:
         return {}
     try:
-        note = json.loads(raw)
+        note = json.loads(raw.decode())
     except (ValueError, RecursionError):
         raise BrokenProtocol(f"a note of {len(raw)} bytes is no JSON") from None
     if not isinstance(note, dict):
@@ -107,7 +109,7 @@ def note_of(raw: bytes | bytearray) -> dict[str, Any]:
 
 def packed(kind: Kind, number: int, note: Mapping[str, Any] | None, size: int) -> bytes:
     """Head and note of a frame whose data has so many bytes. ResourceExhausted beyond bounds."""
-    text = json.dumps(note, separators=(",", ":")).encode() if note else b""
+    text = _ENCODE(note).encode() if note else b""
     if len(text) > MOST_NOTE or size > MOST_BYTES:
         raise ResourceExhausted(
             f"{len(text)} + {size} bytes are more than fit into a message between the server and"

@@ -48,7 +48,9 @@ class Desk(Protocol):
 
 
 class Life:
-    """Made alive by `__init__`; `on_end` is called once it is over, from a thread of its own."""
+    """Made alive by `__init__`; `on_end` is called when it cannot be used any more, from any
+    thread, maybe twice.
+    """
 
     def __init__(
         self,
@@ -72,7 +74,8 @@ class Life:
         self.says_ready = True
         self.closing = False
         self._begun = threading.Event()
-        self.process = Spawned(name, self._end)
+        known = name if name.startswith(model) else f"{model} {name}"
+        self.process = Spawned(known, self._end)
         link = self.process.link
         link.settimeout(None)
         self.channel = Channel(link)
@@ -224,7 +227,10 @@ class Life:
 
     def accuse(self, of: str) -> None:
         """End it for a reason of its own making, the first of which is told."""
-        self._accused = self._accused or of
+        first, self._accused = not self._accused, self._accused or of
+        if first:
+            # At once: until then it is still given requests.
+            self._on_end()
         if not self.process.wait(0.05):
             self.process.signal(9)
 
@@ -237,6 +243,7 @@ class Life:
         told = self._accused
         ended_itself = not told or told == _DEAF
         self._died = self._obituary(how if ended_itself else told)
+        self._on_end()
         if not self.closing:
             _log.error("%s", self._died.message)
         self._outbox.put(None)
@@ -248,7 +255,6 @@ class Life:
         self._writer.join(KILL_S)
         self._reader.join(KILL_S)
         self.channel.close()
-        self._on_end()
 
     def _obituary(self, how: str) -> InstanceDied:
         return InstanceDied(

@@ -171,6 +171,10 @@ class Keeper:
             life.close()
             raise Internal(f"{name} became of another kind: {form[:32]!r}, was {self.form!r}")
         self.form, self._life, self._tasks = form, life, made[0]
+        if self._closing.is_set():
+            # Whoever closed did so before there was anything to close.
+            life.kill()
+            raise Internal(f"{name} is not needed any more")
         self._memory = _sizes(frame)
 
     def _look_at_start(self) -> None:

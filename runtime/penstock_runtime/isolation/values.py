@@ -13,7 +13,9 @@ from penstock_runtime.isolation.frames import BrokenProtocol
 from penstock_runtime.request import EMPTY, InferRequest, Parameters, RequestedOutput
 
 LONGEST_MESSAGE = 4096
-MOST_PARAMETERS = 1024
+# No message is as long: nothing of a request is cut, or refused for being many.
+WHOLE = 1 << 30
+MOST_PARAMETERS = 1 << 16
 
 _ERRORS: Mapping[str, type[PenstockError]] = MappingProxyType(
     {
@@ -112,9 +114,9 @@ def parameters_of(note: Any) -> dict[str, bool | int | float | str]:
     found: dict[str, bool | int | float | str] = {}
     for name, value in note.items():
         if isinstance(value, str):
-            found[text_of(name)] = text_of(value, 1 << 20)
+            found[text_of(name, WHOLE)] = text_of(value, WHOLE)
         elif isinstance(value, bool | float) or (type(value) is int and abs(value) < 1 << 64):
-            found[text_of(name)] = value
+            found[text_of(name, WHOLE)] = value
         else:
             raise BrokenProtocol("a parameter is no bool, number or text")
     return found
@@ -148,17 +150,17 @@ def request_of(note: Any) -> InferRequest:
     deadline = note.get("deadline")
     correlation = note.get("correlation", 0)
     return InferRequest(
-        text_of(note.get("model")),
+        text_of(note.get("model"), WHOLE),
         (),
         text_of(note.get("version", ""), 64),
-        text_of(note.get("id", "")),
-        tuple(RequestedOutput(text_of(name)) for name in outputs),
+        text_of(note.get("id", ""), WHOLE),
+        tuple(RequestedOutput(text_of(name, WHOLE)) for name in outputs),
         parameters_of(note["parameters"]) if "parameters" in note else EMPTY,
-        {text_of(name): text_of(value) for name, value in parameters_of(headers).items()},
+        {name: text_of(value, WHOLE) for name, value in parameters_of(headers).items()},
         None if deadline is None else count_of(deadline),
         count_of(note.get("priority", 0)),
         count_of(note.get("timeout", 0)),
-        text_of(correlation) if isinstance(correlation, str) else count_of(correlation),
+        text_of(correlation, WHOLE) if isinstance(correlation, str) else count_of(correlation),
         bool(note.get("start")),
         bool(note.get("end")),
         depth=count_of(note.get("depth", 0)),

@@ -188,7 +188,7 @@ class BatchScheduler:
             now = self._clock()
             with self._lock:
                 dead = self._batcher.expire(now)
-                members = self._batcher.take(now)
+                members = None if gate.dismissed else self._batcher.take(now)
                 more = self._more() if several and members is not None else ()
                 if members is None and not dead:
                     if self._stopped or gate.dismissed:
@@ -306,7 +306,10 @@ class BatchScheduler:
         return self._stopped
 
     def away(self, gate: Gate) -> None:
-        """The instance at this gate cannot execute for a while; what it holds is for others."""
+        """The instance at this gate cannot execute for a while; another looks after what it may
+        have been woken for.
+        """
+        self.leave(gate)
 
     def readmit(self, gate: Gate) -> None:
         """The instance at this gate was called away and is back."""

@@ -159,6 +159,7 @@ class RatedScheduler(BatchScheduler):
 
     def away(self, gate: Gate) -> None:
         """The instance cannot execute for a while; what it holds is for others."""
+        super().leave(gate)
         self._rates.give_back(gate)
 
     def leave(self, gate: Gate) -> None:
