@@ -347,19 +347,40 @@ def test_the_configuration_comes_back_as_it_was_written(client: Client) -> None:
     assert [tensor.name for tensor in config.input] == ["x"]
 
 
-def test_a_reload_takes_another_process_and_leaves_none_behind(
+def pids_of(running: Running, name: str) -> list[int]:
+    """The processes of a model's instances."""
+    instances = running.server.core.model(name).instances
+    return [i.process.pid or 0 for i in instances if i.process is not None]
+
+
+def groups(kind: str, count: int = 1) -> str:
+    """A configuration for a load."""
+    return f'{{"instance_group": [{{"kind": "{kind}", "count": {count}}}]}}'
+
+
+def test_instances_come_and_go_and_leave_no_process_behind(
     running: Running, client: Client
 ) -> None:
-    """Each load has a process of its own; the former ends."""
-    former = pid_of(running, "steady")
+    """More instances are more processes; none of them outlives a load that wants them elsewhere,
+    or an unload.
+    """
+    first = pids_of(running, "steady")
 
-    client.load("steady", config='{"instance_group": [{"kind": "KIND_PROCESS", "count": 2}]}')
-    pids = [i.process.pid for i in running.server.core.model("steady").instances if i.process]
-
-    assert ask(client, "steady", 2.0) == 4.0
-    assert len(set(pids)) == 2
+    client.load("steady", config=groups("KIND_PROCESS", 2))
+    two = pids_of(running, "steady")
+    client.load("steady", config=groups("KIND_CPU"))
+    here = pids_of(running, "steady"), ask(client, "steady", 2.0)
+    ended = wait_for(lambda: not any(map(is_there, {*first, *two})))
+    client.load("steady", config=groups("KIND_PROCESS"))
+    again = pids_of(running, "steady")
+    answer = ask(client, "steady", 3.0)
     client.unload("steady")
-    assert wait_for(lambda: not any(map(is_there, [former, *filter(None, pids)])))
+
+    assert (len(first), len(set(two)), len(again)) == (1, 2, 1)
+    assert here == ([], 4.0)
+    assert ended
+    assert answer == 6.0
+    assert wait_for(lambda: not is_there(again[0]))
 
 
 def test_another_instance_answers_while_one_comes_back_warm(
