@@ -29,6 +29,7 @@ from penstock_runtime.scheduling.answering import WorkScheduler
 from penstock_runtime.scheduling.batch_scheduler import (
     HANDFUL_NS,
     SHORT_NS,
+    BatchScheduler,
     Work,
 )
 from penstock_runtime.scheduling.gate import Gate
@@ -160,19 +161,27 @@ class ModelInstance:
         """Ask for work only while the process is there; whatever it is at, it is called away when
         the process ends.
         """
+        scheduler = self._scheduler
+        # The configuration of a model with sequences, which have another, does not get here.
+        assert isinstance(scheduler, BatchScheduler)
         process.supervise(
-            lambda: self._dismissed or self._scheduler.stopped,
-            lambda: self._scheduler.dismiss(self.gate),
+            lambda: self._dismissed or scheduler.stopped,
+            lambda: scheduler.dismiss(self.gate),
             lambda: self._warm_up(process),  # type: ignore[arg-type] # it is an executable as well
         )
         if not self._dismissed:
-            self._next_work = partial(self._supervised_work, process)
+            self._next_work = partial(self._supervised_work, process, scheduler)
         # Dismissed in the meantime, it must not be forgotten.
         if self._dismissed:
             self._next_work = _nothing_more
 
     def _supervised_work(
-        self, process: Supervised, gate: Gate, *, several: bool = False
+        self,
+        process: Supervised,
+        scheduler: BatchScheduler,
+        gate: Gate,
+        *,
+        several: bool = False,
     ) -> Work | None:
         """As the scheduler's; what is executed in another process is not so short that several
         should be in hand.
@@ -180,28 +189,28 @@ class ModelInstance:
         del several
         while True:
             if process.pid is None:
-                self._scheduler.away(gate)
+                scheduler.away(gate)
             # In this order: a process that ends from now on is noticed at the gate.
-            self._scheduler.readmit(gate)
+            scheduler.readmit(gate)
             if not process.revive():
-                self._lose()
+                self._lose(scheduler)
                 return None
             if self._dismissed:
                 return None
-            work = self._scheduler.next_work(gate)
-            if work is not None or self._scheduler.stopped or self._dismissed:
+            work = scheduler.next_work(gate)
+            if work is not None or scheduler.stopped or self._dismissed:
                 return work
 
-    def _lose(self) -> None:
+    def _lose(self, scheduler: BatchScheduler) -> None:
         """The process does not come back, unless nobody wants it to."""
-        if self._dismissed or self._scheduler.stopped:
+        if self._dismissed or scheduler.stopped:
             return
         name = self.placement.name
         self._failure = Unavailable(
             f"instance '{name}' has died, and did not start again", reason="INSTANCE_DIED"
         )
         _log.error("%s: nobody tries to start it again; load its model anew", name)
-        self._scheduler.lose(
+        scheduler.lose(
             Unavailable(
                 "every instance of the model has died, and none could be started again",
                 reason="INSTANCE_DIED",

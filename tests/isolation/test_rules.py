@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from penstock_runtime.config import InstanceGroup, ModelConfig, ModelParameter
 from penstock_runtime.config_check import check
+from penstock_runtime.config_scheduling import SequenceBatching
 from penstock_runtime.errors import InvalidArgument
 from penstock_runtime.isolation.backoff import LONGEST_S, WELL_S, Backoff
 from penstock_runtime.isolation.settings import (
@@ -130,3 +131,18 @@ def test_a_model_is_apart_as_a_whole_or_not_at_all() -> None:
 
     with pytest.raises(InvalidArgument, match="with and without KIND_PROCESS"):
         check(ModelConfig(name="m", backend="python", instance_group=groups))
+
+
+def test_models_with_sequences_are_not_apart() -> None:
+    """Their state would go with a process, and nobody would know."""
+    groups = (InstanceGroup(kind="KIND_PROCESS"),)
+
+    with pytest.raises(InvalidArgument, match="KIND_PROCESS is not there for models with seq"):
+        check(
+            ModelConfig(
+                name="m",
+                backend="python",
+                instance_group=groups,
+                sequence_batching=SequenceBatching(),
+            )
+        )
