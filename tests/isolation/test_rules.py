@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from penstock_runtime.config import InstanceGroup, ModelConfig, ModelParameter
 from penstock_runtime.config_check import check
+from penstock_runtime.config_reader import read_config
 from penstock_runtime.config_scheduling import SequenceBatching
 from penstock_runtime.errors import InvalidArgument
 from penstock_runtime.isolation.backoff import LONGEST_S, WELL_S, Backoff
@@ -123,6 +124,17 @@ def test_processes_are_on_the_cpu_unless_gpus_are_named() -> None:
     assert [(p.name, p.device, p.process) for p in there] == [("m_0_0_gpu1", "cuda:1", True)]
     assert is_isolated(cpu)
     assert not is_isolated(ModelConfig(name="m"))
+
+
+@pytest.mark.parametrize("kind", ["KIND_PROCESS", 1001, "1001"])
+def test_the_kind_is_known_by_its_name_and_its_number(kind: object) -> None:
+    """As clients and files may write it; Triton's next numbers stay free."""
+    config = read_config({"name": "m", "instance_group": [{"kind": kind}]})
+
+    assert config.instance_group[0].kind == "KIND_PROCESS"
+    for number in (4, 1000, 1002):
+        with pytest.raises(InvalidArgument):
+            read_config({"name": "m", "instance_group": [{"kind": number}]})
 
 
 def test_a_model_is_apart_as_a_whole_or_not_at_all() -> None:
