@@ -12,7 +12,8 @@ from penstock_runtime.backends.base import Arrays, RequestExecutable, RequestTas
 from penstock_runtime.context import RequestContext
 from penstock_runtime.errors import InstanceDied, PenstockError
 from penstock_runtime.isolation.frames import BrokenProtocol, Frame, Kind
-from penstock_runtime.isolation.life import Life, Question
+from penstock_runtime.isolation.life import Life
+from penstock_runtime.isolation.question import Question
 from penstock_runtime.isolation.settings import Settings
 from penstock_runtime.isolation.supervised import Keeper
 from penstock_runtime.isolation.values import list_of, parameters_of, request_note

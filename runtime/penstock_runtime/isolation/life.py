@@ -8,22 +8,20 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from itertools import count
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 from penstock_runtime.errors import FailureReason, InstanceDied, PenstockError
 from penstock_runtime.isolation.frames import PROTOCOL, BrokenProtocol, Channel, Frame, Kind
 from penstock_runtime.isolation.memory import ServerMemory
+from penstock_runtime.isolation.question import Box, Question
 from penstock_runtime.isolation.segments import Block
 from penstock_runtime.isolation.settings import Settings
 from penstock_runtime.isolation.spawn import Spawned
 from penstock_runtime.isolation.tensors import pack
-from penstock_runtime.isolation.values import count_of, error_of, text_of
+from penstock_runtime.isolation.values import count_of, text_of
 
 _log = logging.getLogger("penstock.model")
 
-# How often whoever waits for the process looks up.
-LOOK_S = 0.05
 # How long an interpreter may take to start; nothing of the model's is executed until then.
 START_S = 60.0
 # More answers than this to one question are in nobody's hands.
@@ -66,7 +64,7 @@ class Life:
         self._on_end = on_end
         self._numbers = count(1)
         self._asking = threading.Lock()
-        self._boxes: dict[int, queue.SimpleQueue[Frame | None]] = {}
+        self._boxes: dict[int, Box] = {}
         self._outbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._accused = ""
         self._died: InstanceDied | None = None
@@ -94,7 +92,12 @@ class Life:
         """Whether it has not ended."""
         return self._died is None and not self._accused
 
-    def question(self) -> "Question":
+    @property
+    def over(self) -> bool:
+        """Whether nothing more comes from it."""
+        return self._died is not None
+
+    def question(self) -> Question:
         """Something to ask, and wait for."""
         return Question(self, next(self._numbers))
 
@@ -197,7 +200,7 @@ class Life:
             # Asked by someone who does not wait any more.
             self.release(self.memory.arrays(frame)[1], later=True)
 
-    def open(self, number: int, box: "queue.SimpleQueue[Frame | None]") -> None:
+    def open(self, number: int, box: Box) -> None:
         """Answers to this number go there."""
         with self._asking:
             self._boxes[number] = box
@@ -286,73 +289,6 @@ class Life:
 
     def __repr__(self) -> str:
         return f"<Life {self.process.pid}, {'alive' if self.alive else 'over'}>"
-
-
-class Question:
-    """What is asked of the process; a context, outside of which nobody waits for an answer."""
-
-    def __init__(self, life: Life, number: int) -> None:
-        self._life = life
-        self.number = number
-        self._box: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
-
-    def __enter__(self) -> Self:
-        self._life.open(self.number, self._box)
-        return self
-
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
-        try:
-            self._life.shut(self.number)
-        except BrokenProtocol as broken:
-            self._life.accuse(f"broke the protocol ({broken.message})")
-
-    def ask(
-        self, kind: Kind, note: Mapping[str, Any], arrays: Mapping[str, Any] | None = None
-    ) -> None:
-        """Ask it. InstanceDied if nobody is there."""
-        if not self._life.alive:
-            raise self._life.death()
-        self._life.send(kind, self.number, note, arrays)
-
-    def answer(self, look: Callable[[], None]) -> Frame:
-        """The next answer; `look` is called now and then. InstanceDied if none will come, and the
-        error if it is one.
-        """
-        while True:
-            try:
-                frame = self._box.get(timeout=LOOK_S)
-            except queue.Empty:
-                if self._life._died is not None:
-                    raise self._life.death() from None
-                look()
-                continue
-            if frame is None:
-                raise self._life.death()
-            if frame.kind in (Kind.ERROR, Kind.FAILED):
-                raise self._error(frame)
-            return frame
-
-    def _error(self, frame: Frame) -> PenstockError:
-        try:
-            return error_of(frame.note.get("error"))
-        except BrokenProtocol as broken:
-            self._life.accuse(f"broke the protocol ({broken.message})")
-            return self._life.death()
-
-    def arrays(self, frame: Frame) -> dict[str, Any]:
-        """The arrays of an answer. BrokenProtocol, and the process is ended, if there are none."""
-        try:
-            arrays, block = self._life.memory.arrays(frame)
-        except BrokenProtocol as broken:
-            self._life.accuse(f"broke the protocol ({broken.message})")
-            raise self._life.death() from None
-        self._life.release(block)
-        return arrays
 
 
 def hello(mode: str, config: Mapping[str, Any], **more: Any) -> dict[str, Any]:
