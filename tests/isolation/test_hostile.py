@@ -172,7 +172,7 @@ def test_whatever_a_process_says_its_requests_are_answered_and_nothing_breaks(
 
     assert not asking.is_alive()
     assert len(outcome) == 1
-    assert len(scene.tasks[0]) == 0
+    assert wait_for(lambda: len(scene.tasks[0]) == 0)
     assert defects.found == []
 
 
