@@ -93,6 +93,7 @@ class ModelInstanceGroup(Message):
         KIND_GPU: ModelInstanceGroup.Kind.ValueType  # 1
         KIND_CPU: ModelInstanceGroup.Kind.ValueType  # 2
         KIND_MODEL: ModelInstanceGroup.Kind.ValueType  # 3
+        KIND_PROCESS: ModelInstanceGroup.Kind.ValueType  # 1001
 
     class Kind(metaclass=_KindType):
         ValueType = NewType("ValueType", int)
@@ -101,6 +102,7 @@ class ModelInstanceGroup(Message):
     KIND_GPU: ModelInstanceGroup.Kind.ValueType  # 1
     KIND_CPU: ModelInstanceGroup.Kind.ValueType  # 2
     KIND_MODEL: ModelInstanceGroup.Kind.ValueType  # 3
+    KIND_PROCESS: ModelInstanceGroup.Kind.ValueType  # 1001
 
     class SecondaryDevice(Message):
         """A further device that the instance uses."""

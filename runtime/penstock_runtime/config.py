@@ -132,7 +132,9 @@ class SecondaryDevice:
 
 @dataclass(frozen=True, slots=True)
 class InstanceGroup:
-    """`count` instances on each of `gpus` (KIND_GPU), or in host memory (KIND_CPU)."""
+    """`count` instances on each of `gpus` (KIND_GPU), in host memory (KIND_CPU), or each in a
+    process of its own, on those GPUs if there are any (KIND_PROCESS).
+    """
 
     name: str = ""
     kind: str = "KIND_AUTO"

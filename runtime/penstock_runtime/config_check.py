@@ -160,6 +160,14 @@ def _instances(config: ModelConfig) -> Problems:
         message = f"asks for {total} instances, at most {INSTANCE_LIMIT} are allowed"
         yield error("instance_group", message, "lower the counts")
     yield from _resources(groups)
+    kinds = {group.kind for group in groups}
+    if "KIND_PROCESS" in kinds and config.sequence_batching is not None:
+        # What a sequence has left in a process is gone with it, and nobody would know whose.
+        message = "KIND_PROCESS is not there for models with sequences"
+        yield error("instance_group", message, "choose another kind, or keep state by the caller")
+    if "KIND_PROCESS" in kinds and len(kinds) > 1:
+        message = "has groups with and without KIND_PROCESS, so that the model is not kept apart"
+        yield error("instance_group", message, "write KIND_PROCESS in all of them or in none")
     if groups and all(group.passive for group in groups):
         message = "every group is passive, so that no instance takes a request"
         yield warning("instance_group", message, "remove passive from one group")

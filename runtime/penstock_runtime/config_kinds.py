@@ -176,9 +176,10 @@ def _real(value: object) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Enumeration:
-    """One of `names`, by name or by number."""
+    """One of `names`, by name or by number; the last of them have numbers of their own."""
 
     names: tuple[str, ...]
+    numbers: tuple[int, ...] = ()
 
     @property
     def zero(self) -> str:
@@ -188,8 +189,11 @@ class Enumeration:
     def read(self, value: object) -> object:
         """The name."""
         number = _integer(value)
-        if number is not None and 0 <= number < len(self.names):
+        counted = len(self.names) - len(self.numbers)
+        if number is not None and 0 <= number < counted:
             return self.names[number]
+        if number in self.numbers:
+            return self.names[counted + self.numbers.index(number)]
         if value not in self.names:
             raise Misfit(f"expected one of {', '.join(self.names)}, got {shown(value)}")
         return value

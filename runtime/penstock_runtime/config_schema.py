@@ -63,7 +63,13 @@ _FLOAT32 = Real(FLOAT32_MAX)
 ENUMS: Mapping[tuple[type, str], tuple[str, ...]] = MappingProxyType(
     {
         (ModelInput, "format"): ("FORMAT_NONE", "FORMAT_NHWC", "FORMAT_NCHW"),
-        (InstanceGroup, "kind"): ("KIND_AUTO", "KIND_GPU", "KIND_CPU", "KIND_MODEL"),
+        (InstanceGroup, "kind"): (
+            "KIND_AUTO",
+            "KIND_GPU",
+            "KIND_CPU",
+            "KIND_MODEL",
+            "KIND_PROCESS",
+        ),
         (SecondaryDevice, "kind"): ("KIND_NVDLA",),
         (BatchInput, "kind"): (
             "BATCH_ELEMENT_COUNT",
@@ -86,6 +92,11 @@ ENUMS: Mapping[tuple[type, str], tuple[str, ...]] = MappingProxyType(
     }
 )
 """The names of an enum field, by number."""
+
+NUMBERS: Mapping[tuple[type, str], tuple[int, ...]] = MappingProxyType(
+    {(InstanceGroup, "kind"): (1001,)}
+)
+"""The numbers of the last names, where these are not Triton's and keep away from its own."""
 
 WIDTHS: Mapping[tuple[type, str], Kind] = MappingProxyType(
     {
@@ -270,5 +281,5 @@ def _kind(hint: Any, place: tuple[type, str]) -> Kind:
     if isinstance(hint, type) and is_dataclass(hint):
         return Message(hint)
     if place in ENUMS:
-        return Enumeration(ENUMS[place])
+        return Enumeration(ENUMS[place], NUMBERS.get(place, ()))
     return WIDTHS.get(place) or _SCALARS[hint]

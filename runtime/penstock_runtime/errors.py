@@ -116,6 +116,12 @@ class AlreadyExists(PenstockError):
     status = Status.ALREADY_EXISTS
 
 
+class InstanceDied(Unavailable):
+    """The process of an instance ended while it had the request, which is not tried again: it may
+    have been the cause.
+    """
+
+
 class Cancelled(PenstockError):
     """The caller gave up."""
 

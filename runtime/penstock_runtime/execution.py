@@ -15,7 +15,13 @@ from penstock_kernels.ragged import scatter_rows
 from penstock_runtime.backends.base import Executable
 from penstock_runtime.batch import Batch, BatchPlan
 from penstock_runtime.context import PendingContext
-from penstock_runtime.errors import DeadlineExceeded, FailureReason, Internal, PenstockError
+from penstock_runtime.errors import (
+    DeadlineExceeded,
+    FailureReason,
+    InstanceDied,
+    Internal,
+    PenstockError,
+)
 from penstock_runtime.observability.statistics import ModelStatistics, RequestTiming
 from penstock_runtime.request import Timing
 from penstock_runtime.scheduling.answering import Answering
@@ -147,10 +153,13 @@ def _after_failure(
 ) -> None:
     """A batch failed: its only request gets the error; of several, each is tried alone.
 
-    So one poisoned member does not take its neighbours down with it.
+    So one poisoned member does not take its neighbours down with it; unless it took the process of
+    the model, which is not given it again.
     """
-    if len(batch.members) == 1:
-        desk.fail(batch.members[0], as_penstock_error(desk.name, error), start)
+    if len(batch.members) == 1 or isinstance(error, InstanceDied):
+        known = as_penstock_error(desk.name, error)
+        for pending in batch.members:
+            desk.fail(pending, known, start)
         return
     _log.warning(
         "a batch of %d requests failed on %s; each is tried alone", len(batch.members), desk.name

@@ -103,6 +103,12 @@ class HeldTask(RequestTask):
         """Whether nobody waits for an answer any more."""
         return self._gone
 
+    @property
+    def has_room(self) -> bool:
+        """Whether `send` would not have to wait for a reader."""
+        pending = self.pending
+        return pending is None or not self._run.decoupled or pending.stream.wait_for_room(0.0)
+
     def on_abandon(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call back, from any thread, if nobody waits any more; what is returned ends that."""
         token = object()

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from penstock_runtime.backends.base import (
@@ -15,9 +16,10 @@ from penstock_runtime.backends.base import (
     Placement,
     RequestExecutable,
     StreamingExecutable,
+    Supervised,
 )
 from penstock_runtime.batch import Batch, BatchPlan
-from penstock_runtime.errors import Internal, PenstockError
+from penstock_runtime.errors import Internal, PenstockError, Unavailable
 from penstock_runtime.execution import Desk, execute_batch
 from penstock_runtime.execution_alone import execute_alone
 from penstock_runtime.execution_requests import HeldTasks, execute_requests
@@ -27,6 +29,7 @@ from penstock_runtime.scheduling.answering import WorkScheduler
 from penstock_runtime.scheduling.batch_scheduler import (
     HANDFUL_NS,
     SHORT_NS,
+    BatchScheduler,
     Work,
 )
 from penstock_runtime.scheduling.gate import Gate
@@ -69,7 +72,7 @@ class ModelInstance:
         self._warmups = warmups
         self._desk = Desk(placement.name, plan, scheduler, statistics)
         self._held = HeldTasks(scheduler.call_at)
-        self._asked: RequestExecutable | None = None
+        self._asked: RequestExecutable | Supervised | None = None
         self._dismissed = False
         self._ready = threading.Event()
         self._failure: PenstockError | None = None
@@ -91,6 +94,17 @@ class ModelInstance:
         alive, asked = self._thread.is_alive() and self._failure is None, self._asked
         return alive and (asked is None or asked.ready)
 
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.placement.name
+
+    @property
+    def process(self) -> Supervised | None:
+        """What is in a process of its own, if it is."""
+        asked = self._asked
+        return asked if isinstance(asked, Supervised) else None
+
     def dismiss(self) -> None:
         """End after what it executes now."""
         self._dismissed = True
@@ -110,8 +124,11 @@ class ModelInstance:
         if self.placement.kind != "KIND_GPU":
             _give_way()
         executable = self._prepare()
-        if isinstance(executable, RequestExecutable):
-            self._asked = executable
+        asked: object = executable
+        if isinstance(asked, RequestExecutable | Supervised):
+            self._asked = asked
+        if isinstance(asked, Supervised):
+            self._supervise(asked)
         self._ready.set()
         if executable is None:
             self._leave()
@@ -140,6 +157,71 @@ class ModelInstance:
             self._asked = None
         executable.close()
 
+    def _supervise(self, process: Supervised) -> None:
+        """Ask for work only while the process is there; whatever it is at, it is called away when
+        the process ends.
+        """
+        scheduler = self._scheduler
+        # The configuration of a model with sequences, which have another, does not get here.
+        assert isinstance(scheduler, BatchScheduler)
+        process.supervise(
+            lambda: self._dismissed or scheduler.stopped,
+            lambda: scheduler.dismiss(self.gate),
+            lambda: self._warm_up(process),  # type: ignore[arg-type] # it is an executable as well
+        )
+        if not self._dismissed:
+            self._next_work = partial(self._supervised_work, process, scheduler)
+        # Dismissed in the meantime, it must not be forgotten.
+        if self._dismissed:
+            self._next_work = _nothing_more
+
+    def _supervised_work(
+        self,
+        process: Supervised,
+        scheduler: BatchScheduler,
+        gate: Gate,
+        *,
+        several: bool = False,
+    ) -> Work | None:
+        """As the scheduler's; what is executed in another process is not so short that several
+        should be in hand.
+        """
+        del several
+        while True:
+            if process.pid is None:
+                scheduler.away(gate)
+            # In this order: a process that ends from now on is noticed at the gate.
+            scheduler.readmit(gate)
+            if not process.revive():
+                self._lose(scheduler)
+                return None
+            if self._dismissed:
+                return None
+            work = scheduler.next_work(gate)
+            if work is not None or scheduler.stopped or self._dismissed:
+                return work
+
+    def _lose(self, scheduler: BatchScheduler) -> None:
+        """The process does not come back, unless nobody wants it to."""
+        if self._dismissed or scheduler.stopped:
+            return
+        name = self.placement.name
+        self._failure = Unavailable(
+            f"instance '{name}' has died, and did not start again", reason="INSTANCE_DIED"
+        )
+        _log.error("%s: nobody tries to start it again; load its model anew", name)
+        scheduler.lose(
+            Unavailable(
+                "every instance of the model has died, and none could be started again",
+                reason="INSTANCE_DIED",
+                scheduled=True,
+            )
+        )
+
+    def _warm_up(self, executable: AnyExecutable) -> None:
+        for request in self._warmups:
+            warm_up(executable, self._desk.plan, request)
+
     def _leave(self) -> None:
         if self._on_end is not None:
             self._on_end(self.gate)
@@ -147,8 +229,7 @@ class ModelInstance:
     def _prepare(self) -> AnyExecutable | None:
         try:
             executable = self._loaded.executable(self.placement)
-            for request in self._warmups:
-                warm_up(executable, self._desk.plan, request)
+            self._warm_up(executable)
         except PenstockError as error:
             self._failure = error
             return None
@@ -194,7 +275,8 @@ class ModelInstance:
 
     def __repr__(self) -> str:
         state = "healthy" if self.healthy else "dead"
-        return f"<ModelInstance {self.placement.name} on {self.placement.device}, {state}>"
+        process = f", process {self.process.pid}" if self.process is not None else ""
+        return f"<ModelInstance {self.placement.name} on {self.placement.device}, {state}{process}>"
 
 
 def _give_way() -> None:

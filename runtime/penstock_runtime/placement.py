@@ -44,7 +44,8 @@ def _of_group(
     kind = _kind(group, uses_gpu, devices)
     base = group.name or f"{model}_{number}"
     if kind != "KIND_GPU":
-        return [Placement(f"{base}_{i}", kind) for i in range(group.count)]
+        apart = group.kind == "KIND_PROCESS"
+        return [Placement(f"{base}_{i}", kind, process=apart) for i in range(group.count)]
     ordinals = group.gpus or tuple(range(devices))
     for ordinal in ordinals:
         if not 0 <= ordinal < devices:
@@ -53,13 +54,15 @@ def _of_group(
                 f"this machine has {devices}"
             )
     return [
-        Placement(f"{base}_{i}_gpu{ordinal}", kind, ordinal)
+        Placement(f"{base}_{i}_gpu{ordinal}", kind, ordinal, group.kind == "KIND_PROCESS")
         for ordinal in ordinals
         for i in range(group.count)
     ]
 
 
 def _kind(group: InstanceGroup, uses_gpu: bool, devices: int) -> str:
+    if group.kind == "KIND_PROCESS":
+        return "KIND_GPU" if group.gpus else "KIND_CPU"
     if group.kind == "KIND_AUTO":
         return "KIND_GPU" if uses_gpu and devices else "KIND_CPU"
     if group.kind == "KIND_GPU" and not devices:

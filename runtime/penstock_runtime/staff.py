@@ -97,6 +97,10 @@ class Staff:
         shares = any(seat.group is not None and seat.group.resources for seat in places)
         if not self._scheduler.may_have(len(places)) or (shares and self._rates is None):
             return None
+        apart = {seat.placement.process for seat in (*places, *self._seats.values())}
+        if len(apart) > 1:
+            # What is loaded in this process cannot be in another, nor the other way round.
+            return None
         kept, vacant, leaving = self._match(present, places)
         joined = self.hire(vacant)
         try:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
+from penstock.describe_instances import Instance, instance_families
 from penstock.describe_queue import queue_families
 from penstock.version import __version__
 from penstock_runtime.errors import InvalidArgument
@@ -37,6 +38,10 @@ class ServedModel(Protocol):
     @property
     def labels(self) -> Mapping[str, str]:
         """Its name and version."""
+
+    @property
+    def instances(self) -> Sequence[Instance]:
+        """What executes it."""
 
     def queue_stats(self) -> QueueStats:
         """What waits for it."""
@@ -101,6 +106,7 @@ def server_metrics(
     registry.add_source(lambda: _model_families(repository, options))
     registry.add_source(lambda: queue_families(repository.models()))
     registry.add_source(lambda: [_readiness(repository)])
+    registry.add_source(lambda: instance_families(repository.models()))
     for source in sources:
         registry.add_source(source)
     registry.add_source(process_families)

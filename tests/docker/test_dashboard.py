@@ -12,6 +12,7 @@ import yaml
 from tests.docker.dockerfile import ROOT
 from tests.fake_nvml import FakeNvml
 
+from penstock.describe_instances import Instance
 from penstock.logs import configure
 from penstock.metrics import server_metrics
 from penstock.observer import rpc_metrics
@@ -34,6 +35,7 @@ class BusyModel:
     """A decoupled model that had traffic."""
 
     statistics: ModelStatistics
+    instances: tuple[Instance, ...] = ()
 
     def queue_stats(self) -> QueueStats:
         return QueueStats(1, 2, 3)

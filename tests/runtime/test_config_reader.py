@@ -171,8 +171,8 @@ def test_what_is_wrong_is_named_with_its_path(data: object, text: str) -> None:
         ({"dynamic_batching": {"max_queue_delay_microseconds": -1}}, "0..18446744073709551615"),
         ({"max_batch_size": 2**31}, "-2147483648..2147483647, got 2147483648"),
         ({"max_batch_size": 10**5000}, "got a very large integer"),
-        ({"instance_group": [{"kind": 4}]}, "KIND_MODEL, got 4"),
-        ({"instance_group": [{"kind": "kind_gpu"}]}, 'KIND_MODEL, got "kind_gpu"'),
+        ({"instance_group": [{"kind": 4}]}, "KIND_PROCESS, got 4"),
+        ({"instance_group": [{"kind": "kind_gpu"}]}, 'KIND_PROCESS, got "kind_gpu"'),
         ({"input": [{**INPUT, "data_type": "FP32"}]}, "did you mean TYPE_FP32?"),
         ({"input": [{**INPUT, "data_type": 15}]}, "TYPE_BF16, got 15"),
         (

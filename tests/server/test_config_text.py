@@ -93,19 +93,25 @@ def scalar(kind: Kind) -> object:
     if isinstance(kind, Real):
         return "float" if kind.high == FLOAT32_MAX else "double"
     if isinstance(kind, Datatype):
-        return ("TYPE_INVALID", *(one.config_name for one in DataType))
+        names = "TYPE_INVALID", *(one.config_name for one in DataType)
+        return tuple((name, number) for number, name in enumerate(names))
     return (
-        kind.names if isinstance(kind, Enumeration) else {Text: "string", Flag: "bool"}[type(kind)]
+        numbered(kind)
+        if isinstance(kind, Enumeration)
+        else {Text: "string", Flag: "bool"}[type(kind)]
     )
+
+
+def numbered(kind: Enumeration) -> tuple[tuple[str, int], ...]:
+    """The names of an enumeration and their numbers."""
+    counted = range(len(kind.names) - len(kind.numbers))
+    return tuple(zip(kind.names, (*counted, *kind.numbers), strict=True))
 
 
 def scalar_of(field: FieldDescriptor) -> object:
     """What a scalar field of protobuf holds."""
     if field.enum_type is not None:
-        assert [value.number for value in field.enum_type.values] == list(
-            range(len(field.enum_type.values))
-        )
-        return tuple(value.name for value in field.enum_type.values)
+        return tuple((value.name, value.number) for value in field.enum_type.values)
     names = {
         FieldDescriptor.CPPTYPE_FLOAT: "float",
         FieldDescriptor.CPPTYPE_DOUBLE: "double",

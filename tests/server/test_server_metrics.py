@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from penstock.describe_instances import Instance
 from penstock.metrics import metrics_options, server_metrics
 from penstock.observer import CallObserver, rpc_metrics, trace_id
 from penstock.rpc import INFERENCE_SERVICE, TABLE, Rpc
@@ -27,6 +28,7 @@ class FakeModel:
     """A loaded version."""
 
     statistics: ModelStatistics
+    instances: tuple[Instance, ...] = ()
 
     def queue_stats(self) -> QueueStats:
         return QueueStats(2, 3, 0)

@@ -22,11 +22,14 @@ Arrays = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where one instance lives; `kind` is KIND_CPU or KIND_GPU, `device_id` the GPU's ordinal."""
+    """Where one instance lives; `kind` is KIND_CPU or KIND_GPU, `device_id` the GPU's ordinal;
+    `process` says that it has a process of its own.
+    """
 
     name: str
     kind: str = "KIND_CPU"
     device_id: int = 0
+    process: bool = False
 
     @property
     def device(self) -> str:
@@ -108,6 +111,11 @@ class RequestTask(ABC):
     def abandoned(self) -> bool:
         """Whether nobody waits for an answer any more."""
 
+    @property
+    def has_room(self) -> bool:
+        """Whether `send` would not have to wait for a reader."""
+        return True
+
     @abstractmethod
     def send(
         self,
@@ -171,6 +179,44 @@ class RequestExecutable(ABC):
     def ready(self) -> bool:
         """Whether the model says that it can serve; never blocks."""
         return True
+
+
+class Supervised(ABC):
+    """What is more to say of an executable that may end by itself and come back: what it executes
+    is in a process of its own.
+    """
+
+    @property
+    @abstractmethod
+    def ready(self) -> bool:
+        """Whether it can execute now; never blocks."""
+
+    @property
+    @abstractmethod
+    def restarts(self) -> int:
+        """How often it came back."""
+
+    @property
+    @abstractmethod
+    def pid(self) -> int | None:
+        """The process that it is in now."""
+
+    @abstractmethod
+    def supervise(
+        self,
+        give_up: Callable[[], bool],
+        on_death: Callable[[], None],
+        warm: Callable[[], None],
+    ) -> None:
+        """`give_up` says when nobody wants it back, `on_death` is called from any thread when it
+        ends, `warm` executes what it should before it is ready again.
+        """
+
+    @abstractmethod
+    def revive(self) -> bool:
+        """See to it that it is there, in the instance's own thread; False if there is no hope or
+        nobody wants it.
+        """
 
 
 AnyExecutable = Executable | StreamingExecutable | RequestExecutable

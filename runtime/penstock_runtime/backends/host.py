@@ -9,7 +9,7 @@ import sys
 
 # Spinning OpenMP threads burn a core between two executions and slow each other down tenfold when
 # there are more of them than cores. Both variables are read once, when the library is loaded.
-_PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
+PASSIVE_OPENMP = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
 
 
 def prepare_openmp() -> None:
@@ -17,7 +17,7 @@ def prepare_openmp() -> None:
 
     Has an effect only before torch (or another user of OpenMP) is imported.
     """
-    for key, value in _PASSIVE.items():
+    for key, value in PASSIVE_OPENMP.items():
         os.environ.setdefault(key, value)
 
 

@@ -15,13 +15,18 @@ from penstock_runtime.backends.python import PythonBackend
 from penstock_runtime.backends.torch import TorchBackend
 from penstock_runtime.backends.torchserve.backend import TorchServeBackend
 from penstock_runtime.errors import InvalidArgument
+from penstock_runtime.isolation.settings import is_isolated
 
 
 class BackendRegistry:
-    """The backends of one server, in the order in which they are asked about files."""
+    """The backends of one server, in the order in which they are asked about files.
 
-    def __init__(self, backends: Sequence[Backend]) -> None:
+    Without `isolates` this is the process that a model is to have.
+    """
+
+    def __init__(self, backends: Sequence[Backend], *, isolates: bool = True) -> None:
         self._backends = tuple(backends)
+        self._isolates = isolates
         self._by_name: dict[str, Backend] = {}
         for backend in self._backends:
             for name in (backend.name, *getattr(backend, "aliases", ())):
@@ -36,8 +41,16 @@ class BackendRegistry:
         """The backend of a model.
 
         Raises InvalidArgument for a name that is none of a backend, and for files that none
-        recognises.
+        recognises. Where the model is to have processes of its own, it works in one.
         """
+        found = self._find(source)
+        if not (self._isolates and is_isolated(source.config)):
+            return found
+        from penstock_runtime.isolation.backend import IsolatedBackend
+
+        return IsolatedBackend(found)
+
+    def _find(self, source: ModelSource) -> Backend:
         config = source.config
         for field, name in (
             ("backend", config.backend),
@@ -68,7 +81,7 @@ class BackendRegistry:
         return f"<BackendRegistry {', '.join(backend.name for backend in self._backends)}>"
 
 
-def default_registry() -> BackendRegistry:
+def default_registry(*, isolates: bool = True) -> BackendRegistry:
     """Every backend of penstock. torch itself is imported only when a torch model is loaded."""
     torch = TorchBackend()
     return BackendRegistry(
@@ -79,5 +92,6 @@ def default_registry() -> BackendRegistry:
             torch,
             OnnxBackend(),
             PythonBackend(torch),
-        ]
+        ],
+        isolates=isolates,
     )

@@ -64,10 +64,13 @@ class BatchScheduler:
         self._timer = timer
         self._clock = clock
         self._instances = instances
+        self._lost = 0
         self._lock = threading.Lock()
         self._idle: list[Gate] = []
         self._accepting = True
         self._stopped = False
+        # Why nothing is accepted, where that is not because this version goes.
+        self._refusal: PenstockError | None = None
         self._unanswered = 0
         self._all_answered = threading.Event()
         self._alarm_ns: int | None = None
@@ -83,7 +86,7 @@ class BatchScheduler:
         now = pending.arrived_ns if pending.deadline_ns is None else self._clock()
         with self._lock:
             if not self._accepting:
-                raise retired()
+                raise self._refusal or retired()
             # An idle instance always gets a try.
             if pending.deadline_ns is not None and not self._idle:
                 self._admit(pending, pending.deadline_ns, now)
@@ -185,7 +188,7 @@ class BatchScheduler:
             now = self._clock()
             with self._lock:
                 dead = self._batcher.expire(now)
-                members = self._batcher.take(now)
+                members = None if gate.dismissed else self._batcher.take(now)
                 more = self._more() if several and members is not None else ()
                 if members is None and not dead:
                     if self._stopped or gate.dismissed:
@@ -296,6 +299,35 @@ class BatchScheduler:
             heir = self._idle.pop() if self._idle and self._batcher.stats().requests else None
         if heir is not None:
             heir.open()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether instances are to end."""
+        return self._stopped
+
+    def away(self, gate: Gate) -> None:
+        """The instance at this gate cannot execute for a while; another looks after what it may
+        have been woken for.
+        """
+        self.leave(gate)
+
+    def readmit(self, gate: Gate) -> None:
+        """The instance at this gate was called away and is back."""
+        with self._lock:
+            gate.dismissed = False
+
+    def lose(self, error: PenstockError) -> None:
+        """An instance is gone for good; with the last of them, what waits and what comes is
+        answered with this error.
+        """
+        now = self._clock()
+        with self._lock:
+            self._lost += 1
+            if self._lost < self._instances or self._stopped:
+                return
+            self._accepting, self._refusal = False, error
+            rest = self._empty_queue()
+        self._bury([Dead(pending, error) for pending in rest], now)
 
     # -- life cycle ------------------------------------------------------------------------------
 

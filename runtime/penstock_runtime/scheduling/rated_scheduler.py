@@ -157,6 +157,11 @@ class RatedScheduler(BatchScheduler):
         for gate in gates:
             gate.open()
 
+    def away(self, gate: Gate) -> None:
+        """The instance cannot execute for a while; what it holds is for others."""
+        super().leave(gate)
+        self._rates.give_back(gate)
+
     def leave(self, gate: Gate) -> None:
         """The instance is gone: what it held is for others."""
         super().leave(gate)

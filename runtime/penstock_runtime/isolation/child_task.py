@@ -1,0 +1,157 @@
+"""One request in the hands of a model, in the process of that model: what it says goes to the
+server, where the request is.
+"""
+
+import threading
+from collections.abc import Callable
+from functools import partial
+
+from penstock_runtime.backends.base import SLOW_READER_S, Arrays, RequestTask
+from penstock_runtime.backends.failure import execution_failure
+from penstock_runtime.errors import PenstockError, ResourceExhausted
+from penstock_runtime.isolation.child_link import ChildLink
+from penstock_runtime.isolation.frames import Frame, Kind
+from penstock_runtime.isolation.values import error_note, parameters_note
+from penstock_runtime.isolation.window import TASK_WINDOW, Window
+from penstock_runtime.request import EMPTY, InferRequest, Parameters
+
+
+class RemoteTask(RequestTask):
+    """As `HeldTask`, which it stands for."""
+
+    __slots__ = (
+        "_decoupled",
+        "_ended",
+        "_gone",
+        "_link",
+        "_lock",
+        "_number",
+        "_watchers",
+        "_window",
+        "arrays",
+        "request",
+    )
+
+    def __init__(
+        self,
+        link: ChildLink,
+        number: int,
+        request: InferRequest,
+        arrays: Arrays,
+        *,
+        decoupled: bool,
+    ) -> None:
+        self.request = request
+        self.arrays = arrays
+        self._link = link
+        self._number = number
+        self._decoupled = decoupled
+        self._lock = threading.Lock()
+        self._ended = False
+        self._gone = False
+        self._window = Window(TASK_WINDOW)
+        self._watchers: dict[object, Callable[[], None]] = {}
+        link.listen("task", number, self._heard)
+
+    def _heard(self, said: Frame) -> None:
+        if said.kind is Kind.CREDIT:
+            self._window.add(1)
+            return
+        self._gone = True
+        self._window.end()
+        if self._take():
+            for callback in self._clear():
+                callback()
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether nobody waits for an answer any more."""
+        return self._gone
+
+    def on_abandon(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call back, from any thread, if nobody waits any more; what is returned ends that."""
+        token = object()
+        with self._lock:
+            ended = self._ended
+            if not ended:
+                self._watchers[token] = callback
+        if ended:
+            callback()
+        return partial(self._forget, token)
+
+    def _forget(self, token: object) -> None:
+        self._watchers.pop(token, None)
+
+    def send(
+        self,
+        outputs: Arrays,
+        parameters: Parameters = EMPTY,
+        *,
+        last: bool = True,
+        patience_s: float = SLOW_READER_S,
+    ) -> None:
+        """Answer with these outputs."""
+        last = last or not self._decoupled
+        if self._ended:
+            return
+        if not last and not self._window.take(patience_s):
+            if not self._gone:
+                self.fail(_slow_reader(patience_s))
+            return
+        if last and not self._take():
+            return
+        note = {"parameters": parameters_note(parameters), "last": last}
+        try:
+            self._link.send(Kind.ANSWER, self._number, note, outputs)
+        except PenstockError as error:
+            self._refuse(error)
+        except OSError:
+            raise
+        except Exception as error:
+            # What no message can hold: the request must not wait for it.
+            self._refuse(execution_failure(error, self.request.model_name))
+
+    def finish(self) -> None:
+        """End a decoupled request without a further response."""
+        if self._take():
+            self._link.send(Kind.FINISHED, self._number)
+
+    def fail(self, error: PenstockError) -> None:
+        """End with an error."""
+        if self._take():
+            self._refuse(error)
+
+    def _refuse(self, error: PenstockError) -> None:
+        self._take()
+        self._link.send(Kind.REFUSED, self._number, {"error": error_note(error)})
+
+    def drop(self) -> None:
+        """The server answers it itself."""
+        self._take()
+
+    def _take(self) -> bool:
+        """The end, for the one who comes first."""
+        with self._lock:
+            if self._ended:
+                return False
+            self._ended = True
+        self.arrays = {}
+        self._link.forget("task", self._number)
+        return True
+
+    def _clear(self) -> list[Callable[[], None]]:
+        with self._lock:
+            watchers = list(self._watchers.values())
+            self._watchers.clear()
+        return watchers
+
+    def __repr__(self) -> str:
+        return f"<RemoteTask {self._number}, {'ended' if self._ended else 'open'}>"
+
+
+def _slow_reader(patience_s: float) -> ResourceExhausted:
+    return ResourceExhausted(
+        f"the reader of the stream took nothing for {patience_s:.0f} s",
+        reason="SLOW_READER",
+        scheduled=True,
+    )
