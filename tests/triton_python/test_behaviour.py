@@ -176,6 +176,27 @@ def test_models_that_wait_for_each_other_are_told(tmp_path: Path) -> None:
         assert "waits for this call itself" in error.message
 
 
+def test_a_model_that_calls_itself_may_keep_the_order_of_its_answers(tmp_path: Path) -> None:
+    """The answer of the call does not wait for that of the request that waits for it."""
+    counts_down = """
+    class TritonPythonModel:
+        def execute(self, requests):
+            return [self._answer(value(request)) for request in requests]
+
+        def _answer(self, left):
+            if left[0, 0] == 0:
+                return answer(left)
+            found = call("down", left - 1).exec().output_tensors()[0].as_numpy()
+            return answer(found + left)
+    """
+    config = PLAIN + (
+        "max_batch_size: 1\ninstance_group { count: 3 kind: KIND_CPU }\n"
+        "dynamic_batching { preserve_ordering: true }\n"
+    )
+    with house(tmp_path, down=(counts_down, config)) as made:
+        assert made.row("down", 2, seconds=20) == 3
+
+
 def test_a_circle_through_an_ensemble_is_found_too(tmp_path: Path) -> None:
     """a calls an ensemble with a step of a: what executes are the steps."""
     steps = """

@@ -303,10 +303,10 @@ class CachingScheduler:
 
 
 def _may_wait(caller: Caller, flight: Flight) -> bool:
-    """Whether nothing that the flight waits for can be this request: what is called by models, or is
-    a step of an ensemble, is deeper than what it is done for, which would wait for itself.
+    """Whether the flight cannot be what the request is made for, which would then wait for itself:
+    what models call, and the steps of an ensemble, are deeper.
     """
-    return flight.caller.pending.request.depth >= caller.pending.request.depth
+    return flight.caller.depth >= caller.depth
 
 
 def _nothing() -> None:
