@@ -1,9 +1,8 @@
-"""Features that are built apart hold together: ensembles, sequences, Triton models, shared memory, the
-response cache and both ports.
+"""Features that are built apart hold together: ensembles, sequences, Triton models, shared memory,
+the response cache and both ports.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np

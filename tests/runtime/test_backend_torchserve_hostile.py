@@ -296,7 +296,7 @@ def test_a_configuration_outside_of_the_folder_is_not_read(tmp_path: Path, name:
     source = unpacked(tmp_path, members(configFile=name))
     (source.directory / "linked.yaml").symlink_to(tmp_path / "secret.yaml")
 
-    with pytest.raises(InvalidArgument, match="folder|the name of a file") as caught:
+    with pytest.raises(InvalidArgument, match=r"folder|the name of a file") as caught:
         default_registry().find(source).complete(source)
 
     assert str(tmp_path) not in caught.value.message

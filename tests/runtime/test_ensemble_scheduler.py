@@ -104,9 +104,9 @@ def test_a_step_goes_on_with_a_sequence_of_a_version_that_is_out_of_service() ->
     retired.asked.pop(0).answer(2)
 
     assert numbers(stream) == [{"out": 2}]
+    other = served.ask()
+    served.next("m0").answer(1)
     with pytest.raises(Unavailable, match="m1"):
-        other = served.ask()
-        served.next("m0").answer(1)
         other.collect()
 
 

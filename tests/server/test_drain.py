@@ -126,7 +126,11 @@ async def test_a_silent_sequence_does_not_cost_the_calls_inside_their_time() -> 
     diary.open_sequences = 1
     gate.enter()
     loop = asyncio.get_running_loop()
-    gate.watch(lambda: loop.call_later(0.05, gate.leave))
+
+    def leave_soon() -> None:
+        loop.call_later(0.05, gate.leave)
+
+    gate.watch(leave_soon)
 
     clean, _ = await drained(StopRequest(), gate, 1.0, diary)
 

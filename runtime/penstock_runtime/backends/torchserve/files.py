@@ -117,7 +117,7 @@ def _settings(source: ModelSource, read: _Read) -> Settings:
 
 
 def _read_inside(source: ModelSource, name: str, limit: int) -> bytes | None:
-    """A file of the folder; the manifest names it, so it may neither be elsewhere nor lead there."""
+    """A file of the folder that is neither elsewhere nor leads there: the manifest may name it."""
     path = source.directory / name
     homes = (source.root.resolve(), source.directory.resolve())
     if "\0" in name or not any(path.resolve().is_relative_to(home) for home in homes):
