@@ -259,6 +259,23 @@ def test_a_sequence_is_called_with_its_flags_and_id(tmp_path: Path) -> None:
         assert made.number("outer", 4.0) == 4.0
 
 
+def test_calls_go_on_with_a_sequence_of_a_version_that_is_out_of_service(tmp_path: Path) -> None:
+    """As requests of clients do; the input says which flags the call has."""
+    outer = """
+    class TritonPythonModel:
+        def execute(self, requests):
+            asked = [value(each) for each in requests]
+            return [call("inner", v, correlation_id=7, flags=int(v[0])).exec() for v in asked]
+    """
+    config = PLAIN + "sequence_batching { max_sequence_idle_microseconds: 30000000 direct { } }\n"
+    with house(tmp_path, outer=outer, inner=(IDENTITY, config)) as made:
+        begun = made.number("outer", 1.0)
+        made.repository.unload("inner")
+
+        assert (begun, made.number("outer", 0.0), made.number("outer", 2.0)) == (1.0, 0.0, 2.0)
+        assert isinstance(failure(made, "outer", 1.0), PenstockError)
+
+
 def test_a_reload_while_requests_are_under_way_loses_none(tmp_path: Path) -> None:
     """Each is answered by the old code or by the new."""
     text = """
