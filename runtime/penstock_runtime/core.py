@@ -152,16 +152,20 @@ class InferenceCore:
         return self.repository.subscribe(callback)
 
     def begin_shutdown(self) -> None:
-        """From now on the server is not ready, and no sequence starts; what was accepted is still
-        answered.
-        """
+        """From now on the server is not ready; it serves all the same."""
         self._exiting = True
+
+    def begin_drain(self) -> None:
+        """From now on no sequence starts, and what is retired is not replaced; what was accepted is
+        still answered.
+        """
+        self.begin_shutdown()
         self._dispatch.close()
         self._sequences.close()
 
     def stop(self, timeout_s: float) -> None:
         """Drain and stop every model."""
-        self.begin_shutdown()
+        self.begin_drain()
         self.repository.stop(timeout_s)
 
 

@@ -17,10 +17,11 @@ _log = logging.getLogger("penstock.drain")
 # By then nothing accepted is inside: this is for calls that are being refused.
 STOP_GRACE_S = 1.0
 
+# How often it is looked whether the sequences that run have had their END, and the part of the time
+# that they may take: the calls that are inside when the gate closes need some of it too.
+SEQUENCE_POLL_S, SEQUENCE_SHARE = 0.02, 0.8
 # Whoever just got an answer may call again, and the gate's refusal can be retried where that of a
 # transport that stops (CANCELLED) is not: it stops when callers have been quiet, within reason.
-# How often it is looked whether the sequences that run have had their END.
-SEQUENCE_POLL_S = 0.02
 QUIET_S, QUIET_AT_MOST_S = 0.1, 1.0
 
 
@@ -65,7 +66,10 @@ class Core(Protocol):
         """Sequences whose callers have not sent the last request yet."""
 
     def begin_shutdown(self) -> None:
-        """From now on not ready; what was accepted is still answered."""
+        """From now on not ready, but serving."""
+
+    def begin_drain(self) -> None:
+        """From now on no sequence starts; those that run may go on."""
 
 
 class Stoppable(Protocol):
@@ -102,9 +106,11 @@ async def drain(
     probes.drain()
     if request.delay_s > 0:
         await _wait(request.hurry, request.delay_s)
-    deadline = time.monotonic() + exit_timeout_s
+    core.begin_drain()
+    begun = time.monotonic()
+    deadline, until = begun + exit_timeout_s, begun + exit_timeout_s * SEQUENCE_SHARE
     # Each request of a sequence is a call of its own, which a closed gate would refuse.
-    while core.open_sequences and not request.hurry.is_set() and time.monotonic() < deadline:
+    while core.open_sequences and not request.hurry.is_set() and time.monotonic() < until:
         await _wait(request.hurry, SEQUENCE_POLL_S)
     gate.close()
     clean = await _until_idle(gate, request.hurry, max(deadline - time.monotonic(), 0.0))

@@ -15,8 +15,9 @@ from tests.server.codec_strategies import RAW_ONLY, TYPED, arrays, ids, names, s
 
 from penstock.codec.decode import decode_parts
 from penstock.rest.documents import expect_object
+from penstock.rest.face_infer import is_heavy_body
 from penstock.rest.generate_request import read_generate_request
-from penstock.rest.infer_request import Wishes, read_infer_request, split_body
+from penstock.rest.infer_request import Body, Wishes, read_infer_request, split_body
 from penstock.rest.infer_response import write_response
 from penstock.rest.tensor_values import flatten, read_values
 from penstock_runtime.config import ModelConfig, ModelInput
@@ -324,3 +325,16 @@ def test_parameters_have_the_types_of_their_values_in_json() -> None:
     assert (request.correlation_id, request.sequence_start) == ((1 << 64) - 1, True)
     assert wishes.binary("anything")
     assert prod(request.inputs[0].shape) == 1
+
+
+@pytest.mark.parametrize("written", [b'"BYTES"', b'"BYT\\u0045S"'])
+def test_strings_are_cut_out_beside_the_loop_however_their_datatype_is_written(
+    written: bytes,
+) -> None:
+    """JSON may write any letter as an escape."""
+    binary = memoryview(bytes(1 << 17))
+
+    heavy = is_heavy_body(Body(b'{"inputs": [{"datatype": ' + written + b"}]}", binary))
+    light = is_heavy_body(Body(b'{"inputs": [{"datatype": "FP32"}]}', binary))
+
+    assert (heavy, light) == (True, False)

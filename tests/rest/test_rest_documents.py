@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from penstock.rest.documents import (
     MAX_CONTAINERS,
     MAX_DEPTH,
+    MAX_STRINGS,
+    MAX_VALUES,
     expect_text,
     read_document,
     read_object,
@@ -60,6 +62,8 @@ def nested(depth: int) -> bytes:
         (nested(200_000), f"nested more than {MAX_DEPTH} deep"),
         (b'{"a":' * 200_000, f"nested more than {MAX_DEPTH} deep"),
         (b"[" + b"[]," * MAX_CONTAINERS, f"more than {MAX_CONTAINERS} arrays and objects"),
+        (b"[" + b'"a",' * MAX_STRINGS + b'"a"]', f"more than {MAX_STRINGS} strings"),
+        (b"[" + b"1," * MAX_VALUES + b"1]", f"more than {MAX_VALUES} values"),
     ],
 )
 def test_what_is_no_document_is_refused_in_words(data: bytes, part: str) -> None:
@@ -90,3 +94,10 @@ def test_half_a_surrogate_pair_is_no_text() -> None:
     """JSON can say it, and no wire can."""
     with pytest.raises(InvalidArgument, match="half a surrogate pair"):
         expect_text(read_document(b'"\\ud800"'), "it")
+
+
+def test_a_long_text_with_many_quotes_is_one_string() -> None:
+    """Those that are escaped end none."""
+    text = '"' * (MAX_STRINGS + 1)
+
+    assert read_document(write_document(text)) == text

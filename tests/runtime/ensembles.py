@@ -240,7 +240,7 @@ class Served:
     ) -> None:
         self.models = {config.name: FakeServing(config, act) for config in whole.composing}
         self.dispatch = Dispatch()
-        self.dispatch.bind(self._find)
+        self.dispatch.bind(self.find)
         graph = whole.graph()
         decoupled = TransactionPolicy(graph.decoupled)
         self.config = replace(whole.config, model_transaction_policy=decoupled, **fields)
@@ -257,7 +257,8 @@ class Served:
         loaded = LoadedEnsemble("e")
         self.model = Model(self.config, 1, loaded, self.scheduler, (), self.statistics)
 
-    def _find(self, name: str, version: str) -> Serving:
+    def find(self, name: str, version: str) -> Serving:
+        """What serves under a name."""
         if name not in self.models:
             raise NotFound(f"Request for unknown model: '{name}' is not found")
         return self.models[name]

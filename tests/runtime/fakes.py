@@ -57,11 +57,13 @@ def config(
     )
 
 
-def request(values: Any, *, deadline_ns: int | None = None, id_: str = "") -> InferRequest:
+def request(
+    values: Any, *, deadline_ns: int | None = None, id_: str = "", depth: int = 0
+) -> InferRequest:
     """A request for model m with the FP32 input X."""
     array = np.asarray(values, dtype=np.float32)
     tensor = Tensor("X", DataType.FP32, array.shape, array)
-    return InferRequest("m", (tensor,), id=id_, deadline_ns=deadline_ns)
+    return InferRequest("m", (tensor,), id=id_, deadline_ns=deadline_ns, depth=depth)
 
 
 class HandClock:

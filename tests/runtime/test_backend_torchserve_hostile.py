@@ -287,3 +287,16 @@ def test_any_bytes_beside_a_manifest_are_read_to_an_end(yaml: bytes, properties:
         size = read_settings(described, yaml, properties, "m").batch_size
 
     assert 1 <= size <= MAX_BATCH
+
+
+@pytest.mark.parametrize("name", ["../../secret.yaml", "linked.yaml"])
+def test_a_configuration_outside_of_the_folder_is_not_read(tmp_path: Path, name: str) -> None:
+    """Neither by its path nor through a link."""
+    (tmp_path / "secret.yaml").write_text("minWorkers: 3\n")
+    source = unpacked(tmp_path, members(configFile=name))
+    (source.directory / "linked.yaml").symlink_to(tmp_path / "secret.yaml")
+
+    with pytest.raises(InvalidArgument, match=r"folder|the name of a file") as caught:
+        default_registry().find(source).complete(source)
+
+    assert str(tmp_path) not in caught.value.message

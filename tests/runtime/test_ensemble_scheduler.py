@@ -93,6 +93,23 @@ def test_many_requests_in_many_threads_get_what_the_graph_says(
     assert served.counts == (4, 0, 0)
 
 
+def test_a_step_goes_on_with_a_sequence_of_a_version_that_is_out_of_service() -> None:
+    """As a request to that model itself does: the sequence has its END there."""
+    served = Served(CHAIN)
+    retired = served.models.pop("m1")
+    served.dispatch.bind(served.find, lambda request: retired if request.correlation_id else None)
+
+    stream = served.ask(correlation_id=7)
+    served.next("m0").answer(1)
+    retired.asked.pop(0).answer(2)
+
+    assert numbers(stream) == [{"out": 2}]
+    other = served.ask()
+    served.next("m0").answer(1)
+    with pytest.raises(Unavailable, match="m1"):
+        other.collect()
+
+
 def test_a_step_is_asked_all_that_the_caller_said() -> None:
     """With its own tensors, for the outputs that are used."""
     part = Part(("mid",), ("out", "idle"))

@@ -16,6 +16,7 @@ class Numbered:
     """A request."""
 
     order: int
+    depth: int = 0
 
 
 @given(st.permutations(range(8)))
@@ -86,3 +87,16 @@ def test_keepers_that_answer_into_each_other_do_not_wait_for_each_other() -> Non
 
     assert not any(thread.is_alive() for thread in threads)
     assert sorted(given_) == ["a", "b"]
+
+
+def test_a_request_that_another_makes_does_not_wait_for_it() -> None:
+    """Those of one depth wait for each other."""
+    keeper, given_ = OrderKeeper(), list[int]()
+    requests = [Numbered(0), Numbered(1, depth=1), Numbered(2, depth=1), Numbered(3)]
+    for request in requests:
+        keeper.enter(request)
+
+    for number in (3, 2, 1, 0):
+        keeper.answer(requests[number], partial(given_.append, number))
+
+    assert given_ == [1, 2, 0, 3]

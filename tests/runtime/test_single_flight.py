@@ -67,6 +67,21 @@ def test_equal_requests_at_one_time_are_executed_once(held: Held) -> None:
     model.stop()
 
 
+def test_a_call_of_a_model_never_waits_for_a_request_that_may_wait_for_it(held: Held) -> None:
+    """What is executed further out may have made the call: it is executed itself."""
+    model = start(held, instances=2)
+    outer = busy(model, held)
+
+    inner = ask(model, depth=1)
+    until(lambda: len(held.executed) == 2)
+    beside = ask(model)
+    held.go.set()
+
+    assert [values(stream) for stream in (outer, inner, beside)] == [[2.0, 4.0]] * 3
+    assert counts(model) == (3, 0, 2, 1, 2)
+    model.stop()
+
+
 def test_a_failure_is_the_executed_ones_alone() -> None:
     """Those who waited are executed themselves, and a failure is never kept."""
     held = Held(failures=1)

@@ -28,6 +28,9 @@ class Diary:
     def begin_shutdown(self) -> None:
         self.events.append("core unready")
 
+    def begin_drain(self) -> None:
+        self.events.append("no sequence starts")
+
     def drain(self) -> None:
         self.events.append("probes unready")
 
@@ -61,6 +64,7 @@ async def test_an_idle_server_goes_down_at_once_and_in_order() -> None:
     assert diary.events == [
         "core unready",
         "probes unready",
+        "no sequence starts",
         "watches end",
         "transport stops, gate closed, 0 inside",
     ]
@@ -94,6 +98,43 @@ async def test_sequences_without_an_end_are_not_waited_for_longer_than_the_rest(
 
     assert clean
     assert diary.events[-1] == "transport stops, gate closed, 0 inside"
+
+
+@pytest.mark.asyncio
+async def test_sequences_may_start_for_as_long_as_the_server_goes_on_serving() -> None:
+    """Balancers that have not noticed yet still send them."""
+    gate = Gate()
+    diary = Diary(gate)
+    request = StopRequest(delay_s=60.0)
+    going = asyncio.ensure_future(drained(request, gate, diary=diary))
+    while "probes unready" not in diary.events:
+        await asyncio.sleep(0)
+    before = list(diary.events)
+
+    request.hurry.set()
+    await going
+
+    assert "no sequence starts" not in before
+    assert "no sequence starts" in diary.events
+
+
+@pytest.mark.asyncio
+async def test_a_silent_sequence_does_not_cost_the_calls_inside_their_time() -> None:
+    """They came while the gate was open for it, and are answered once it has closed."""
+    gate = Gate()
+    diary = Diary(gate)
+    diary.open_sequences = 1
+    gate.enter()
+    loop = asyncio.get_running_loop()
+
+    def leave_soon() -> None:
+        loop.call_later(0.05, gate.leave)
+
+    gate.watch(leave_soon)
+
+    clean, _ = await drained(StopRequest(), gate, 1.0, diary)
+
+    assert clean
 
 
 @pytest.mark.asyncio

@@ -176,6 +176,27 @@ def test_models_that_wait_for_each_other_are_told(tmp_path: Path) -> None:
         assert "waits for this call itself" in error.message
 
 
+def test_a_model_that_calls_itself_may_keep_the_order_of_its_answers(tmp_path: Path) -> None:
+    """The answer of the call does not wait for that of the request that waits for it."""
+    counts_down = """
+    class TritonPythonModel:
+        def execute(self, requests):
+            return [self._answer(value(request)) for request in requests]
+
+        def _answer(self, left):
+            if left[0, 0] == 0:
+                return answer(left)
+            found = call("down", left - 1).exec().output_tensors()[0].as_numpy()
+            return answer(found + left)
+    """
+    config = PLAIN + (
+        "max_batch_size: 1\ninstance_group { count: 3 kind: KIND_CPU }\n"
+        "dynamic_batching { preserve_ordering: true }\n"
+    )
+    with house(tmp_path, down=(counts_down, config)) as made:
+        assert made.row("down", 2, seconds=20) == 3
+
+
 def test_a_circle_through_an_ensemble_is_found_too(tmp_path: Path) -> None:
     """a calls an ensemble with a step of a: what executes are the steps."""
     steps = """
@@ -236,6 +257,23 @@ def test_a_sequence_is_called_with_its_flags_and_id(tmp_path: Path) -> None:
     """
     with house(tmp_path, outer=outer, inner=inner) as made:
         assert made.number("outer", 4.0) == 4.0
+
+
+def test_calls_go_on_with_a_sequence_of_a_version_that_is_out_of_service(tmp_path: Path) -> None:
+    """As requests of clients do; the input says which flags the call has."""
+    outer = """
+    class TritonPythonModel:
+        def execute(self, requests):
+            asked = [value(each) for each in requests]
+            return [call("inner", v, correlation_id=7, flags=int(v[0])).exec() for v in asked]
+    """
+    config = PLAIN + "sequence_batching { max_sequence_idle_microseconds: 30000000 direct { } }\n"
+    with house(tmp_path, outer=outer, inner=(IDENTITY, config)) as made:
+        begun = made.number("outer", 1.0)
+        made.repository.unload("inner")
+
+        assert (begun, made.number("outer", 0.0), made.number("outer", 2.0)) == (1.0, 0.0, 2.0)
+        assert isinstance(failure(made, "outer", 1.0), PenstockError)
 
 
 def test_a_reload_while_requests_are_under_way_loses_none(tmp_path: Path) -> None:

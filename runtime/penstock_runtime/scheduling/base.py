@@ -35,6 +35,8 @@ class Pending:
     length = 0
     level = 1
     order = 0
+    depth = 0
+    """How many requests it is made inside."""
     delayed = False
     queued = False
     trace: Trace | None = None
@@ -63,6 +65,8 @@ class Pending:
         self.all_outputs = not request.outputs
         if request.trace is not None:
             self.trace = request.trace
+        if request.depth:
+            self.depth = request.depth
 
     def queued_at(self, cancel: "Callable[[Pending], None]") -> None:
         """The request was accepted: `cancel` is to be called if its consumer gives up."""

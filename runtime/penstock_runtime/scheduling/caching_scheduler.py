@@ -120,11 +120,13 @@ class CachingScheduler:
                 raise retired()
             now = self._clock()
             kept = self._cache.get(key, now)
-            joined = None if kept is not None else self._flights.get(key)
+            found = None if kept is not None else self._flights.get(key)
+            joined = found if found is not None and _may_wait(caller, found) else None
             if joined is not None:
                 self._join(joined, caller)
             elif kept is None:
-                flight = self._flights[key] = Flight(self, caller)
+                flight = Flight(self, caller)
+                self._flights.setdefault(key, flight)
         if not accepted:
             caller.lookup_ns = now - caller.begun_ns
         if kept is not None:
@@ -298,6 +300,13 @@ class CachingScheduler:
     def __repr__(self) -> str:
         flights = len(self._flights)
         return f"<CachingScheduler {flights} in the air, {self._waiting} wait, {self._inner!r}>"
+
+
+def _may_wait(caller: Caller, flight: Flight) -> bool:
+    """Whether the flight cannot be what the request is made for, which would then wait for itself:
+    what models call, and the steps of an ensemble, are deeper.
+    """
+    return flight.caller.depth >= caller.depth
 
 
 def _nothing() -> None:

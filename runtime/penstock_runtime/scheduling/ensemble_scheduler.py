@@ -116,7 +116,8 @@ class EnsembleScheduler:
     def call(self, step: Step, request: InferRequest, stream: StepStream) -> None:
         """Hand a request to the model that serves the step now; raises what refuses it."""
         try:
-            model = self._dispatch.model(step.model, step.version)
+            # Its sequence may go on at a version that is out of service.
+            model = self._dispatch.serving(request)
         except NotFound as error:
             # The ensemble itself is there.
             raise Unavailable(error.message, reason="MODEL_NOT_READY", scheduled=True) from error

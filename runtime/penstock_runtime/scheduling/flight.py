@@ -31,6 +31,11 @@ class Caller:
         self.begun_ns = begun_ns
         self.lookup_ns = 0
 
+    @property
+    def depth(self) -> int:
+        """How many requests it is made inside."""
+        return self.pending.depth
+
 
 class Tower(Protocol):
     """Whoever is told how a flight ended."""

@@ -1,4 +1,8 @@
-"""Answers in the order of arrival, whatever the order of completion (`preserve_ordering`)."""
+"""Answers in the order of arrival, whatever the order of completion (`preserve_ordering`).
+
+Requests of one depth keep their order. What a model, or an ensemble, asks for another request is
+deeper than that; if it waited for what is less deep, it might wait for what it is asked for.
+"""
 
 import threading
 from collections import OrderedDict
@@ -15,8 +19,31 @@ class Numbered(Protocol):
     def order(self) -> int:
         """The number."""
 
+    @property
+    def depth(self) -> int:
+        """How many requests it is made inside."""
+
 
 class OrderKeeper:
+    """The lines of all depths, which are few. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lines: dict[int, _Line] = {}
+
+    def enter(self, pending: Numbered) -> None:
+        """A request was accepted: its place is behind all that were accepted before."""
+        self._line(pending).enter(pending)
+
+    def answer(self, pending: Numbered, answer: Answer) -> None:
+        """A request is done: answer it in its turn."""
+        self._line(pending).answer(pending, answer)
+
+    def _line(self, pending: Numbered) -> "_Line":
+        depth = pending.depth
+        return self._lines.get(depth) or self._lines.setdefault(depth, _Line())
+
+
+class _Line:
     """Holds a finished answer back until every earlier request has been answered.
 
     Answers are given outside the lock, by one thread at a time: an answer may make its consumer

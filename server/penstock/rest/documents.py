@@ -1,5 +1,5 @@
-"""JSON that a caller sends, within bounds: its depth, the number of its arrays and objects, no name
-twice, and no number that JSON does not have.
+"""JSON that a caller sends, within bounds: its depth, the number of its arrays and objects, of its
+strings and of its values, no name twice, and no number that JSON does not have.
 """
 
 import json
@@ -15,6 +15,10 @@ from penstock_runtime.errors import InvalidArgument
 MAX_DEPTH = 100
 MAX_CONTAINERS = 1 << 20
 """Each takes twenty times the memory of the three bytes that it can be written in."""
+MAX_STRINGS = 1 << 20
+"""Each takes thirty times the memory of the five bytes that it can be written in."""
+MAX_VALUES = 1 << 23
+"""A number takes ten times the memory of its four bytes, and a body may be compressed besides."""
 
 _STRING = re.compile(rb'"[^"]*"')
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
@@ -27,6 +31,9 @@ def read_document(data: bytes | memoryview, what: str = "the request") -> Any:
     containers = text.count(b"[") + text.count(b"{")
     if containers > MAX_CONTAINERS:
         _refuse(what, f"has more than {MAX_CONTAINERS} arrays and objects")
+    # Of a short text there is nothing to count.
+    if len(text) > MAX_STRINGS:
+        _check_counts(text, what)
     # Fewer cannot be nested deeper.
     if containers > MAX_DEPTH and _depth(text) > MAX_DEPTH:
         _refuse(what, f"is nested more than {MAX_DEPTH} deep")
@@ -41,6 +48,15 @@ def read_document(data: bytes | memoryview, what: str = "the request") -> Any:
     except ValueError:
         # Python's own bound on the digits of a number.
         _refuse(what, "has a number with too many digits")
+
+
+def _check_counts(text: bytes, what: str) -> None:
+    """Refuse what would take far more memory than the body that it came in."""
+    hint = "send tensors as binary data"
+    if (text.count(b'"') - text.count(b'\\"')) // 2 > MAX_STRINGS:
+        _refuse(what, f"has more than {MAX_STRINGS} strings; {hint}")
+    if text.count(b",") >= MAX_VALUES:
+        _refuse(what, f"has more than {MAX_VALUES} values; {hint}")
 
 
 def read_object(data: bytes | memoryview, what: str = "the request") -> Mapping[str, Any]:

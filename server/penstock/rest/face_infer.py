@@ -68,7 +68,7 @@ class InferFace:
 
     def _may_copy(self, body: Body) -> bool:
         """Whether inputs may have to be copied out of shared memory."""
-        return self._shop.admission.placing is not None and _REGION in bytes(body.document)
+        return self._shop.admission.placing is not None and _says(body.document, _REGION)
 
     def _admit(self, exchange: Exchange, body: Body, stream: ResponseStream) -> Wishes:
         call, admission = exchange.call, self._shop.admission
@@ -107,7 +107,13 @@ def is_heavy_body(body: Body) -> bool:
     document, binary = len(body.document), len(body.binary)
     if document > _LIGHT_BYTES or document + binary > _HEAVY_BYTES:
         return True
-    return binary > _LIGHT_BYTES and _LEAST_BINARY_STRINGS in bytes(body.document)
+    return binary > _LIGHT_BYTES and _says(body.document, _LEAST_BINARY_STRINGS)
+
+
+def _says(document: Piece, word: bytes) -> bool:
+    """Whether a word may be in a document, which may write any letter of it as an escape."""
+    text = bytes(document)
+    return word in text or b"\\u" in text
 
 
 def forwarded_headers(shop: Workshop, call: HttpCall) -> Mapping[str, str]:

@@ -47,7 +47,7 @@ def find_settings(source: ModelSource) -> Settings:
     """What the model says of itself; nothing is unpacked for it."""
     path = _archive(source)
     if path is None:
-        return _settings(source, lambda name, limit: _read(source.directory / name, limit))
+        return _settings(source, lambda name, limit: _read_inside(source, name, limit))
     with open_archive(path) as archive:
         return _settings(source, archive.read)
 
@@ -112,8 +112,19 @@ def _settings(source: ModelSource, read: _Read) -> Settings:
     manifest = read_manifest(read(MANIFEST, LIMITS["json"]))
     name = config_file(manifest)
     yaml = read(name, LIMITS["yaml"]) if name else None
-    properties = _read(source.directory / PROPERTIES, LIMITS["yaml"])
+    properties = _read_inside(source, PROPERTIES, LIMITS["yaml"])
     return read_settings(manifest, yaml, properties, source.config.name)
+
+
+def _read_inside(source: ModelSource, name: str, limit: int) -> bytes | None:
+    """A file of the folder that is neither elsewhere nor leads there: the manifest may name it."""
+    path = source.directory / name
+    homes = (source.root.resolve(), source.directory.resolve())
+    if "\0" in name or not any(path.resolve().is_relative_to(home) for home in homes):
+        raise InvalidArgument(
+            f"model '{source.config.name}': {name[:64]!r} leads out of the model's folder"
+        )
+    return _read(path, limit)
 
 
 def _read(path: Path, limit: int) -> bytes | None:

@@ -75,8 +75,7 @@ class Call:
         """Have the model execute it; `error` says why it does not."""
         try:
             request, dispatch = _request(order, self._scope), self._services.dispatch
-            name, model = self._find(request.model_name, request.model_version)
-            request = request._replace(model_name=name)
+            request, model = self._find(request)
             if model.decoupled and not decoupled:
                 raise Unsupported(
                     f"Model {order.model} is using the decoupled. The current BLS request call"
@@ -94,17 +93,19 @@ class Call:
         for task in self._scope.tasks:
             self._forget.append(task.on_abandon(self._look))
 
-    def _find(self, name: str, version: str) -> tuple[str, Serving]:
-        """The model, and what it is served as: of several of a name the one beside the caller."""
-        find, host = self._services.dispatch.model, self._scope.host
+    def _find(self, request: InferRequest) -> tuple[InferRequest, Serving]:
+        """The model that serves a request, or goes on with its sequence, and the request by the
+        name that it serves as: of several of a name that of the one beside the caller.
+        """
+        serving, host = self._services.dispatch.serving, self._scope.host
         try:
-            return name, find(name, version)
+            return request, serving(request)
         except InvalidArgument as error:
             namespace, separator, _ = host.model.rpartition("::") if host else ("", "", "")
             if error.reason != "MODEL_AMBIGUOUS" or not separator:
                 raise
-            own = f"{namespace}{separator}{name}"
-            return own, find(own, version)
+            own = request._replace(model_name=f"{namespace}{separator}{request.model_name}")
+            return own, serving(own)
 
     def close(self) -> None:
         """Nobody waits for it any more."""
