@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,8 @@ from tests.triton_python.test_models import (  # noqa: F401 - laws that hold her
 NEEDED = ("add_sub", "calls", "counts", "hooks", "itself", "streams", "repeat", "waits", "senders")
 
 KEEPER = """
-import numpy as np
+from pathlib import Path
+
 import triton_python_backend_utils as pb_utils
 
 class TritonPythonModel:
@@ -38,6 +40,9 @@ class TritonPythonModel:
 
     def execute(self, requests):
         self.kept += [request.get_response_sender() for request in requests]
+        # So that a test knows what this process has in hand, and what only waits for it.
+        with Path(__file__).with_name("kept").open("a") as file:
+            file.write("." * len(requests))
         return [None] * len(requests)
 """
 ASKER = """
@@ -112,6 +117,20 @@ def unanswered(running: Running, name: str) -> int:
     return running.server.core.model(name).unanswered
 
 
+def kept(running: Running) -> int:
+    """Requests that the keeper has been handed in this test."""
+    root = Path(running.server.options.model_repository[0])
+    path = root / "keeper" / "1" / "kept"
+    return path.stat().st_size if path.exists() else 0
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept(running: Running) -> None:
+    """What was handed over in earlier tests does not count."""
+    path = Path(running.server.options.model_repository[0]) / "keeper" / "1" / "kept"
+    path.unlink(missing_ok=True)
+
+
 X = {"X": np.ones(30_000, np.float32)}
 
 
@@ -122,13 +141,13 @@ def test_requests_that_a_model_has_kept_are_answered_when_its_process_is_killed(
     stream = Stream(client)
     for _ in range(3):
         stream.send("keeper", X)
-    kept = wait_for(lambda: unanswered(running, "keeper") == 3)
+    in_hand = wait_for(lambda: kept(running) == 3)
 
     kill(running, "keeper")
     errors = [str(stream.next()[1]) for _ in range(3)]
     client.stop_stream()
 
-    assert kept
+    assert in_hand
     assert all("SIGKILL" in error for error in errors)
     assert wait_for(lambda: client.is_model_ready("keeper"))
     assert unanswered(running, "keeper") == 0
@@ -138,7 +157,7 @@ def test_calls_of_a_process_that_is_killed_are_given_up(running: Running, client
     """What it had asked of another model is cancelled there, and waits for nothing any more."""
     stream = Stream(client)
     stream.send("asker", X)
-    asks = wait_for(lambda: unanswered(running, "keeper") == 1)
+    asks = wait_for(lambda: kept(running) == 1)
 
     kill(running, "asker")
     error = str(stream.next()[1])
@@ -156,7 +175,7 @@ def test_a_model_hears_that_the_process_of_the_one_it_asked_was_killed(
     """The call has an error, as any other that fails; the caller's process is none the worse."""
     stream = Stream(client)
     stream.send("asker", X)
-    wait_for(lambda: unanswered(running, "keeper") == 1)
+    assert wait_for(lambda: kept(running) == 1)
 
     kill(running, "keeper")
     error = str(stream.next()[1])
