@@ -74,6 +74,10 @@ TRITON_MESSAGES = (
 )
 
 
+# Values of enums from here on are ours alone; Triton's clients keep them as numbers.
+OWN_VALUES = 1000
+
+
 def plain(file: Any) -> dict[str, Any]:
     """A file as data that compares: members of a message or enum by full name."""
     proto = FileDescriptorProto()
@@ -87,7 +91,9 @@ def plain(file: Any) -> dict[str, Any]:
             kind = (field.number, field.type, field.label, field.type_name, oneof)
             found[f"{name}.{field.name}"] = kind
         for enum in message.enum_type:
-            found[f"{name}.{enum.name}"] = {value.name: value.number for value in enum.value}
+            found[f"{name}.{enum.name}"] = {
+                value.name: value.number for value in enum.value if value.number < OWN_VALUES
+            }
         for nested in message.nested_type:
             add(nested, name)
 
