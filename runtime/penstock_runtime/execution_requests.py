@@ -8,12 +8,13 @@ model goes.
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from penstock_runtime.backends.base import RequestExecutable
 from penstock_runtime.batch import Batch
 from penstock_runtime.execution import Desk, as_penstock_error
 from penstock_runtime.held_task import HeldTask, Run
+from penstock_runtime.scheduling.alarm import Alarm, CallAt
 from penstock_runtime.scheduling.base import Pending
 from penstock_runtime.scheduling.batch_scheduler import retired
 
@@ -24,11 +25,10 @@ class HeldTasks:
     `call_at` calls back at a time; one appointment is enough for all.
     """
 
-    def __init__(self, call_at: Callable[[int, Callable[[], None]], None]) -> None:
-        self._call_at = call_at
+    def __init__(self, call_at: CallAt) -> None:
         self._lock = threading.Lock()
         self._tasks: set[HeldTask] = set()
-        self._alarm_ns: int | None = None
+        self._alarm = Alarm(call_at)
         self._ended = False
         self._empty = threading.Event()
         self._empty.set()
@@ -40,12 +40,11 @@ class HeldTasks:
             if not ended:
                 self._tasks.add(task)
                 self._empty.clear()
-            alarm = self._next_alarm(task.deadline_ns) if not ended else None
+            alarm = self._alarm.need(task.deadline_ns) if not ended else None
         if ended:
             task.fail(retired())
             return
-        if alarm is not None:
-            self._call_at(alarm, self._ring)
+        self._alarm.set(alarm, self._ring)
         if not task.at_end(self._discard):
             self._discard(task)
 
@@ -55,27 +54,18 @@ class HeldTasks:
             if not self._tasks:
                 self._empty.set()
 
-    def _next_alarm(self, deadline_ns: int | None) -> int | None:
-        """The time for which an appointment is missing; under the lock."""
-        known = self._alarm_ns
-        if deadline_ns is None or (known is not None and known <= deadline_ns):
-            return None
-        self._alarm_ns = deadline_ns
-        return deadline_ns
-
     def _ring(self) -> None:
         """Answer those whose deadline has passed; in the timer's thread."""
         now = time.monotonic_ns()
         with self._lock:
-            self._alarm_ns = None
+            self._alarm.rung()
             known = [(t, t.deadline_ns) for t in self._tasks if t.deadline_ns is not None]
             late = [task for task, deadline in known if deadline <= now]
             rest = [deadline for _, deadline in known if deadline > now]
-            alarm = self._next_alarm(min(rest, default=None))
+            alarm = self._alarm.need(min(rest, default=None))
         for task in late:
             task.expire(now)
-        if alarm is not None:
-            self._call_at(alarm, self._ring)
+        self._alarm.set(alarm, self._ring)
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until all are answered; False if time ran out."""

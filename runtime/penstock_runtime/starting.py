@@ -78,10 +78,17 @@ def start_model(source: ModelSource, backend: Backend, common: Common) -> Model:
     it.
     """
     started = time.monotonic()
+    refuse_unavailable(source.config)
+    is_ensemble = source.config.ensemble_scheduling is not None
+    start = start_ensemble if is_ensemble else start_instances
+    model = start(source, backend, common)
+    model.statistics.load_seconds = time.monotonic() - started
+    return model
+
+
+def start_instances(source: ModelSource, backend: Backend, common: Common) -> Model:
+    """Load the version of a model that executes, and make its instances warm."""
     config = source.config
-    refuse_unavailable(config)
-    if config.ensemble_scheduling is not None:
-        return start_ensemble(source, backend, common)
     cache = cache_of(config, common.cache)
     places = seats(config, uses_gpu=backend.uses_gpu)
     rates = rates_of(places, common.rates)
@@ -101,7 +108,6 @@ def start_model(source: ModelSource, backend: Backend, common: Common) -> Model:
         )
         start_sequence_model(stateful)
         statistics.set_memory(loaded.memory_bytes())
-        statistics.load_seconds = time.monotonic() - started
         return stateful
     scheduler = make_scheduler(
         config, statistics, common, len(places), cached=cache is not None, rates=rates
@@ -117,13 +123,11 @@ def start_model(source: ModelSource, backend: Backend, common: Common) -> Model:
     model.staff = staff
     model.input_device = input_device(config, [seat.placement for seat in places], backend)
     _start_all(model)
-    statistics.load_seconds = time.monotonic() - started
     return model
 
 
 def start_ensemble(source: ModelSource, backend: Backend, common: Common) -> Model:
     """Put an ensemble together out of the models that serve; InvalidArgument if they do not fit."""
-    started = time.monotonic()
     models = ComposingModels(source.config, common.dispatch)
     composing = models.configs()
     models.check(source.config, composing)
@@ -145,7 +149,6 @@ def start_ensemble(source: ModelSource, backend: Backend, common: Common) -> Mod
     loaded = backend.load(source)
     model = EnsembleModel(config, source.version, loaded, door, (), statistics, labels)
     model.composing, model.agreement = models, agreement
-    statistics.load_seconds = time.monotonic() - started
     return model
 
 

@@ -11,9 +11,9 @@ from typing import Protocol
 from penstock.auth.caller import ANYONE, Permit, permit_of
 from penstock.codec.decode import decode_parts, decode_request
 from penstock.codec.heavy import CONTENTS_LIMIT, is_heavy, is_heavy_placed
-from penstock.codec.prescan import Parts
 from penstock.codec.templates import Template
 from penstock.codec.wire import Buffer
+from penstock.placing import RegionPlacing
 from penstock.restrictions import HEADER_PREFIX
 from penstock.tracer import Plan, Tracer, begin
 from penstock.transport.base import Call
@@ -26,35 +26,6 @@ from penstock_runtime.stream import ResponseStream
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _DECOUPLED = "ModelInfer RPC doesn't support models with decoupled transaction policy"
-
-
-class Placing(Protocol):
-    """Decodes and queues requests that may use shared memory; see `placing`."""
-
-    def decode(
-        self,
-        data: Buffer,
-        now_ns: int,
-        deadline_ns: int | None,
-        headers: Mapping[str, str],
-        forwarded: Mapping[str, str],
-    ) -> InferRequest:
-        """As `decode_request`."""
-
-    def decode_parts(
-        self,
-        parts: Parts,
-        now_ns: int,
-        deadline_ns: int | None,
-        headers: Mapping[str, str],
-        forwarded: Mapping[str, str],
-    ) -> InferRequest:
-        """As the codec's `decode_parts`."""
-
-    def infer(
-        self, request: InferRequest, stream: ResponseStream, model: Model | None = None
-    ) -> None:
-        """As `InferenceCore.infer`."""
 
 
 class Holder(Protocol):
@@ -73,7 +44,7 @@ class Admission:
         self,
         core: InferenceCore,
         header_pattern: str = "",
-        placing: Placing | None = None,
+        placing: RegionPlacing | None = None,
         *,
         flag: str = "--grpc-header-forward-pattern",
         secrets: frozenset[str] = frozenset(),

@@ -35,7 +35,7 @@ from penstock.tracer import Tracer
 from penstock.transport.base import Method, QuickHandler, UnaryHandler
 from penstock.workshop import StreamLimits, Workshop
 from penstock_runtime.core import InferenceCore
-from penstock_runtime.memory.cupy_driver import cuda_works, find_cupy
+from penstock_runtime.memory.cupy_driver import cuda_works, find_driver
 from penstock_runtime.memory.shared import RegionTable
 from penstock_runtime.observability.access_log import AccessLog
 from penstock_runtime.observability.metrics import Family, Sample
@@ -147,7 +147,7 @@ def build_services(
         Reflection(),
         LogServicer(logs),
         TraceServicer(core, tracer),
-        SharedMemoryServicer(regions, admin_threads, find_cupy, allowed=shared),
+        SharedMemoryServicer(regions, admin_threads, find_driver, allowed=shared),
     )
     bound = bind(*owners)
     methods = tuple(

@@ -13,7 +13,7 @@ from penstock_runtime.config_scheduling import DynamicBatching
 from penstock_runtime.datatype import DataType
 from penstock_runtime.errors import Internal, InvalidArgument, Unsupported
 from penstock_runtime.memory.cuda import CudaDriver, CudaSegment, open_cuda
-from penstock_runtime.memory.cupy_driver import cuda_works, find_cupy
+from penstock_runtime.memory.cupy_driver import cuda_works, find_driver
 from penstock_runtime.memory.places import Place
 from penstock_runtime.memory.shared import Kind, RegionTable, Registration
 from penstock_runtime.starting import input_device
@@ -90,7 +90,7 @@ def test_without_cuda_there_is_none() -> None:
 @pytest.mark.skipif(cuda_works(), reason="this machine has CUDA and CuPy")
 def test_a_machine_without_cuda_is_found_to_have_none() -> None:
     """And nothing of it is imported."""
-    assert find_cupy() is None
+    assert find_driver() is None
 
 
 def test_a_region_is_mapped_once_and_unmapped_by_the_last_who_uses_it() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from penstock_kernels.device import cuda_device_count
+from penstock_kernels.device import NoDeviceError, cuda_device_count, find_cupy
 from penstock_runtime.datatype import DataType
 from penstock_runtime.memory.cuda import CudaDriver
 from penstock_runtime.memory.shared import SegmentError
@@ -23,16 +23,12 @@ def cuda_works() -> bool:
 
 
 @cache
-def find_cupy() -> CudaDriver | None:
+def find_driver() -> CudaDriver | None:
     """CUDA by CuPy; None where there is none of it."""
-    if not cuda_works():
-        return None
     try:
-        import cupy
-    except Exception:
-        # A library of CUDA's that CuPy needs may be missing, which it says in many ways.
+        return CupyDriver(find_cupy())
+    except NoDeviceError:
         return None
-    return CupyDriver(cupy)
 
 
 class CupyDriver:

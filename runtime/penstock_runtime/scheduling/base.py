@@ -3,7 +3,7 @@
 Every time is a monotonic nanosecond that the caller passes in.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
@@ -81,6 +81,19 @@ class Retired(Unavailable):
 
 
 Refused = tuple[Pending, PenstockError]
+
+
+def submit_each(
+    submit: Callable[[Pending], None], pendings: Iterable[Pending]
+) -> Sequence[Refused]:
+    """Submit one by one; those that were refused, and why."""
+    refused: list[Refused] = []
+    for pending in pendings:
+        try:
+            submit(pending)
+        except PenstockError as error:
+            refused.append((pending, error))
+    return refused
 
 
 @dataclass(frozen=True, slots=True)

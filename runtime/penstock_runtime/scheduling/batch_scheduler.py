@@ -12,6 +12,7 @@ from functools import partial
 from penstock_runtime.batch import Batch
 from penstock_runtime.errors import PenstockError
 from penstock_runtime.observability.statistics import ModelStatistics
+from penstock_runtime.scheduling.alarm import Alarm
 from penstock_runtime.scheduling.base import (
     Batcher,
     Dead,
@@ -19,6 +20,7 @@ from penstock_runtime.scheduling.base import (
     QueueStats,
     Refused,
     Retired,
+    submit_each,
 )
 from penstock_runtime.scheduling.dynamic_batcher import cancelled_error
 from penstock_runtime.scheduling.gate import Gate
@@ -73,7 +75,7 @@ class BatchScheduler:
         self._refusal: PenstockError | None = None
         self._unanswered = 0
         self._all_answered = threading.Event()
-        self._alarm_ns: int | None = None
+        self._alarm = Alarm(timer.call_at)
         self._ordered = preserve_ordering
         self._order = OrderKeeper() if preserve_ordering and instances > 1 else None
         self.predictor = predictor if predictor is not None else WaitPredictor()
@@ -96,11 +98,10 @@ class BatchScheduler:
                 self._order.enter(pending)
             gate = self._idle.pop() if self._idle else None
             timed = pending.deadline_ns is not None or pending.timeout_ns is not None
-            alarm = self._next_alarm() if timed else None
+            alarm = self._alarm.need(self._batcher.next_expiry()) if timed else None
         if gate is not None:
             pending.stream.soon(gate.open)
-        if alarm is not None:
-            self._timer.call_at(alarm, self._ring)
+        self._alarm.set(alarm, self._ring)
         pending.queued_at(self._cancel)
 
     def submit_all(self, pendings: Sequence[Pending]) -> Sequence[Refused]:
@@ -121,13 +122,12 @@ class BatchScheduler:
                 number = len(pendings)
                 self._unanswered += number
                 woken, self._idle = self._idle[:number], self._idle[number:]
-                alarm = self._next_alarm() if deadlines else None
+                alarm = self._alarm.need(self._batcher.next_expiry()) if deadlines else None
         if woken is None:
-            return self._submit_each(pendings)
+            return submit_each(self.submit, pendings)
         for gate in woken:
             gate.open()
-        if alarm is not None:
-            self._timer.call_at(alarm, self._ring)
+        self._alarm.set(alarm, self._ring)
         for pending in pendings:
             pending.queued_at(self._cancel)
         return ()
@@ -142,15 +142,6 @@ class BatchScheduler:
         ahead = self._batcher.rows_ahead(pendings[-1]) + sum(p.batch_size for p in pendings)
         wait = self.predictor.wait_ns(ahead, self._batcher.rows_per_batch(), self._instances)
         return first > now and self.predictor.refusal(now, first, wait) is None
-
-    def _submit_each(self, pendings: Sequence[Pending]) -> Sequence[Refused]:
-        refused: list[Refused] = []
-        for pending in pendings:
-            try:
-                self.submit(pending)
-            except PenstockError as error:
-                refused.append((pending, error))
-        return refused
 
     def _admit(self, pending: Pending, deadline_ns: int, now: int) -> None:
         """Refuse at once what cannot make its deadline, or has missed it already."""
@@ -243,24 +234,15 @@ class BatchScheduler:
         """Call back at this time; quickly, from the timer's thread."""
         self._timer.call_at(when_ns, callback)
 
-    def _next_alarm(self) -> int | None:
-        """The time for which an alarm is missing; under the lock."""
-        expiry = self._batcher.next_expiry()
-        if expiry is None or (self._alarm_ns is not None and self._alarm_ns <= expiry):
-            return None
-        self._alarm_ns = expiry
-        return expiry
-
     def _ring(self) -> None:
         """Answer what expired while all instances were busy; in the timer's thread."""
         now = self._clock()
         with self._lock:
             dead = self._batcher.expire(now)
-            self._alarm_ns = None
-            alarm = self._next_alarm()
+            self._alarm.rung()
+            alarm = self._alarm.need(self._batcher.next_expiry())
         self._bury(dead, now)
-        if alarm is not None:
-            self._timer.call_at(alarm, self._ring)
+        self._alarm.set(alarm, self._ring)
 
     def _bury(self, dead: Iterable[Dead], now: int) -> None:
         """Answer requests that left the queue without being executed; each is counted once."""

@@ -19,8 +19,9 @@ from penstock_runtime.errors import FailureReason, PenstockError
 from penstock_runtime.observability.statistics import ModelStatistics
 from penstock_runtime.request import InferResponse
 from penstock_runtime.response_cache import Kept, ResponseCache
+from penstock_runtime.scheduling.alarm import Alarm
 from penstock_runtime.scheduling.answer_desk import AnswerDesk
-from penstock_runtime.scheduling.base import Pending, QueueStats, Refused, Scheduler
+from penstock_runtime.scheduling.base import Pending, QueueStats, Refused, Scheduler, submit_each
 from penstock_runtime.scheduling.batch_scheduler import given_up, retired
 from penstock_runtime.scheduling.cache_key import key_prefix, request_key
 from penstock_runtime.scheduling.flight import Caller, Flight, keep, take_late
@@ -56,7 +57,6 @@ class CachingScheduler:
         self._statistics = statistics
         self._prefix = key_prefix(statistics.model, statistics.version, self._owner)
         self._desk = AnswerDesk(statistics, OrderKeeper() if preserve_ordering else None, clock)
-        self._timer = timer
         self._clock = clock
         self._numbers = count()
         self._lock = threading.Lock()
@@ -65,7 +65,7 @@ class CachingScheduler:
         self._waiting = 0
         self._accepting = True
         self._stopped = False
-        self._alarm_ns: int | None = None
+        self._alarm = Alarm(timer.call_at)
 
     # -- from the front --------------------------------------------------------------------------
 
@@ -86,18 +86,12 @@ class CachingScheduler:
 
     def submit_all(self, pendings: Sequence[Pending]) -> Sequence[Refused]:
         """As `submit` for each of them; those that were refused, and why."""
-        refused: list[Refused] = []
         # What is answered here is told of together.
         hold_news()
         try:
-            for pending in pendings:
-                try:
-                    self.submit(pending)
-                except PenstockError as error:
-                    refused.append((pending, error))
+            return submit_each(self.submit, pendings)
         finally:
             release_news()
-        return refused
 
     def renew(self) -> None:
         """Forget what was kept, and keep nothing for others that comes of what is under way: the
@@ -230,10 +224,8 @@ class CachingScheduler:
         deadline = caller.pending.deadline_ns
         if deadline is not None:
             with self._lock:
-                sooner = self._alarm_ns is None or deadline < self._alarm_ns
-                self._alarm_ns = deadline if sooner else self._alarm_ns
-            if sooner:
-                self._timer.call_at(deadline, self._ring)
+                alarm = self._alarm.need(deadline)
+            self._alarm.set(alarm, self._ring)
         caller.pending.queued_at(partial(self._leave, flight))
 
     def _leave(self, flight: Flight, pending: Pending) -> None:
@@ -248,13 +240,13 @@ class CachingScheduler:
         """Answer those whose deadline has passed; in the timer's thread."""
         now = self._clock()
         with self._lock:
-            late, self._alarm_ns = take_late(self._flights.values(), now)
-            alarm = self._alarm_ns
+            self._alarm.rung()
+            late, soonest = take_late(self._flights.values(), now)
+            alarm = self._alarm.need(soonest)
         for caller in late:
             self._desk.fail(caller, expired_deadline(caller.pending, now))
             self._left(1)
-        if alarm is not None:
-            self._timer.call_at(alarm, self._ring)
+        self._alarm.set(alarm, self._ring)
 
     def _left(self, number: int) -> None:
         """So many do not wait any more."""

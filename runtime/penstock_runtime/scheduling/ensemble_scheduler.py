@@ -14,12 +14,11 @@ from penstock_runtime.dispatch import Dispatch
 from penstock_runtime.errors import (
     FailedPrecondition,
     NotFound,
-    PenstockError,
     Unavailable,
 )
 from penstock_runtime.observability.statistics import ModelStatistics
 from penstock_runtime.request import InferRequest
-from penstock_runtime.scheduling.base import Pending, QueueStats, Refused
+from penstock_runtime.scheduling.base import Pending, QueueStats, Refused, submit_each
 from penstock_runtime.scheduling.batch_scheduler import retired
 from penstock_runtime.scheduling.ensemble_agreement import Agreement
 from penstock_runtime.scheduling.ensemble_graph import EnsembleGraph, Plan, Step
@@ -90,13 +89,7 @@ class EnsembleScheduler:
 
     def submit_all(self, pendings: Sequence[Pending]) -> Sequence[Refused]:
         """As `submit` for each of them; those that were refused, and why."""
-        refused: list[Refused] = []
-        for pending in pendings:
-            try:
-                self.submit(pending)
-            except PenstockError as error:
-                refused.append((pending, error))
-        return refused
+        return submit_each(self.submit, pendings)
 
     def _plan(self, pending: Pending) -> Plan:
         """What a request of this kind needs."""

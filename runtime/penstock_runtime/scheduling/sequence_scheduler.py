@@ -8,9 +8,9 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from penstock_runtime.errors import PenstockError
 from penstock_runtime.observability.statistics import ModelStatistics
-from penstock_runtime.scheduling.base import Dead, Pending, QueueStats, Refused
+from penstock_runtime.scheduling.alarm import Alarm
+from penstock_runtime.scheduling.base import Dead, Pending, QueueStats, Refused, submit_each
 from penstock_runtime.scheduling.batch_scheduler import given_up, retired
 from penstock_runtime.scheduling.gate import Gate
 from penstock_runtime.scheduling.predictor import WaitPredictor
@@ -47,7 +47,7 @@ class SequenceScheduler:
         self._stopped = False
         self._unanswered = 0
         self._all_over = threading.Event()
-        self._alarm_ns: int | None = None
+        self._alarm = Alarm(timer.call_at)
         self.predictor = WaitPredictor()
 
     # -- from the front --------------------------------------------------------------------------
@@ -61,21 +61,15 @@ class SequenceScheduler:
             self._batcher.add(pending, now)
             self._unanswered += 1
             gates = self._roused()
-            alarm = self._next_alarm()
+            alarm = self._alarm.need(self._batcher.next_expiry())
         for gate in gates:
             pending.stream.soon(gate.open)
-        self._set_alarm(alarm)
+        self._alarm.set(alarm, self._ring)
         pending.queued_at(self._cancel)
 
     def submit_all(self, pendings: Sequence[Pending]) -> Sequence[Refused]:
         """As `submit` for each of them; those that were refused, and why."""
-        refused: list[Refused] = []
-        for pending in pendings:
-            try:
-                self.submit(pending)
-            except PenstockError as error:
-                refused.append((pending, error))
-        return refused
+        return submit_each(self.submit, pendings)
 
     def knows(self, identity: SequenceId) -> bool:
         """Whether there is a sequence of this id that a request may join."""
@@ -131,33 +125,21 @@ class SequenceScheduler:
                 self._batcher.abandon(now, retired)
             dead = self._batcher.expire(now)
             gates = self._roused()
-            alarm = self._next_alarm()
+            alarm = self._alarm.need(self._batcher.next_expiry())
             self._note_if_over()
         for gate in gates:
             gate.open()
         self._bury(dead, now)
-        self._set_alarm(alarm)
+        self._alarm.set(alarm, self._ring)
 
     def _roused(self) -> list[Gate]:
         """The gates to open; under the lock."""
         return [self._idle.pop(n) for n in self._batcher.roused() if n in self._idle]
 
-    def _next_alarm(self) -> int | None:
-        """The time for which an alarm is missing; under the lock."""
-        expiry = self._batcher.next_expiry()
-        if expiry is None or (self._alarm_ns is not None and self._alarm_ns <= expiry):
-            return None
-        self._alarm_ns = expiry
-        return expiry
-
-    def _set_alarm(self, when_ns: int | None) -> None:
-        if when_ns is not None:
-            self._timer.call_at(when_ns, self._ring)
-
     def _ring(self) -> None:
         """See to what has a time; in the timer's thread."""
         with self._lock:
-            self._alarm_ns = None
+            self._alarm.rung()
         self._look(self._clock())
 
     def _bury(self, dead: Iterable[Dead], now: int) -> None:

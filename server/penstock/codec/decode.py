@@ -5,7 +5,7 @@ get right; names, shapes and sizes are held against the model by the engine.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NoReturn
 
@@ -19,7 +19,7 @@ from penstock.codec.envelope import (
     refuse,
     refuse_missing_data,
 )
-from penstock.codec.parameters import NO_OPTIONS, RequestOptions, read_options, with_forwarded
+from penstock.codec.parameters import NO_OPTIONS, read_options, with_forwarded
 from penstock.codec.prescan import Parts, split
 from penstock.codec.templates import kinds_of_length, notice
 from penstock.codec.wire import Buffer, shown
@@ -78,22 +78,19 @@ def decode_parts(
     request_id = _read_id(parts.id) if parts.id else ""
     options = read_options(parts.parameters) if parts.parameters else NO_OPTIONS
     parameters = with_forwarded(options.parameters, forwarded) if forwarded else options.parameters
-    envelope = recall(parts.head)
-    if envelope is None:
-        envelope = open_envelope(parts, places=places)
-        if envelope.sources is not None:
-            said = options._replace(parameters=parameters)
-            times = (deadline_ns, now_ns)
-            return _placed(envelope, envelope.sources, parts, request_id, said, headers, times)
-    arrays: tuple[Any, ...] = parts.raws if envelope.typed is None else envelope.typed
-    if len(arrays) != len(envelope.names):
+    envelope = recall(parts.head) or open_envelope(parts, places=places)
+    arrays: Sequence[Any] = parts.raws if envelope.typed is None else envelope.typed
+    kind = InferRequest
+    if envelope.sources is not None:
+        kind, arrays = PlacedRequest, _sourced(envelope, envelope.sources, parts.raws)
+    elif len(arrays) != len(envelope.names):
         _refuse_raw_count(envelope.names, envelope.model_name, len(arrays))
     for index in envelope.bools:
         check_bools(envelope.names[index], envelope.model_name, parts.raws[index])
-    if data is not None:
+    if data is not None and kind is InferRequest:
         notice(data, parts, envelope, options)
     # By position: this is on the path of every request, and keywords cost a tenth more.
-    return InferRequest(
+    return kind(
         envelope.model_name,
         tuple(map(Tensor, envelope.names, envelope.datatypes, envelope.shapes, arrays)),
         envelope.model_version,
@@ -107,37 +104,6 @@ def decode_parts(
         options.correlation_id,
         options.sequence_start,
         options.sequence_end,
-        now_ns,
-    )
-
-
-def _placed(
-    envelope: Envelope,
-    sources: tuple[Source, ...],
-    parts: Parts,
-    request_id: str,
-    options: RequestOptions,
-    headers: Mapping[str, str],
-    times: tuple[int | None, int],
-) -> PlacedRequest:
-    """A request that uses shared memory; raw entries are those of its other inputs, in order."""
-    parameters, priority, timeout_us, correlation_id, starts, ends = options
-    deadline_ns, now_ns = times
-    arrays = _sourced(envelope, sources, parts.raws)
-    return PlacedRequest(
-        envelope.model_name,
-        tuple(map(Tensor, envelope.names, envelope.datatypes, envelope.shapes, arrays)),
-        envelope.model_version,
-        request_id,
-        envelope.outputs,
-        parameters,
-        headers,
-        deadline_ns,
-        priority,
-        timeout_us,
-        correlation_id,
-        starts,
-        ends,
         now_ns,
     )
 
