@@ -1,0 +1,1 @@
+"""Language models: a continuous batcher over a paged KV cache, and all that is around it."""
