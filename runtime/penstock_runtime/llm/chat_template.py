@@ -1,5 +1,5 @@
-"""Compiles and renders chat templates as transformers does: Jinja in its immutable sandbox, with the
-names that templates of models rely on.
+"""Compiles and renders chat templates as transformers does: Jinja in its immutable sandbox, with
+the names that templates of models rely on.
 
 A template is the model's and so trusted to be no attack; what requests put into it may still make
 it run wild. So each rendering has a budget: of characters, and of things done.
@@ -252,7 +252,7 @@ def _cut_at_tag(text: str, final: str) -> str:
     place = text.rfind(_TAG.strip())
     if place < 0 or final.strip() not in text:
         raise InvalidArgument(
-            "chat: continue_final_message is true, and the chat template leaves the last message out"
+            "chat: continue_final_message is true, and the template leaves the last message out"
         )
     # A template that trims messages trims the tag as well, and so the text before it.
     trims = text[place : place + len(_TAG)] != _TAG
