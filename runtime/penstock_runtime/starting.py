@@ -15,7 +15,7 @@ from penstock_runtime.config_check import check
 from penstock_runtime.dispatch import Dispatch
 from penstock_runtime.ensemble import ComposedLabels, ComposingModels, EnsembleModel
 from penstock_runtime.execution_sequence import StepPlan
-from penstock_runtime.labels import read_labels
+from penstock_runtime.labels import Labels, read_labels
 from penstock_runtime.model import Model
 from penstock_runtime.model_services import ModelServices
 from penstock_runtime.observability.first_response import first_response_bounds
@@ -93,7 +93,7 @@ def start_instances(source: ModelSource, backend: Backend, common: Common) -> Mo
     places = seats(config, uses_gpu=backend.uses_gpu)
     rates = rates_of(places, common.rates)
     warmups = warmup_requests(config, source.root)
-    labels = read_labels(config, source.root)
+    labels = labels_of(source, backend)
     plan = BatchPlan(config, source.version, labels)
     sequences = sequence_parts(source, common)
     loaded = backend.load(replace(source, services=common.services))
@@ -124,6 +124,15 @@ def start_instances(source: ModelSource, backend: Backend, common: Common) -> Mo
     model.input_device = input_device(config, [seat.placement for seat in places], backend)
     _start_all(model)
     return model
+
+
+def labels_of(source: ModelSource, backend: Backend) -> Labels:
+    """The labels of a model's files, and where it has none what its backend knows (a method
+    `labels`).
+    """
+    files = read_labels(source.config, source.root)
+    known = getattr(backend, "labels", None)
+    return files if known is None else {**known(source), **files}
 
 
 def start_ensemble(source: ModelSource, backend: Backend, common: Common) -> Model:

@@ -241,7 +241,8 @@ class Backend(Protocol):
     """A kind of model; `uses_gpu` tells where KIND_AUTO puts its instances.
 
     One whose executables take inputs that are on their device already, as arrays with DLPack, says
-    so by an attribute `takes_device_arrays`.
+    so by an attribute `takes_device_arrays`; one whose models know what their classes are called,
+    by a method `labels` of a source.
     """
 
     name: str

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from penstock_runtime.backends.base import Backend, ModelSource
 from penstock_runtime.backends.ensemble import EnsembleBackend
 from penstock_runtime.backends.files import listing
+from penstock_runtime.backends.llm.backend import LanguageModelBackend
 from penstock_runtime.backends.mlserver.backend import MLServerBackend
 from penstock_runtime.backends.onnx.backend import OnnxBackend
 from penstock_runtime.backends.python import PythonBackend
@@ -65,7 +66,8 @@ class BackendRegistry:
         raise InvalidArgument(
             f"version {source.version} of model '{config.name}' holds nothing that a backend"
             f" recognises, only {listing(source.directory)}; expected model.py, model.pt,"
-            " model.pt2, model.onnx, model-settings.json or a .mar"
+            " model.pt2, model.onnx, model-settings.json, a .mar, or config.json with"
+            " model.safetensors and tokenizer.json"
         )
 
     def _named(self, model: str, field: str, name: str) -> Backend:
@@ -92,6 +94,8 @@ def default_registry(*, isolates: bool = True) -> BackendRegistry:
             torch,
             OnnxBackend(),
             PythonBackend(torch),
+            # Last: what lies beside a model.py or a model.onnx is that model's.
+            LanguageModelBackend(),
         ],
         isolates=isolates,
     )

@@ -26,6 +26,7 @@ from penstock_runtime.isolation.frames import Frame, Kind
 from penstock_runtime.isolation.life import Life, hello
 from penstock_runtime.isolation.settings import Settings, settings_of
 from penstock_runtime.isolation.supervised import Keeper
+from penstock_runtime.labels import NO_LABELS, Labels
 
 _FORMS: Mapping[str, Callable[[Keeper], AnyExecutable]] = MappingProxyType(
     {"batch": IsolatedExecutable, "stream": IsolatedStream, "requests": IsolatedRequests}
@@ -62,6 +63,11 @@ class IsolatedBackend:
         if not isinstance(told, dict):
             raise Internal(f"the process of model '{source.config.name}' gave no configuration")
         return read_config(told)
+
+    def labels(self, source: ModelSource) -> Labels:
+        """What the model's classes are called, as far as the backend knows."""
+        known = getattr(self.inner, "labels", None)
+        return NO_LABELS if known is None else known(source)
 
     def load(self, source: ModelSource) -> LoadedModel:
         """Nothing is loaded here: each instance does so in its own process."""

@@ -7,7 +7,7 @@ here.
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,17 @@ SIDE_FOLDERS = frozenset({"warmup", "initial_state", "configs"})
 # By these names models of other servers are known, in the model's folder or in a version's.
 FOREIGN_NAMES = frozenset({"model-settings.json", "MAR-INF"})
 FOREIGN_SUFFIX = ".mar"
+# By a config.json beside one of these a folder of Hugging Face is known: it is not a configuration.
+HUB_CONFIG = "config.json"
+HUB_NAMES = frozenset(
+    {
+        "tokenizer.json",
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "pytorch_model.bin",
+        "pytorch_model.bin.index.json",
+    }
+)
 MAX_VERSION = 2**63 - 1
 MAX_NAME_BYTES = 255
 MAX_FILES = 100_000
@@ -44,9 +55,10 @@ class ModelFolder:
 
     `root` is free of links, `repository` as the operator gave it. `newest_ns` is the wall-clock
     time of the latest change inside; `flat` means that the files lie directly in `root`, as version
-    1 (the root is one model, or the model is another server's); `named_by_operator` that the
-    folder's own name says nothing; `plain_name` is that name where the model is served under
-    another. A folder with a `problem` must not be loaded; `warnings` are for the log.
+    1 (the root is one model, or the model is another server's, or Hugging Face's);
+    `named_by_operator` that the folder's own name says nothing; `plain_name` is that name where the
+    model is served under another. A folder with a `problem` must not be loaded; `warnings` are for
+    the log.
     """
 
     name: str
@@ -82,10 +94,13 @@ class ModelFolder:
         """
         others = {str(v) for v in self.versions if v != version}
         skipped = others if self.flat else others | {"configs"}
+        configs = set(CONFIG_NAMES)
+        if self.flat and (self.config_path is None or self.config_path.name != HUB_CONFIG):
+            configs.discard(HUB_CONFIG)
         return tuple(
             stamp
             for stamp in self.signature
-            if stamp.path not in CONFIG_NAMES and stamp.path.split("/", 1)[0] not in skipped
+            if stamp.path not in configs and stamp.path.split("/", 1)[0] not in skipped
         )
 
 
@@ -104,6 +119,11 @@ def is_clutter(name: str) -> bool:
 def is_foreign(name: str) -> bool:
     """Whether a name in a folder says that it is a model of MLServer's or TorchServe's."""
     return name in FOREIGN_NAMES or name.endswith(FOREIGN_SUFFIX)
+
+
+def is_hub(names: Collection[str]) -> bool:
+    """Whether the names in a model's folder are those of a model of Hugging Face's."""
+    return HUB_CONFIG in names and "model.py" not in names and not HUB_NAMES.isdisjoint(names)
 
 
 def parse_version(name: str) -> int | None:
@@ -173,24 +193,25 @@ def read_folder(
     walk = _Walk()
     versions: tuple[int, ...] = ()
     warnings: tuple[str, ...] = ()
-    foreign = False
+    names: set[str] = set()
     try:
         # Resolved once: whatever a link is swapped to meanwhile, one look sees one folder.
         root = root.resolve(strict=True)
         walk.run(root, repository.resolve())
         versions, warnings = _versions(root)
-        foreign = any(is_foreign(entry.name) for entry in _visible(root))
+        names = {entry.name for entry in _visible(root)}
     except FileNotFoundError:
         raise
     # Before Python 3.13 a link that leads back to itself is a RuntimeError.
     except (OSError, RuntimeError) as error:
         walk.problem = f"the model's folder cannot be read: {getattr(error, 'strerror', 'a loop')}"
-    flat = (bare or foreign) and not versions
+    hub = not versions and is_hub(names)
+    flat = (bare or hub or any(map(is_foreign, names))) and not versions
     return ModelFolder(
         name=name,
         repository=repository,
         root=root,
-        config_path=_config_path(root, config_name),
+        config_path=_config_path(root, config_name, hub=hub),
         versions=(1,) if flat else versions,
         signature=tuple(sorted(walk.stamps)),
         newest_ns=walk.newest_ns,
@@ -243,9 +264,11 @@ def _versions(root: Path) -> tuple[tuple[int, ...], tuple[str, ...]]:
     return tuple(sorted(versions)), tuple(sorted(warnings))
 
 
-def _config_path(root: Path, config_name: str) -> Path | None:
+def _config_path(root: Path, config_name: str, *, hub: bool) -> Path | None:
     chosen = [root / "configs" / f"{config_name}.pbtxt"] if config_name else []
-    candidates = chosen + [root / name for name in CONFIG_NAMES]
+    # That of a folder of Hugging Face says what the model is, not how it is served.
+    own = [name for name in CONFIG_NAMES if not (hub and name == HUB_CONFIG)]
+    candidates = chosen + [root / name for name in own]
     return next((path for path in candidates if path.is_file()), None)
 
 

@@ -1,0 +1,1 @@
+"""Language models in the folders of Hugging Face, executed by penstock's own engine."""
