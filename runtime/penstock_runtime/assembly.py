@@ -9,6 +9,7 @@ from penstock_runtime.dispatch import Dispatch
 from penstock_runtime.model import Model
 from penstock_runtime.model_services import ModelServices
 from penstock_runtime.observability.custom_metrics import CustomMetrics
+from penstock_runtime.observability.engine_metrics import EngineBook
 from penstock_runtime.repository.loader import ConfigParser, Loader
 from penstock_runtime.repository.options import RepositoryOptions
 from penstock_runtime.repository.repository import ModelRepository
@@ -35,6 +36,7 @@ def open_repository(
     hold_backlog: int = 0,
     sequences: SequenceBook | None = None,
     custom: CustomMetrics | None = None,
+    engines: EngineBook | None = None,
 ) -> ModelRepository[Model]:
     """A repository with every backend there is; nothing is loaded before its `start`.
 
@@ -43,12 +45,12 @@ def open_repository(
     Triton's tests want it; `cache` is shared by the models that ask for one; with `rate_totals`,
     empty or not, instances need a turn where they share resources; `sequences` is for whoever has
     to find those of models that were replaced; `custom` holds the metrics that the code of models
-    makes.
+    makes, `engines` those of language models.
     """
     rates = Rates(rate_totals) if rate_totals is not None else None
     book = sequences if sequences is not None else SequenceBook()
     dispatch = Dispatch()
-    services = ModelServices(dispatch, custom or CustomMetrics())
+    services = ModelServices(dispatch, custom or CustomMetrics(), engines=engines or EngineBook())
     common = Common(Timer(), dispatch, hold_until, cache, rates, hold_backlog, book, services)
     loader = Loader(
         default_registry(),

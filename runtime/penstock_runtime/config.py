@@ -18,6 +18,8 @@ from penstock_runtime.config_scheduling import (
 from penstock_runtime.datatype import DataType
 
 NO_STRINGS: Mapping[str, str] = MappingProxyType({})
+# Backends of decoupled models that give a caller who takes one response the whole answer in it.
+ANSWERING_WHOLE = frozenset({"llm"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +225,11 @@ class ModelConfig:
     def decoupled(self) -> bool:
         """Whether a request may get any number of responses."""
         return self.model_transaction_policy.decoupled
+
+    @property
+    def answers_whole(self) -> bool:
+        """Whether a caller that takes one response only can be answered."""
+        return not self.decoupled or self.backend in ANSWERING_WHOLE
 
     @property
     def ragged_inputs(self) -> frozenset[str]:

@@ -1,11 +1,8 @@
 """A model instance: one executable, one device, one thread that asks its scheduler for batches."""
 
 import logging
-import os
-import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -24,6 +21,7 @@ from penstock_runtime.execution import Desk, execute_batch
 from penstock_runtime.execution_alone import execute_alone
 from penstock_runtime.execution_requests import HeldTasks, execute_requests
 from penstock_runtime.execution_stream import execute_stream
+from penstock_runtime.niceness import give_way
 from penstock_runtime.observability.statistics import ModelStatistics
 from penstock_runtime.scheduling.answering import WorkScheduler
 from penstock_runtime.scheduling.batch_scheduler import (
@@ -38,8 +36,6 @@ from penstock_runtime.warmup import WarmupRequest, warm_up
 
 _log = logging.getLogger("penstock.instance")
 
-# What the threads of CPU instances add to their niceness; see docs/DECISIONS.md for the figures.
-NICENESS = 6
 # How long an instance that was dismissed waits for what its model has not answered yet.
 LEAVE_S = 60.0
 
@@ -122,7 +118,7 @@ class ModelInstance:
 
     def _run(self) -> None:
         if self.placement.kind != "KIND_GPU":
-            _give_way()
+            give_way()
         executable = self._prepare()
         asked: object = executable
         if isinstance(asked, RequestExecutable | Supervised):
@@ -277,15 +273,3 @@ class ModelInstance:
         state = "healthy" if self.healthy else "dead"
         process = f", process {self.process.pid}" if self.process is not None else ""
         return f"<ModelInstance {self.placement.name} on {self.placement.device}, {state}{process}>"
-
-
-def _give_way() -> None:
-    """Let the threads that receive and answer go first where there are too few cores for all.
-
-    While those read what has come, the batch grows. On idle cores it changes nothing.
-    """
-    if sys.platform == "linux":
-        with suppress(OSError):
-            # Linux counts niceness by thread, so this is the instance's and not the server's.
-            thread = threading.get_native_id()
-            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)

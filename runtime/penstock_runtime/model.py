@@ -67,6 +67,7 @@ class Model:
         self.version = version
         # Not a property: it is asked for with every request.
         self.decoupled = config.decoupled
+        self.answers_whole = config.answers_whole
         self.input_device: int | None = None
         """The GPU on which inputs may lie already; None: they are given in host memory."""
         self.statistics = statistics

@@ -7,7 +7,9 @@ from typing import Protocol
 
 from penstock_runtime.dispatch import Dispatch
 from penstock_runtime.errors import Unavailable
+from penstock_runtime.llm.calls import CallLog
 from penstock_runtime.observability.custom_metrics import CustomMetrics
+from penstock_runtime.observability.engine_metrics import EngineBook
 from penstock_runtime.repository.overrides import LoadOverrides
 from penstock_runtime.wait_graph import WaitGraph
 
@@ -42,10 +44,14 @@ class Control:
 
 @dataclass(frozen=True, slots=True)
 class ModelServices:
-    """`waits` knows which instance waits for which model, `loads` which load for which."""
+    """`waits` knows which instance waits for which model, `loads` which load for which; `engines`
+    are those of language models, whose requests are recorded in `calls`.
+    """
 
     dispatch: Dispatch
     metrics: CustomMetrics
     control: Control = field(default_factory=Control)
     waits: WaitGraph = field(default_factory=WaitGraph)
     loads: WaitGraph = field(default_factory=WaitGraph)
+    engines: EngineBook = field(default_factory=EngineBook)
+    calls: CallLog | None = None

@@ -41,7 +41,8 @@ class InferRequest(NamedTuple):
     Requests whose `likeness` is the same object, other than None, differ in nothing but id,
     deadline and the numbers in their inputs, whose arrays are numpy's already. The few that are
     traced have a `trace`; a request that is made for another model gets a `child` of it. `depth`
-    counts the requests that this one is a part of.
+    counts the requests that this one is a part of. The caller of a `single` one takes one response,
+    whatever its model gives others.
     """
 
     model_name: str
@@ -61,6 +62,7 @@ class InferRequest(NamedTuple):
     likeness: object = None
     trace: Trace | None = None
     depth: int = 0
+    single: bool = False
 
     def input(self, name: str) -> Tensor | None:
         """The input of this name, if the request has one."""

@@ -115,8 +115,8 @@ class Admission:
         call: Call | None = None,
         verdict: Plan | bool = True,
     ) -> bool:
-        """As `admit` for a request that is decoded; one to a decoupled model is refused with this
-        text, if there is one.
+        """As `admit` for a request that is decoded. One whose caller takes one response only says
+        what refuses it where its model gives any number of them, and cannot do otherwise.
         """
         holder.request = request
         if permit is not ANYONE:
@@ -126,7 +126,9 @@ class Admission:
         if tell is not None:
             tell(decoupled)
         if decoupled and decoupled_refusal:
-            raise Unsupported(decoupled_refusal)
+            if not model.answers_whole:
+                raise Unsupported(decoupled_refusal)
+            request = holder.request = request._replace(single=True)
         if stream.cancelled:
             raise Cancelled("the request was cancelled")
         if self.tracer is not None and call is not None:

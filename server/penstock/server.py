@@ -32,6 +32,7 @@ from penstock_runtime.errors import InvalidArgument, PenstockError
 from penstock_runtime.model import Model
 from penstock_runtime.observability.access_log import AccessLog
 from penstock_runtime.observability.custom_metrics import CustomMetrics
+from penstock_runtime.observability.engine_metrics import EngineBook
 from penstock_runtime.repository.options import ControlMode, RepositoryOptions
 from penstock_runtime.repository.repository import LoadProgress, ModelRepository
 from penstock_runtime.response_cache import ResponseCache
@@ -65,7 +66,7 @@ class Server:
             cache_settings(options.cache_config, options.response_cache_byte_size)
         )
         sequences = SequenceBook()
-        custom = CustomMetrics()
+        custom, engines = CustomMetrics(), EngineBook(options.metrics_compat)
         self.repository: ModelRepository[Model] = open_repository(
             repository_options(options),
             {"config.pbtxt": parse_config_text},
@@ -77,6 +78,7 @@ class Server:
             hold_backlog=hold_until_hook(name=HOLD_BACKLOG_HOOK),
             sequences=sequences,
             custom=custom,
+            engines=engines,
         )
         self.core = InferenceCore(self.repository, sequences)
         self._progress = progress
@@ -105,7 +107,7 @@ class Server:
         sources += [self.authority.families] if self.authority is not None else []
         sources += [self.cache.families] if self.cache is not None else []
         sources += [self._http.families] if self._http is not None else []
-        sources += [custom.families]
+        sources += [custom.families, engines.families]
         self.metrics = server_metrics(
             self.repository, sources, metrics_options(options.metrics_config)
         )

@@ -160,6 +160,11 @@ class UnaryRequest(ResponseStream, Pending):
         self._tell()
         return True
 
+    def wait_for_room(self, timeout_s: float) -> bool:
+        """There is room for the one answer."""
+        del timeout_s
+        return True
+
     def wake(self) -> None:
         """Something is there: answer the call once it has its one response, or its error."""
         if self.closed:

@@ -137,6 +137,7 @@ def request_note(request: InferRequest) -> dict[str, Any]:
         "start": request.sequence_start,
         "end": request.sequence_end,
         "depth": request.depth,
+        "single": request.single,
     }
     return {"model": request.model_name, **{key: value for key, value in known.items() if value}}
 
@@ -164,4 +165,5 @@ def request_of(note: Any) -> InferRequest:
         bool(note.get("start")),
         bool(note.get("end")),
         depth=count_of(note.get("depth", 0)),
+        single=bool(note.get("single")),
     )

@@ -36,6 +36,16 @@ class ContinuousBatcher:
         self._deadlines = Deadlines()
         self._cap = limits.long_prefill_cap or limits.max_batched_tokens
 
+    @property
+    def running(self) -> Items[Sequence]:
+        """The sequences that run, those first that began first."""
+        return list(self._roster.running)
+
+    @property
+    def sequences(self) -> Items[Sequence]:
+        """All sequences, those that run before those that wait."""
+        return [*self._roster.running, *self._roster.waiting]
+
     # -- in and out ------------------------------------------------------------------------------
 
     def add(self, sequence: Sequence, now: int, rate: float = 0.0) -> None:

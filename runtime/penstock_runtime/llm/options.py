@@ -53,9 +53,6 @@ class EngineOptions:
     cpu_kernels: str = "auto"
     threads: int = 0
     cuda_graphs: bool = True
-    calls_file: str = ""
-    calls_content: bool = False
-    calls_max_bytes: int = 64 << 20
     price_per_hour: float = 0.0
     chat_template: str = ""
 

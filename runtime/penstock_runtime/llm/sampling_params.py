@@ -1,9 +1,10 @@
 """How the next tokens of one request are chosen, and when it ends; the names are vLLM's."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from types import MappingProxyType
+from typing import Any
 
 DEFAULT_MAX_TOKENS = 16
 NO_BIAS: Mapping[int, float] = MappingProxyType({})
@@ -68,7 +69,18 @@ class SamplingParams:
     structured: Structured | None = None
     adapter: str = ""
 
+    def told(self) -> dict[str, Any]:
+        """What is not as by default, for a record."""
+        return {
+            field.name: value if isinstance(value, int | float | str | list | tuple) else str(value)
+            for field in fields(self)
+            if (value := getattr(self, field.name)) != getattr(_DEFAULTS, field.name)
+        }
+
     @property
     def greedy(self) -> bool:
         """Whether the likeliest token is always taken."""
         return self.temperature == 0.0
+
+
+_DEFAULTS = SamplingParams()

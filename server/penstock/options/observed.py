@@ -20,6 +20,12 @@ class MetricsOptions:
         "(=0.5:0.05,0.99:0.001); may be repeated.",
         metavar="KEY=VALUE",
     )
+    metrics_compat: str = option(
+        "",
+        "metrics",
+        "vllm: tell the families of language models under vLLM's names too.",
+        choices=("", "vllm"),
+    )
     rpc_metrics: bool = option(
         True, "metrics", "Count and time every RPC (grpc_server_handled_total and more)."
     )

@@ -99,9 +99,9 @@ class GenerateFace:
         try:
             with exchange.watched(stream.cancel):
                 if len(exchange.body) > _LIGHT_BYTES:
-                    await self._shop.aside(self._admit, exchange, stream)
+                    await self._shop.aside(self._admit, exchange, stream, not finals)
                 else:
-                    self._admit(exchange, stream)
+                    self._admit(exchange, stream, not finals)
                 while (response := await stream.next()) is not None:
                     if not response.empty or (finals and _wants_final(exchange)):
                         exchange.call.response = response
@@ -110,7 +110,7 @@ class GenerateFace:
             if not stream.ended:
                 stream.cancel()
 
-    def _admit(self, exchange: Exchange, stream: ResponseStream) -> None:
+    def _admit(self, exchange: Exchange, stream: ResponseStream, single: bool) -> None:
         call, admission = exchange.call, self._shop.admission
         name, version = exchange.value("model"), exchange.value("version")
         document = read_object(exchange.body)
@@ -120,6 +120,7 @@ class GenerateFace:
         parts = read_generate_request(document, name, version, config)
         headers = forwarded_headers(self._shop, call)
         request = decode_parts(parts, time.monotonic_ns(), call.deadline_ns, headers, headers)
+        request = request._replace(single=single)
         admission.enter(request, stream, call, permit=call.permit, call=call)
 
     async def _event(self, exchange: Exchange, response: InferResponse) -> bytes:

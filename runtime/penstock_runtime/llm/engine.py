@@ -1,0 +1,363 @@
+"""The engine of one instance: plan a step, compute it, choose the tokens, tell the scribe.
+
+Its thread is the only one that computes. Requests come and go from any thread, under a lock that is
+never held while a step is computed, so that a caller that gives up gets its blocks back at once.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from penstock_runtime.errors import (
+    FailureReason,
+    Internal,
+    PenstockError,
+    ResourceExhausted,
+    Unavailable,
+)
+from penstock_runtime.llm.admission import cannot_grow
+from penstock_runtime.llm.continuous_batcher import ContinuousBatcher
+from penstock_runtime.llm.generation import Choice, Generation, Logprobs, News
+from penstock_runtime.llm.roster import BatcherStats
+from penstock_runtime.llm.sequence import Grammar, Phase
+from penstock_runtime.llm.sequence import Sequence as Tokens
+from penstock_runtime.llm.step import Row, StepPlan
+
+_log = logging.getLogger("penstock.llm")
+
+# An instance whose steps fail so often in a row is not healthy, whatever is asked of it.
+_MOST_FAILURES = 3
+# How long the engine sleeps when there is nothing that it may plan.
+_IDLE_S = 1.0
+GRAMMAR = "grammar"
+# How much a full step changes what is known of the rate.
+_RATE_WEIGHT = 0.2
+
+
+class Runner(Protocol):
+    """Computes the rows of a step."""
+
+    def run(self, plan: StepPlan) -> Any:
+        """The wanted logits of all rows, one after the other."""
+
+
+class RowResult(Protocol):
+    """What was chosen for one row; `error` says why nothing could be."""
+
+    @property
+    def tokens(self) -> list[int]:
+        """The tokens that the sequence goes on with."""
+
+    @property
+    def logprobs(self) -> Sequence[Logprobs]:
+        """Those of the tokens, if they were asked for."""
+
+    @property
+    def prompt_logprobs(self) -> Sequence[Logprobs]:
+        """Those of the prompt's tokens that this row had."""
+
+    @property
+    def error(self) -> PenstockError | None:
+        """Why nothing could be chosen."""
+
+
+class Chooser(Protocol):
+    """Chooses tokens by their logits."""
+
+    def sample(self, plan: StepPlan, logits: Any) -> Sequence[RowResult]:
+        """One result per row, in order."""
+
+    def forget(self, sequence: Tokens) -> None:
+        """The sequence is over."""
+
+
+class Proposer(Protocol):
+    """Guesses what comes next."""
+
+    def propose(self, sequences: Sequence[Tokens]) -> None:
+        """Fill the drafts of these sequences."""
+
+    def forget(self, sequence: Tokens) -> None:
+        """The sequence is over."""
+
+
+class Teller(Protocol):
+    """Where the news of each step goes."""
+
+    def put(self, news: Sequence[News]) -> None:
+        """Take the news of one step."""
+
+    def fail(self, generation: Generation, error: PenstockError) -> None:
+        """End a request with an error."""
+
+
+class StepWatcher(Protocol):
+    """Told of every step."""
+
+    def stepped(self, plan: StepPlan, spent_ns: int, accepted: int) -> None:
+        """A step was computed; so many drafts of it were accepted."""
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """The tokens of a row, why they are the last ("" if they are not), and whether the very last
+    one is a sign of the end rather than a part of the text.
+    """
+
+    tokens: list[int]
+    reason: str = ""
+    stop_reason: str = ""
+    hidden: bool = False
+
+    def news(self, choice: Choice, logprobs: Sequence[Logprobs], now: int) -> News:
+        """What there is to tell of it."""
+        found = logprobs[: len(self.tokens)]
+        return News(choice, self.tokens, found, self.reason, self.stop_reason, now, self.hidden)
+
+
+def _nothing() -> None:
+    """What is done before the first step where there is nothing to prepare."""
+
+
+class Engine:
+    """Generates for the requests of one instance; `prepare` is called in its thread first."""
+
+    def __init__(
+        self,
+        name: str,
+        runner: Runner,
+        batcher: ContinuousBatcher,
+        sampler: Chooser,
+        watcher: StepWatcher,
+        eos_token_ids: Collection[int],
+        proposer: Proposer | None = None,
+        prepare: Callable[[], None] = _nothing,
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self._runner = runner
+        self._batcher = batcher
+        self._sampler = sampler
+        self._watcher = watcher
+        self._eos = frozenset(eos_token_ids)
+        self._proposer = proposer
+        self._prepare = prepare
+        self._clock = clock
+        self._teller: Teller | None = None
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._stopped = False
+        self._failures = 0
+        self._rate = 0.0
+        # Sequences that ended since the last step: their state is the engine's thread's to drop.
+        self._gone: list[Tokens] = []
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self, teller: Teller) -> None:
+        """Begin; what is generated is told there."""
+        self._teller = teller
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the step that is computed now."""
+        self._stopped = True
+        self._wake.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    @property
+    def healthy(self) -> bool:
+        """Whether it can be expected to generate."""
+        return self._failures < _MOST_FAILURES
+
+    def stats(self) -> BatcherStats:
+        """What runs, what waits, and how full the cache is."""
+        with self._lock:
+            return self._batcher.stats()
+
+    # -- requests: any thread --------------------------------------------------------------------
+
+    def submit(self, generation: Generation) -> None:
+        """Queue all sequences of a request, or raise what refuses it, and then queue none."""
+        if not self.healthy and not self._thread.is_alive():
+            raise Unavailable("the engine of the model died; load it anew", scheduled=True)
+        for choice in generation.choices:
+            choice.sequence.ready = not choice.holds
+        with self._lock:
+            self._batcher.add_all(generation.sequences, self._clock(), self._rate)
+        self._wake.set()
+
+    def end(self, choices: Sequence[Choice]) -> None:
+        """Nothing more is wanted of these: their blocks are free from now on."""
+        with self._lock:
+            self._finish(choices)
+        self._wake.set()
+
+    def release(self, choice: Choice, hold: str, grammar: Grammar | None = None) -> None:
+        """One thing less that keeps a sequence from being planned."""
+        with self._lock:
+            if grammar is not None:
+                choice.sequence.grammar = grammar
+            choice.holds.discard(hold)
+            choice.sequence.ready = not choice.holds
+        self._wake.set()
+
+    def _finish(self, choices: Sequence[Choice]) -> None:
+        for choice in choices:
+            if choice.sequence.phase is not Phase.FINISHED:
+                self._batcher.finish(choice.sequence)
+                self._gone.append(choice.sequence)
+
+    # -- the loop --------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._prepare()
+            while not self._stopped:
+                self._wake.clear()
+                if not self.step():
+                    self._wake.wait(_IDLE_S)
+        except Exception:
+            # A defect of the engine's, not of a request: nobody may wait for it any more.
+            _log.exception("%r died", self)
+            self._failures = _MOST_FAILURES
+            self._abandon_all()
+
+    def _abandon_all(self) -> None:
+        with self._lock:
+            sequences = self._batcher.sequences
+        for sequence in sequences:
+            self._fail(sequence, Internal("the engine of the model died", scheduled=True))
+
+    def step(self) -> bool:
+        """Compute one step; False if there was nothing to compute."""
+        self._forget()
+        self._propose()
+        with self._lock:
+            plan = self._batcher.plan(self._clock())
+        for sequence in plan.stuck:
+            self._fail(sequence, cannot_grow(sequence, self._batcher.pool.capacity))
+        if not plan.rows:
+            return bool(plan.stuck)
+        started = self._clock()
+        try:
+            results = self._sampler.sample(plan, self._runner.run(plan))
+        except Exception as error:
+            self._fail_step(plan, error)
+            return True
+        self._failures = 0
+        now = self._clock()
+        self._note_rate(plan.n_tokens, now - started)
+        news = self._settle(plan, results, now)
+        _charge(plan, now - started)
+        if news:
+            self._tell().put(news)
+        self._watcher.stepped(plan, now - started, _accepted(plan, results))
+        return True
+
+    def _propose(self) -> None:
+        if self._proposer is not None:
+            with self._lock:
+                running = self._batcher.running
+            self._proposer.propose(running)
+
+    def _settle(self, plan: StepPlan, results: Sequence[RowResult], now: int) -> list[News]:
+        """Take in what was chosen; what there is to tell of it."""
+        news: list[News] = []
+        cut: list[list[int]] = []
+        for row, result in zip(plan.rows, results, strict=True):
+            choice: Choice = row.sequence.owner  # type: ignore[assignment] # whose it is
+            end = self._cut(row, result)
+            cut.append(end.tokens)
+            choice.prompt_logprobs += result.prompt_logprobs
+            if result.error is not None:
+                self._tell().fail(choice.generation, result.error)
+            elif end.tokens:
+                news.append(end.news(choice, result.logprobs, now))
+        with self._lock:
+            self._batcher.update(plan, cut)
+            self._finish([item.choice for item in news if item.reason])
+        return news
+
+    def _note_rate(self, tokens: int, spent_ns: int) -> None:
+        """Tokens a second, of full steps before all: that is what a queue is worked off with."""
+        rate = tokens * 1e9 / max(spent_ns, 1)
+        weight = min(tokens / self._batcher.limits.max_batched_tokens, 1.0) * _RATE_WEIGHT
+        self._rate = rate if not self._rate else self._rate + weight * (rate - self._rate)
+
+    def _cut(self, row: Row, result: RowResult) -> "_End":
+        """The tokens up to the one that ends the answer, and why it does."""
+        sequence, params, tokens = row.sequence, row.sequence.params, result.tokens
+        before = sequence.n_generated
+        for place, token in enumerate(tokens, 1):
+            if before + place >= params.min_tokens:
+                if token in self._eos and not params.ignore_eos:
+                    return _End(tokens[:place], "stop", hidden=True)
+                if token in params.stop_token_ids:
+                    return _End(tokens[:place], "stop", str(token), hidden=True)
+            if before + place >= sequence.max_tokens:
+                return _End(tokens[:place], "length")
+        grammar = sequence.grammar
+        done = bool(tokens) and grammar is not None and grammar.finished
+        return _End(tokens, "stop" if done else "")
+
+    # -- what goes wrong -------------------------------------------------------------------------
+
+    def _fail(self, sequence: Tokens, error: PenstockError) -> None:
+        choice: Choice = sequence.owner  # type: ignore[assignment] # whose it is
+        self._tell().fail(choice.generation, error)
+
+    def _fail_step(self, plan: StepPlan, error: Exception) -> None:
+        """A step could not be computed: those who were in it are told, the others go on."""
+        self._failures += 1
+        _log.error("a step of %d sequences failed", len(plan.rows), exc_info=error)
+        for row in plan.rows:
+            self._fail(row.sequence, _step_failure(error))
+
+    def _forget(self) -> None:
+        with self._lock:
+            gone, self._gone = self._gone, []
+        for sequence in gone:
+            self._sampler.forget(sequence)
+            if self._proposer is not None:
+                self._proposer.forget(sequence)
+
+    def _tell(self) -> Teller:
+        assert self._teller is not None
+        return self._teller
+
+    def __repr__(self) -> str:
+        return f"<Engine {self._thread.name}, {self._batcher!r}>"
+
+
+def _charge(plan: StepPlan, spent_ns: int) -> None:
+    """Each row has its share of what the step took."""
+    share = spent_ns / plan.n_tokens
+    for row in plan.rows:
+        choice: Choice = row.sequence.owner  # type: ignore[assignment] # whose it is
+        choice.compute_ns += int(share * row.count)
+
+
+def _accepted(plan: StepPlan, results: Sequence[RowResult]) -> int:
+    pairs = zip(plan.rows, results, strict=True)
+    return sum(max(len(result.tokens) - 1, 0) for row, result in pairs if row.drafts)
+
+
+def _step_failure(error: Exception) -> PenstockError:
+    if isinstance(error, PenstockError):
+        return error
+    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+        return ResourceExhausted(
+            "the device ran out of memory in a step of the model",
+            reason="OUT_OF_MEMORY",
+            failure=FailureReason.BACKEND,
+            scheduled=True,
+        )
+    return Internal(
+        f"a step of the model failed: {type(error).__name__}",
+        reason="MODEL_FAILED",
+        failure=FailureReason.BACKEND,
+        scheduled=True,
+    )

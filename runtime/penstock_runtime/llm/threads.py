@@ -1,0 +1,19 @@
+"""How many threads a model on a CPU computes with."""
+
+from penstock_runtime.backends.host import cpu_threads
+from penstock_runtime.niceness import give_way
+
+
+def thread_count(asked: int) -> int:
+    """So many threads if that was asked for, else all cores but one, and at least one."""
+    return asked if asked > 0 else cpu_threads()
+
+
+def prepare_thread(asked: int, device: str) -> None:
+    """Called in the thread that computes, whose own the number of threads is."""
+    if device != "cpu":
+        return
+    import torch
+
+    give_way()
+    torch.set_num_threads(thread_count(asked))
