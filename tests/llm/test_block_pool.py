@@ -25,7 +25,7 @@ def test_more_than_is_free_is_refused_with_both_numbers() -> None:
     pool = BlockPool(4, 16)
     pool.allocate(3)
 
-    with pytest.raises(ResourceExhausted, match="2 blocks .* needed and 1 of 4 free"):
+    with pytest.raises(ResourceExhausted, match=r"2 blocks .* needed and 1 of 4 free"):
         pool.allocate(2)
 
     assert pool.free == 1
