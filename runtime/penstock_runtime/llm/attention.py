@@ -13,6 +13,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from penstock_runtime.llm.attention_form import Form
 from penstock_runtime.llm.cpu_kernels import CpuKernels
 from penstock_runtime.llm.kv_pool import KvPool, LayerCache
 from penstock_runtime.llm.packing import PackedBatch, Span
@@ -23,23 +24,6 @@ GATHER_ELEMENTS = 16 << 20
 SCORE_ELEMENTS = 8 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Form:
-    """How one layer attends: softmax(softcap * tanh(scale * q k / softcap)) over the last `window`
-    positions, with a logit of no value for each head in `sinks`.
-    """
-
-    scale: float
-    window: int | None = None
-    softcap: float | None = None
-    sinks: torch.Tensor | None = None
-
-    @property
-    def plain(self) -> bool:
-        """Whether torch's own attention does it."""
-        return self.softcap is None and self.sinks is None
-
-
 @dataclass(slots=True)
 class PagedStep:
     """What one step's attention works on; `masks` and `groups` are made once for all layers."""
@@ -47,8 +31,13 @@ class PagedStep:
     batch: PackedBatch
     pool: KvPool
     kernels: CpuKernels | None = None
+    native: Any = None
     masks: dict[tuple[int, int, int | None], torch.Tensor] = field(default_factory=dict)
     groups: list[tuple[int, int, int]] | None = None
+
+    def __post_init__(self) -> None:
+        if self.kernels is not None:
+            self.native = self.kernels.step(self.batch)
 
 
 def paged_attention(
@@ -73,7 +62,7 @@ def paged_attention(
     form = Form(scale, sliding_window, softcap, s_aux)
     out = q.new_empty(*q.shape[:2], v.shape[-1])
     if paged.kernels is not None:
-        paged.kernels.attend(out, q, k, v, cache, paged.batch, form)
+        paged.kernels.attend(out, q, k, v, cache, paged.native, form)
     else:
         cache.store(k, v, paged.batch.slots)
         _attend(out, q, k, v, cache, paged, form)
@@ -99,14 +88,18 @@ def _attend(
         out[first:end] = _decode(q[first:end], cache, step, form, (first, end, pages))
     for span in batch.spans[batch.n_decodes :]:
         part = slice(span.start, span.end)
-        if span.count == span.context and form.plain and _sees_all(span, form):
+        if span.count == span.context and form.plain and _sees_all(span, form, cache):
             out[part] = _dense(q[part], k[part], v[part], None, form, causal=True)
         else:
             out[part] = _chunk(q[part], cache, step, form, span)
 
 
-def _sees_all(span: Span, form: Form) -> bool:
-    return form.window is None or span.context <= form.window
+def _sees_all(span: Span, form: Form, cache: LayerCache) -> bool:
+    """Whether a row's attention is plainly causal; with fewer bits, it goes by what is kept, so
+    that it does not matter how a text is cut.
+    """
+    within = form.window is None or span.context <= form.window
+    return within and cache.key_scales is None
 
 
 def _decode_groups(batch: PackedBatch, cache: LayerCache) -> list[tuple[int, int, int]]:

@@ -42,7 +42,7 @@ class PagedRunner:
             model.device,
             options.kv_cache_dtype,
         )
-        self.kernels = kernels_for(options.cpu_kernels, model.device)
+        self.kernels = kernels_for(options.cpu_kernels, model.device, model.dtype)
         self._picks = "logits_to_keep" in inspect.signature(self.model.forward).parameters
 
     block_bytes = staticmethod(block_bytes)
