@@ -1,0 +1,1 @@
+"""Tokens that are proposed ahead of the model, and how it accepts or rejects them."""
