@@ -33,6 +33,7 @@ class DrawState:
         "_counts",
         "_fed",
         "_late",
+        "_vocab_size",
         "edited",
         "ends",
         "given",
@@ -52,6 +53,7 @@ class DrawState:
         _check_ids("allowed_token_ids", params.allowed_token_ids or (), vocab_size)
         eos, stops = set(eos_token_ids), set(params.stop_token_ids)
         self.sequence = sequence
+        self._vocab_size = vocab_size
         self.greedy = params.temperature < _COLDEST
         self.ends = frozenset(stops if params.ignore_eos else eos | stops)
         self.given = 1  # nothing precedes the first token
@@ -116,16 +118,23 @@ class DrawState:
             edits.allow(row, self._allowed)
         if params.logit_bias:
             edits.bias(row, params.logit_bias)
-        if grammar is not None:
-            grammar.fill(edits.mask(row), 0)
         early = sequence.n_generated + len(drafts) < params.min_tokens
-        # A grammar that is through leaves nothing but the end.
-        if early and not (grammar is not None and grammar.finished):
+        if grammar is not None:
+            mask = edits.mask(row)
+            grammar.fill(mask, 0)
+            # Where a grammar leaves nothing but the end, it comes early.
+            early = early and self._leaves_more(mask)
+        if early:
             edits.ban(row, self._late)
         if self._bad_words:
             edits.ban(row, self._last_of_bad_words(drafts))
         if self._counts is not None:
             edits.penalise(self._counts.seen(row, params))
+
+    def _leaves_more(self, mask: npt.NDArray[Any]) -> bool:
+        bits = np.unpackbits(mask.view(np.uint8), bitorder="little")[: self._vocab_size]
+        bits[list(self._late)] = 0
+        return bool(bits.any())
 
     def _last_of_bad_words(self, drafts: Several[int]) -> list[int]:
         sequence = self.sequence
