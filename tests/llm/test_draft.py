@@ -1,5 +1,7 @@
 """A small model's drafts: it keeps up with every text, in a pool of its own."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -125,3 +127,20 @@ def test_a_sequence_that_finds_no_room_gets_no_drafts() -> None:
     drafts.propose([large])
 
     assert len(large.drafts) == 4
+
+
+@pytest.mark.parametrize("width", [VOCAB - 20, VOCAB + 20])
+def test_a_vocabulary_that_is_padded_otherwise_does_no_harm(width: int) -> None:
+    """What only one of the models has is never proposed, or never accepted."""
+    draft = PagedTable(200)
+    draft.table = torch.nn.functional.pad(draft.table, (0, width - VOCAB), value=9.0)
+    plain, drafted = texts(), texts()
+    for text in drafted:
+        text.params = replace(text.params, seed=None)
+    drafts = proposer(draft)
+
+    generate(Sampler(VOCAB), TableModel(VOCAB), plain)
+    generate(Sampler(VOCAB, proposals=drafts), TableModel(VOCAB), drafted, drafts)
+
+    assert [drafted[i].tokens == plain[i].tokens for i in (0, 3)] == [True, True]
+    assert all(text.n_left <= 0 for text in drafted)

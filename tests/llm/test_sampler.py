@@ -142,6 +142,8 @@ def test_logits_wider_than_the_vocabulary_are_padding() -> None:
     logits = torch.eye(VOCAB + 28)[[VOCAB + 5]]
 
     assert sample_one(Sampler(VOCAB), sequence(GREEDY), logits).tokens == [0]
+    with pytest.raises(ValueError, match="128 tokens, expected 129"):
+        sample_one(Sampler(129), sequence(GREEDY), logits)
 
 
 def test_what_is_forgotten_may_come_back() -> None:

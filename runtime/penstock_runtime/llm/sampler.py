@@ -80,7 +80,7 @@ class Sampler:
         """The results of the plan's rows, in their order. `logits`: float32 [wanted, vocabulary],
         those of all rows one after the other.
         """
-        logits = logits[:, : self._vocab_size]
+        logits = self._fitting(logits)
         if all(map(self._is_plain, plan.rows)):
             return _sample_plain(plan, logits)
         results = [RowResult() for _ in plan.rows]
@@ -96,9 +96,15 @@ class Sampler:
         samples at random.
         """
         draws = self._draws(plan, [RowResult() for _ in plan.rows])
-        shaped = shape(list(draws.values()), logits[:, : self._vocab_size])
+        shaped = shape(list(draws.values()), self._fitting(logits))
         p = keep(shaped).probabilities(np.arange(len(shaped.x)))
         return [p[span.start : span.stop] for span in shaped.spans]
+
+    def _fitting(self, logits: torch.Tensor) -> torch.Tensor:
+        """Without what pads the vocabulary."""
+        if logits.shape[1] < self._vocab_size:
+            raise ValueError(f"logits of {logits.shape[1]} tokens, expected {self._vocab_size}")
+        return logits[:, : self._vocab_size]
 
     def _state(self, sequence: Sequence) -> DrawState:
         state = self._states.get(sequence)

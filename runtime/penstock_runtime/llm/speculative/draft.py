@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Protocol
 
 import torch
+from torch.nn.functional import pad
 
 from penstock_runtime.llm.sampler import Sampler
 from penstock_runtime.llm.sequence import Sequence
@@ -46,6 +47,7 @@ class DraftProposer:
         max_batched_tokens: int = 512,
     ) -> None:
         self._runner = runner
+        self._vocab_size = vocab_size
         self._sampler = Sampler(vocab_size)
         self._free = list(reversed(range(n_blocks)))
         self._block_size = block_size
@@ -109,7 +111,10 @@ class DraftProposer:
                 planned.append((shadow.row(count), shadow))
                 budget -= count
         plan = StepPlan(tuple(row for row, _ in planned))
-        self._draw(planned, self._runner.run(plan))
+        logits = self._runner.run(plan)
+        # Models that share their tokens may differ in how far their vocabularies are padded.
+        missing = max(self._vocab_size - logits.shape[1], 0)
+        self._draw(planned, pad(logits, (0, missing), value=-torch.inf))
 
     def _draw(self, planned: list[tuple["Row", "_Shadow"]], logits: torch.Tensor) -> None:
         drawing = [(row, shadow) for row, shadow in planned if row.samples]
