@@ -9,12 +9,14 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from llguidance import LLMatcher, StructTag
-from llguidance.gbnf_to_lark import any_to_lark
+from llguidance.gbnf_to_lark import gbnf_to_lark, is_lark_syntax
 
 from penstock_runtime.errors import InvalidArgument
 from penstock_runtime.llm.sampling_params import Structured, StructuredKind
 
 MAX_GRAMMAR = 64 << 10
+# Its translation to Lark takes time by the square of its length, half a second for so much.
+MAX_EBNF = 16 << 10
 MAX_TAGS = 256
 # Models that put white space into JSON must not be able to go on with it for ever.
 _JSON_OPTIONS: Any = {"whitespace_pattern": r"[ \n\r\t]{1,16}"}
@@ -28,6 +30,45 @@ def grammar_source(structured: Structured, special_tokens: Collection[str] = ())
     if structured.kind is StructuredKind.STRUCTURAL_TAG:
         return _structural_tag(structured.text, special_tokens)
     return _SOURCES[structured.kind](structured.text)
+
+
+def one_line(message: object) -> str:
+    """A message of the compiler without line breaks, and not long."""
+    return " ".join(str(message).replace("<non-verbose/>", "").split())[:240]
+
+
+def _schema(text: str) -> str:
+    try:
+        return LLMatcher.grammar_from_json_schema(text, defaults=_JSON_OPTIONS)
+    except ValueError as error:
+        raise InvalidArgument(f"json: {one_line(error)}") from error
+
+
+def _object(_text: str) -> str:
+    return _schema(_ANY_OBJECT)
+
+
+def _regex(text: str) -> str:
+    return LLMatcher.grammar_from_regex(text)
+
+
+def _choice(text: str) -> str:
+    choices = json.loads(text)
+    return LLMatcher.grammar_from_lark("start: " + " | ".join(json.dumps(one) for one in choices))
+
+
+def _grammar(text: str) -> str:
+    lark = is_lark_syntax(text)
+    most = MAX_GRAMMAR if lark else MAX_EBNF
+    if len(text) > most:
+        raise InvalidArgument(f"grammar: it has {len(text)} characters, expected at most {most}")
+    try:
+        return LLMatcher.grammar_from_lark(text if lark else gbnf_to_lark(text))
+    except Exception as error:  # its reader of EBNF raises whatever comes
+        raise InvalidArgument(f"grammar: it is no Lark and no EBNF: {one_line(error)}") from error
+
+
+_SOURCES[structured.kind](structured.text)
 
 
 def one_line(message: object) -> str:

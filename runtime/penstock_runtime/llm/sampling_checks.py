@@ -92,8 +92,7 @@ def strings(most: int, longest: int) -> Check:
 
     def check(field: str, value: object) -> tuple[str, ...]:
         if isinstance(value, str):
-            # An empty one means none, as clients send it.
-            return (one(field, value),) if value else ()
+            return (one(field, value),)
         if not isinstance(value, list | tuple):
             refuse(field, value, "a string or a list of strings")
         if len(value) > most:

@@ -91,6 +91,7 @@ class Grammars:
         # As they are before any token, to be copied; the oldest use is first.
         self._kept: OrderedDict[Structured, LLMatcher] = OrderedDict()
         self._waiting: dict[Structured, list[Future[Grammar]]] = {}
+        self._closed = False
         self._size = self._hits = self._misses = self._failures = 0
         self._pool = ThreadPoolExecutor(WORKERS, "grammar")
         # A large vocabulary takes a second, which loading need not wait for.
@@ -102,6 +103,8 @@ class Grammars:
         """
         future: Future[Grammar] = Future()
         with self._lock:
+            if self._closed:
+                raise Unavailable("the model is being unloaded")
             kept = self._kept.get(structured)
             waiting = self._waiting.get(structured)
             full = len(self._waiting) >= self._max_pending
@@ -139,8 +142,9 @@ class Grammars:
 
     def close(self) -> None:
         """Compile no more; what waits fails."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
         with self._lock:
+            self._closed = True
+            self._pool.shutdown(wait=False, cancel_futures=True)
             waiting = [future for futures in self._waiting.values() for future in futures]
             self._waiting.clear()
         for future in waiting:
