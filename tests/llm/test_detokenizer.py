@@ -6,18 +6,19 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from penstock_runtime.llm.detokenizer import TextStream
-from penstock_runtime.llm.sampling_params import SamplingParams
-from penstock_runtime.llm.tokenizer import Tokenizer
-
 from tests.llm.text_fixtures import (
     MULTIBYTE,
     byte_fallback,
     byte_level,
     gemma_like,
     metaspace,
+    pieces,
     word_pieces,
 )
+
+from penstock_runtime.llm.detokenizer import TextStream
+from penstock_runtime.llm.sampling_params import SamplingParams
+from penstock_runtime.llm.tokenizer import Tokenizer
 
 ALL: list[Callable[[], Tokenizer]] = [
     byte_level,
@@ -69,7 +70,9 @@ def test_bytes_of_fallback_that_are_characters_are_kept_beside_those_that_are_no
 
 
 @pytest.mark.parametrize("make", [byte_level, byte_fallback, gemma_like])
-@given(st.text(max_size=12) | st.sampled_from([MULTIBYTE, "👩‍👩‍👧", "e\u0301", "日本語", "  a  b "]))
+@given(
+    st.text(max_size=12) | st.sampled_from([MULTIBYTE, "👩‍👩‍👧", "e\u0301", "日本語", "  a  b "])
+)
 @settings(max_examples=60)
 def test_no_delta_has_half_a_character(make: Callable[[], Tokenizer], text: str) -> None:
     tokenizer = make()
@@ -83,7 +86,7 @@ def test_no_delta_has_half_a_character(make: Callable[[], Tokenizer], text: str)
 
 def test_characters_of_several_tokens_come_with_their_last() -> None:
     tokenizer = byte_level()
-    raw = [tokenizer.backend.token_to_id(piece) for piece in "ðŁĻĤ"]
+    raw = pieces(tokenizer, "ðŁĻĤ")
 
     deltas = _stream(tokenizer, [*raw, raw[0]], SamplingParams())
 
@@ -92,9 +95,9 @@ def test_characters_of_several_tokens_come_with_their_last() -> None:
 
 def test_bytes_that_never_become_a_character_are_not_held_for_ever() -> None:
     tokenizer = byte_level()
-    raw = tokenizer.backend.token_to_id("Ļ")
+    raw = pieces(tokenizer, "Ļ")
 
-    deltas = _stream(tokenizer, [raw] * 5, SamplingParams())
+    deltas = _stream(tokenizer, raw * 5, SamplingParams())
 
     assert deltas[:5] == ["\ufffd"] * 5
 
@@ -115,7 +118,7 @@ def test_a_text_goes_on_from_its_prompt_with_the_space_between(
 
 def test_a_character_that_the_prompt_begins_is_whole_in_the_answer() -> None:
     tokenizer = byte_level()
-    raw = [tokenizer.backend.token_to_id(piece) for piece in "ðŁĻĤ"]
+    raw = pieces(tokenizer, "ðŁĻĤ")
 
     stream = TextStream(tokenizer, SamplingParams(), raw[:2])
 
@@ -142,7 +145,7 @@ def test_a_stop_string_across_tokens_ends_the_text_and_no_delta_shows_its_beginn
 
 def test_the_tokens_after_a_stop_string_are_not_kept() -> None:
     tokenizer = byte_level()
-    tokens = [*(tokenizer.backend.token_to_id(piece) for piece in "xyzxyz")]
+    tokens = pieces(tokenizer, "xyzxyz")
     stream = TextStream(tokenizer, SamplingParams(stop=("zx",)))
 
     delta = stream.push(tokens)
@@ -156,7 +159,7 @@ def test_the_tokens_after_a_stop_string_are_not_kept() -> None:
 
 def test_a_stop_string_ends_nothing_before_there_are_min_tokens() -> None:
     tokenizer = byte_level()
-    tokens = [tokenizer.backend.token_to_id(piece) for piece in "xyxyxy"]
+    tokens = pieces(tokenizer, "xyxyxy")
     params = SamplingParams(stop=("y",), min_tokens=3)
     stream = TextStream(tokenizer, params)
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from penstock_runtime.errors import InvalidArgument
 from penstock_runtime.llm.sampling_params import SamplingParams, Structured, StructuredKind
 from penstock_runtime.llm.sampling_reader import MAX_N, MAX_STOPS, NAMES, read_sampling
@@ -65,6 +66,7 @@ GOOD: list[tuple[str, Any, str, Any]] = [
     ("watermark", False, "n", 1),
     ("temperature", None, "temperature", 1.0),
 ]
+_BIASES: list[Any] = [{"100": 1}, {"x": 1}, {"-1": 1}, {1: "a"}, {1: NAN}, []]
 BAD: list[tuple[str, Any]] = [
     *(("n", value) for value in (0, -1, MAX_N + 1, 1.0, True, "2", [2])),
     *(("temperature", value) for value in (-0.1, NAN, INF, "1", True, 10**400, [1])),
@@ -76,14 +78,17 @@ BAD: list[tuple[str, Any]] = [
     *(("frequency_penalty", value) for value in (-2.1, 2.1, "0")),
     *(("repetition_penalty", value) for value in (0, -1, INF, NAN)),
     *(("seed", value) for value in (1 << 63, -(1 << 63) - 1, 0.5, True)),
-    *(("stop", value) for value in ("", [""], 5, ["a"] * (MAX_STOPS + 1), "x" * 1025, [1], {"a": 1})),
+    *(
+        ("stop", value)
+        for value in ("", [""], 5, ["a"] * (MAX_STOPS + 1), "x" * 1025, [1], {"a": 1})
+    ),
     *(("stop_token_ids", value) for value in ([-1], [100], ["5"], 5, [True], list(range(2000)))),
     *(("max_tokens", value) for value in (0, -1, 1 << 31, "all", 1.0, True)),
     *(("min_tokens", value) for value in (-1, 17, 1 << 31)),
     *(("logprobs", value) for value in (-1, 21, 1.0, "1")),
     *(("top_logprobs", value) for value in (-1, 21, True)),
     *(("prompt_logprobs", value) for value in (-1, 21)),
-    *(("logit_bias", value) for value in ({"100": 1}, {"x": 1}, {"-1": 1}, {1: "a"}, {1: NAN}, [])),
+    *(("logit_bias", value) for value in _BIASES),
     ("logit_bias", dict.fromkeys(range(1025), 1)),
     *(("allowed_token_ids", value) for value in ([], [100], "1")),
     *(("bad_words", value) for value in ([""], 3)),
@@ -134,7 +139,9 @@ def test_a_refusal_says_the_value_and_what_was_expected() -> None:
 
 
 def test_an_unknown_name_is_refused_with_those_that_are_near() -> None:
-    with pytest.raises(InvalidArgument, match="'temprature' is unknown; did you mean 'temperature'"):
+    with pytest.raises(
+        InvalidArgument, match="'temprature' is unknown; did you mean 'temperature'"
+    ):
         read_sampling({"temprature": 1})
     with pytest.raises(InvalidArgument, match=r"unknown$"):
         read_sampling({"zzzz\n" * 1000: 1})
@@ -149,7 +156,7 @@ def test_what_is_not_given_is_as_the_base_has_it() -> None:
 
 
 def test_two_names_of_one_thing_are_refused() -> None:
-    with pytest.raises(InvalidArgument, match="max_new_tokens.*'max_tokens' say the same"):
+    with pytest.raises(InvalidArgument, match=r"max_new_tokens.*'max_tokens' say the same"):
         read_sampling({"max_tokens": 3, "max_new_tokens": 3})
 
 
@@ -214,6 +221,7 @@ def test_no_form_is_asked_for_by_saying_none(document: dict[str, Any]) -> None:
         ({"json": '{"a": NaN}'}, "has NaN"),
         ({"json": '{"not":' * 65 + "{}" + "}" * 65}, "nests deeper than 64"),
         ({"json": "[" * 200_000}, "nests deeper than 64"),
+        ({"json": '"' + '\\"' * 130_000}, "is no JSON"),
         ({"json": {"enum": ["x" * 300_000]}}, "expected at most 262144"),
         ({"regex": ""}, "expected a regular expression"),
         ({"regex": ["a"]}, "expected a regular expression"),

@@ -2,6 +2,7 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from penstock_runtime.llm.stops import StopMatcher
 
 _text = st.text("ab", max_size=12)

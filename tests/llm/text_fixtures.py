@@ -4,27 +4,28 @@ import argparse
 import ast
 import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from penstock_runtime.llm.tokenizer import Tokenizer
-from penstock_runtime.llm.tokenizer_files import TokenizerFiles
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 from tokenizers.trainers import BpeTrainer
 
+from penstock_runtime.llm.tokenizer import Tokenizer
+from penstock_runtime.llm.tokenizer_files import TokenizerFiles
+
 VOCAB_SIZE = 1024
 SPECIAL = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"]
-MULTIBYTE = "naïve café — 日本語テスト 🙂👩‍👩‍👧 e\u0301 ÅÅ \u0928\u093f 한국어 Ωμέγα\n"  # noqa: RUF001
+MULTIBYTE = "naïve café — 日本語テスト 🙂👩‍👩‍👧 e\u0301 ÅÅ \u0928\u093f 한국어 Ωμέγα\n"
 NAMES = {"bos_token": "<s>", "eos_token": "</s>"}
 
 
 def corpus() -> Iterator[str]:
     """Some source code, and some text beyond ASCII."""
     for module in (argparse, ast, inspect):
-        yield Path(module.__file__).read_text("utf-8")
+        yield inspect.getsource(module)
     yield MULTIBYTE * 3
 
 
@@ -121,12 +122,19 @@ def metaspace() -> Tokenizer:
 @lru_cache(maxsize=1)
 def word_pieces() -> Tokenizer:
     """A kind whose bytes are not known."""
-    words = "the cat sat on mat ##s ##ting a b ##c".split()
+    words = ["the", "cat", "sat", "on", "mat", "##s", "##ting", "a", "b", "##c"]
     vocabulary = {word: place for place, word in enumerate(["[UNK]", *words])}
     backend = Backend(models.WordPiece(vocabulary, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     backend.decoder = decoders.WordPiece(cleanup=False)
     return Tokenizer(backend)
+
+
+def pieces(tokenizer: Tokenizer, texts: Iterable[str]) -> list[int]:
+    """The tokens that are these pieces of the vocabulary."""
+    ids = [tokenizer.backend.token_to_id(text) for text in texts]
+    assert None not in ids
+    return [id_ for id_ in ids if id_ is not None]
 
 
 def save(directory: Path, backend: Backend, bos: bool = False, **settings: Any) -> None:

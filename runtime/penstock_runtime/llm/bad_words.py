@@ -1,4 +1,4 @@
-"""The tokens that may not come for the sake of words that may not; as vLLM finds them."""
+"""The tokens that may not come for the sake of words that may not."""
 
 from collections.abc import Iterable
 from typing import Protocol
@@ -21,7 +21,7 @@ def bad_word_tokens(tokenizer: Encoder, words: Iterable[str]) -> list[list[int]]
         spaced = tokenizer.encode(" " + word.lstrip(), special=False)
         if bare:
             found.append(bare)
-        # One that has the space as a token of its own ends with the bare word.
-        if bare and len(spaced) == len(bare) and spaced[0] != bare[0]:
+        # Where the space is a token of its own, the bare word is what follows it.
+        if bare and spaced[-len(bare) :] != bare:
             found.append(spaced)
     return found

@@ -15,6 +15,8 @@ from penstock_runtime.errors import InvalidArgument, Violation
 MAX_MESSAGES = 4096
 MAX_CHARACTERS = 16 << 20
 MAX_TOOLS = 512
+# What any value counts for beside the characters of a string: it takes that much to hold.
+_EACH = 64
 MAX_DEPTH = 64
 NO_KWARGS: Mapping[str, Any] = MappingProxyType({})
 
@@ -84,7 +86,7 @@ class _Plain:
 
     def copy(self, value: object, name: str, depth: int = 0) -> Any:
         """A copy in which strings, numbers, lists and dicts are just that."""
-        self._left -= len(value) if isinstance(value, str) else 1
+        self._left -= _EACH + (len(value) if isinstance(value, str) else 0)
         if self._left < 0:
             _refuse(name, f"is too much: a chat may have {MAX_CHARACTERS} characters")
         if depth > MAX_DEPTH:
@@ -124,12 +126,12 @@ def _messages(value: object, plain: _Plain) -> tuple[Mapping[str, Any], ...]:
     if len(value) > MAX_MESSAGES:
         _refuse("messages", f"has {len(value)} messages, expected at most {MAX_MESSAGES}")
     return tuple(
-        _message(plain.copy(one, f"messages[{place}]"), f"messages[{place}]")
+        _message(plain.copy(one, f"messages[{place}]"), f"messages[{place}]", plain)
         for place, one in enumerate(value)
     )
 
 
-def _message(message: Any, name: str) -> Mapping[str, Any]:
+def _message(message: Any, name: str, plain: _Plain) -> Mapping[str, Any]:
     if not isinstance(message, dict):
         _refuse(name, f"is a {type(message).__name__}, expected an object")
     # Clients send what they do not use as null, which templates would print.
@@ -138,7 +140,7 @@ def _message(message: Any, name: str) -> Mapping[str, Any]:
     if not isinstance(role, str) or not _ROLE.fullmatch(role):
         _refuse(f"{name}.role", f"is {str(role)[:64]!r}, expected a word such as 'user'")
     if "tool_calls" in message:
-        message["tool_calls"] = _tool_calls(message["tool_calls"], f"{name}.tool_calls")
+        message["tool_calls"] = _tool_calls(message["tool_calls"], f"{name}.tool_calls", plain)
     if "content" in message:
         _check_content(message["content"], f"{name}.content")
     elif "tool_calls" not in message:
@@ -159,23 +161,23 @@ def _check_content(content: object, name: str) -> None:
             _refuse(f"{name}[{place}].text", "is missing or no string")
 
 
-def _tool_calls(calls: object, name: str) -> list[dict[str, Any]]:
+def _tool_calls(calls: object, name: str, plain: _Plain) -> list[dict[str, Any]]:
     if not isinstance(calls, list) or len(calls) > MAX_TOOLS:
         _refuse(name, f"is not a list of at most {MAX_TOOLS} calls")
-    return [_tool_call(call, f"{name}[{place}]") for place, call in enumerate(calls)]
+    return [_tool_call(call, f"{name}[{place}]", plain) for place, call in enumerate(calls)]
 
 
-def _tool_call(call: object, name: str) -> dict[str, Any]:
+def _tool_call(call: object, name: str, plain: _Plain) -> dict[str, Any]:
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(call, dict) or not isinstance(function, dict):
         _refuse(f"{name}.function", "is missing, expected an object with name and arguments")
     if not isinstance(function.get("name"), str):
         _refuse(f"{name}.function.name", "is missing or no string")
-    arguments = _arguments(function.get("arguments"), f"{name}.function.arguments")
+    arguments = _arguments(function.get("arguments"), f"{name}.function.arguments", plain)
     return {**call, "function": {**function, "arguments": arguments}}
 
 
-def _arguments(value: object, name: str) -> object:
+def _arguments(value: object, name: str, plain: _Plain) -> object:
     """Clients send them as text that holds JSON, and templates expect the object."""
     if value is None or value == "":
         return {}
@@ -186,7 +188,7 @@ def _arguments(value: object, name: str) -> object:
             _refuse(name, "is a string that holds no JSON")
     if not isinstance(value, dict):
         _refuse(name, f"is a {type(value).__name__}, expected an object")
-    return _Plain().copy(value, name)
+    return plain.copy(value, name)
 
 
 def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:

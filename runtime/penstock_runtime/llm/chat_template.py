@@ -52,7 +52,7 @@ _budget: ContextVar[_Budget] = ContextVar("chat_template_budget")
 class _Environment(ImmutableSandboxedEnvironment):
     """The sandbox, which counts what is called, multiplied and put out."""
 
-    intercepted_binops = frozenset(("*", "**", "+", "%"))
+    intercepted_binops = frozenset(("*", "**", "+"))
 
     def call(self, __context: Any, __obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Call a function of the template's."""
@@ -65,6 +65,8 @@ class _Environment(ImmutableSandboxedEnvironment):
         many = max(many, _length(right) * left if operator == "*" and isinstance(left, int) else 0)
         if operator == "**" and isinstance(left, int) and isinstance(right, int):
             many = left.bit_length() * max(right, 0)
+        if operator == "+" and _length(left) + _length(right) > MAX_RENDERED:
+            raise OverflowError(f"it makes more than {MAX_RENDERED} characters")
         _spend(max(many, 0))
         return super().call_binop(context, operator, left, right)
 

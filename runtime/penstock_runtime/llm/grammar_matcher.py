@@ -24,8 +24,8 @@ class Matcher:
         self._ended = 0
 
     def fill(self, mask: Any, row: int) -> None:
-        """Write the tokens that may come next into one row of a mask: an array or a tensor of int32
-        with a bit for each token.
+        """Write the tokens that may come next into one row of a mask: an array or a CPU's tensor of
+        int32 with a bit for each token.
         """
         array = mask if isinstance(mask, np.ndarray) else mask.numpy()
         if array.shape[1] == self._words:

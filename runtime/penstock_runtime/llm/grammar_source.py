@@ -68,45 +68,6 @@ def _grammar(text: str) -> str:
         raise InvalidArgument(f"grammar: it is no Lark and no EBNF: {one_line(error)}") from error
 
 
-_SOURCES[structured.kind](structured.text)
-
-
-def one_line(message: object) -> str:
-    """A message of the compiler without line breaks, and not long."""
-    return " ".join(str(message).replace("<non-verbose/>", "").split())[:240]
-
-
-def _schema(text: str) -> str:
-    try:
-        return LLMatcher.grammar_from_json_schema(text, defaults=_JSON_OPTIONS)
-    except ValueError as error:
-        raise InvalidArgument(f"json: {one_line(error)}") from error
-
-
-def _object(_text: str) -> str:
-    return _schema(_ANY_OBJECT)
-
-
-def _regex(text: str) -> str:
-    return LLMatcher.grammar_from_regex(text)
-
-
-def _choice(text: str) -> str:
-    choices = json.loads(text)
-    return LLMatcher.grammar_from_lark("start: " + " | ".join(json.dumps(one) for one in choices))
-
-
-def _grammar(text: str) -> str:
-    if len(text) > MAX_GRAMMAR:
-        raise InvalidArgument(
-            f"grammar: it has {len(text)} characters, expected at most {MAX_GRAMMAR}"
-        )
-    try:
-        return LLMatcher.grammar_from_lark(any_to_lark(text))
-    except Exception as error:  # its reader of GBNF raises whatever comes
-        raise InvalidArgument(f"grammar: it is no Lark and no EBNF: {one_line(error)}") from error
-
-
 _SOURCES: Mapping[StructuredKind, Callable[[str], str]] = {
     StructuredKind.JSON: _schema,
     StructuredKind.JSON_OBJECT: _object,
@@ -122,7 +83,8 @@ def _structural_tag(text: str, special_tokens: Collection[str]) -> str:
     """
     document = json.loads(text)
     structures, triggers = document.get("structures"), document.get("triggers")
-    if "format" in document or not structures or not triggers:
+    lists = isinstance(structures, list) and isinstance(triggers, list)
+    if "format" in document or not lists or not structures or not triggers:
         raise InvalidArgument(
             "structural_tag: expected structures and triggers; a format is not supported"
         )

@@ -83,8 +83,8 @@ class Grammars:
         max_bytes: int = MAX_BYTES,
         max_pending: int = MAX_PENDING,
     ) -> None:
-        self._eos = tokenizer.eos_token_ids
         self._vocab_size = max(vocab_size, tokenizer.vocab_size)
+        self._eos = tuple(id_ for id_ in tokenizer.eos_token_ids if id_ < self._vocab_size)
         self._special = frozenset(tokenizer.piece(id_) or "" for id_ in tokenizer.special_ids)
         self._max_entries, self._max_bytes, self._max_pending = max_entries, max_bytes, max_pending
         self._lock = Lock()

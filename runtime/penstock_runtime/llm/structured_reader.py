@@ -27,7 +27,8 @@ _KINDS = tuple(kind.value for kind in StructuredKind)
 _ENVELOPES = ("structured_outputs", "response_format", "guided_decoding_guide_type")
 STRUCTURED_NAMES = (*_KINDS, *_ALIASES, *_ENVELOPES, "guided_decoding_guide")
 
-_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]')
+# A string without an end is one too, or each quote in it would be tried as a beginning.
+_BRACKETS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
 # What vLLM's object says of how a form is kept to, which is nobody's choice here.
 _MANNERS = ("disable_fallback", "disable_any_whitespace", "disable_additional_properties")
 

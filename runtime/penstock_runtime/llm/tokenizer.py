@@ -7,11 +7,9 @@ use from any thread; an encoding of a long text holds no lock, yet takes its tim
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
-from tokenizers.processors import TemplateProcessing
 
 from penstock_runtime.errors import InvalidArgument
 from penstock_runtime.llm.increments import (
@@ -68,7 +66,10 @@ class Tokenizer:
         _check_text(text)
         if limit is not None:
             self._check_length(text, limit)
-        ids: list[int] = self._backend.encode(text, add_special_tokens=special).ids
+        try:
+            ids: list[int] = self._backend.encode(text, add_special_tokens=special).ids
+        except Exception as error:  # such as a character that an old vocabulary lacks
+            raise InvalidArgument(f"the text cannot be encoded: {_line(error)}") from error
         return ids
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
@@ -135,7 +136,6 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
     backend.no_padding()
     backend.no_truncation()
     _add_tokens(backend, files)
-    _set_ends(backend, files)
     return Tokenizer(backend, files)
 
 
@@ -160,41 +160,33 @@ def _convert(folder: Path) -> Backend:
 
 
 def _add_tokens(backend: Backend, files: TokenizerFiles) -> None:
-    """Add the tokens that tokenizer_config.json has and tokenizer.json lacks, each by its id."""
-    entries = files.settings.get("added_tokens_decoder")
-    for key, entry in sorted((entries or {}).items(), key=lambda item: int(item[0])):
-        if backend.id_to_token(int(key)) is None and int(key) == _next_id(backend):
-            flags = {name: bool(entry.get(name)) for name in _ADDED_FLAGS}
-            backend.add_tokens([AddedToken(entry["content"], **flags)])
-
-
-def _next_id(backend: Backend) -> int:
-    vocabulary: dict[str, int] = backend.get_vocab(with_added_tokens=True)
-    return max(vocabulary.values(), default=-1) + 1
-
-
-def _set_ends(backend: Backend, files: TokenizerFiles) -> None:
-    """As transformers: where tokenizer_config.json says whether a text gets a begin or an end of
-    sequence, that rules; else tokenizer.json does.
+    """As transformers: tokens that tokenizer_config.json has and tokenizer.json lacks are added,
+    and those that have a name there, such as "eos_token", are special.
     """
-    settings = files.settings
-    if "add_bos_token" not in settings and "add_eos_token" not in settings:
-        return
-    before = _end(backend, files, "bos_token") if settings.get("add_bos_token") else []
-    after = _end(backend, files, "eos_token") if settings.get("add_eos_token") else []
-    special: list[Any] = [*before, *after]
-    names = [[f"{text}:0" for text, _ in ends] for ends in (before, after)]
-    backend.post_processor = TemplateProcessing(
-        single=[*names[0], "$A:0", *names[1]],
-        pair=[*names[0], "$A:0", *names[1], *names[0], "$B:0", *names[1]],
-        special_tokens=special,
-    )
+    vocabulary: dict[str, int] = backend.get_vocab(with_added_tokens=True)
+    next_id = max(vocabulary.values(), default=-1) + 1
+    for id_, token in _listed(files.settings.get("added_tokens_decoder")):
+        # Any other id would not be the one that the model was trained with.
+        if id_ == next_id and token.content not in vocabulary:
+            backend.add_tokens([token])
+            next_id += 1
+    added = backend.get_added_tokens_decoder()
+    special = {token.content for token in added.values() if token.special}
+    named = set(files.special_tokens.values()) - special
+    known = [text for text in sorted(named) if backend.token_to_id(text) is not None]
+    backend.add_special_tokens([AddedToken(text, normalized=False) for text in known])
 
 
-def _end(backend: Backend, files: TokenizerFiles, name: str) -> list[tuple[str, int]]:
-    text = files.special_tokens.get(name, "")
-    id_ = backend.token_to_id(text)
-    return [] if id_ is None else [(text, id_)]
+def _listed(entries: object) -> list[tuple[int, AddedToken]]:
+    """The tokens of `added_tokens_decoder`, by their ids."""
+    if not isinstance(entries, dict):
+        return []
+    found = []
+    for key, entry in entries.items():
+        if str(key).isdecimal() and isinstance(entry, dict) and "content" in entry:
+            flags = {name: bool(entry.get(name)) for name in _ADDED_FLAGS}
+            found.append((int(key), AddedToken(str(entry["content"]), **flags)))
+    return sorted(found, key=lambda one: one[0])
 
 
 def _check_text(text: str) -> None:

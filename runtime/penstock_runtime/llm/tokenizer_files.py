@@ -39,11 +39,10 @@ class TokenizerFiles:
 def read_files(directory: Path) -> TokenizerFiles:
     """What the files there say; each of them may be missing, none may be broken."""
     settings = read_json(directory / "tokenizer_config.json")
+    special = {**read_json(directory / "special_tokens_map.json"), **settings}
     return TokenizerFiles(
         settings=settings,
-        special_tokens=_special_tokens(
-            {**read_json(directory / "special_tokens_map.json"), **settings}
-        ),
+        special_tokens=_special_tokens(special),
         eos_ids=_eos_ids(directory),
         templates=_templates(directory, settings),
     )
