@@ -54,6 +54,7 @@ ALIASES: Mapping[str, str] = MappingProxyType(
         "lora_name": "adapter",
         "top_n_tokens": "logprobs",
         "return_log_probs": "logprobs",
+        "truncate": "truncate_prompt_tokens",
         "decoder_input_details": "prompt_logprobs",
     }
 )
@@ -126,6 +127,9 @@ def read_sampling(
     values |= {
         name: None for name in _NULL_MEANS_NONE if name in document and document[name] is None
     }
+    if document.get("top_logprobs") is not None:
+        top: int = integer(0, max_logprobs)("top_logprobs", document["top_logprobs"])
+        values["logprobs"] = top
     _settle(values, document)
     structured = read_structured(document)
     if structured is not None:
@@ -198,9 +202,6 @@ def _settle(values: dict[str, Any], document: Mapping[str, Any]) -> None:
     if "logit_bias" in values:
         values["logit_bias"] = MappingProxyType(values["logit_bias"])
     _settle_sampling(values, document)
-    top = document.get("top_logprobs")
-    if top is not None:
-        values["logprobs"] = integer(0, MAX_LOGPROBS)("top_logprobs", top)
 
 
 def _settle_sampling(values: dict[str, Any], document: Mapping[str, Any]) -> None:

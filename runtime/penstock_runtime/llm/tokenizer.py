@@ -145,6 +145,7 @@ def _convert(folder: Path) -> Backend:
         raise InvalidArgument(
             "tokenizer.json is missing, and so are tokenizer.model and vocab.json"
         )
+    # Only here, as it takes seconds to import and most models do without.
     from transformers import AutoTokenizer
 
     try:
