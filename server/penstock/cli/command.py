@@ -33,7 +33,10 @@ class Parser(argparse.ArgumentParser):
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> argparse.Namespace:
         """The arguments; an option that is not known is answered with the nearest one that is."""
-        known, unknown = self.parse_known_args(args, namespace)
+        # Else options between two arguments that may be left out would end the search for both.
+        several = len(self._get_positional_actions()) > 1
+        parse = self.parse_known_intermixed_args if several else self.parse_known_args
+        known, unknown = parse(args, namespace)
         if unknown:
             # Without its value, which may be a secret if the option was only misspelt.
             name = unknown[0].partition("=")[0]

@@ -20,8 +20,8 @@ _NOBODY = ("failed to connect", "dns resolution failed", "connection refused")
 _WRONG = ("tls with", "handshake", "can be no name")
 
 
-def add_connection(parser: argparse.ArgumentParser) -> None:
-    """Add the group of options that say which server, and how."""
+def add_connection(parser: argparse.ArgumentParser, timeout: float = 30.0) -> None:
+    """Add the group of options that say which server, and how; a call may take `timeout` s."""
     group = parser.add_argument_group("server")
     group.add_argument(
         "--url",
@@ -32,9 +32,9 @@ def add_connection(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--timeout",
         type=deadline,
-        default=30.0,
+        default=timeout,
         metavar="S",
-        help="deadline of a call, inf for none (default 30)",
+        help=f"deadline of a call, inf for none (default {timeout:g})",
     )
     group.add_argument(
         "--metadata",

@@ -14,6 +14,9 @@ from penstock_runtime.errors import PenstockError
 COMMANDS = {
     "serve": "serve a model repository, or one model",
     "infer": "send one request to a model and print the answer",
+    "generate": "let a language model go on with a prompt",
+    "chat": "talk with a language model",
+    "calls": "list and search the record of what language models were asked",
     "models": "list the models of a server, their state and their figures",
     "load": "load or reload a model of a running server",
     "unload": "unload a model of a running server",
