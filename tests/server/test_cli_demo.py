@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.server.fake_language_model import write_talker
 from tests.transports import chosen
 
 from penstock import Client
@@ -45,6 +46,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     for name, code in {"digits": DIGITS, "minilm": MINILM}.items():
         (root / name / "1").mkdir(parents=True)
         (root / name / "1" / "model.py").write_text(code)
+    write_talker(root)
     for name in ("repeat", "cosine", "likeness"):
         shutil.copytree(ROOT / "examples" / "models" / name, root / name)
     options = ServerOptions(
@@ -91,6 +93,8 @@ def test_the_demo_shows_everything(
     assert "45 of 50 images that the model has never seen are right (90.0%)" in out
     assert out.count("is nearest to") == 3
     assert [f"OUT = {2**power}\n" in out for power in range(8)] == [True] * 8
+    assert "def read_file(DEF READ_FILE( \n2 tokens in" in out
+    assert "1 WHAT DOES OS.PATH.JOIN DO? \n5 tokens in" in out
     assert f"triton.InferenceServerClient({url!r})" in out
     assert out.count("grpcurl -plaintext") == 3
 

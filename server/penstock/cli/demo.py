@@ -4,6 +4,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from penstock.cli.command import CommandError
 from penstock.cli.connection import add_connection, connected, explain, is_unreachable
 from penstock.cli.demo_calls import print_calls
 from penstock.cli.demo_pictures import gallery
+from penstock.cli.demo_text import show_text
+from penstock.cli.generative import generative_models
 from penstock.cli.terminal import Paint, heading
 from penstock.client.errors import InferenceError
 from penstock.client.sync import Client
@@ -20,9 +23,9 @@ from penstock_runtime.datatype import AnyArray
 from penstock_runtime.errors import Status
 
 DESCRIPTION = """Show the models of the demo repository at work: handwritten digits that the
-classifier has never seen, sentences found by their meaning, a stream of answers as they arrive;
-then the same calls as lines for tritonclient and grpcurl. `make run` builds the repository and
-serves it."""
+classifier has never seen, sentences found by their meaning, a stream of answers as they arrive, a
+language model that writes and explains; then the same calls as lines for tritonclient and grpcurl.
+`make run` builds the repository and serves it."""
 EXAMPLES = (
     "make run          # in one terminal",
     "penstock demo     # in another",
@@ -64,6 +67,9 @@ def run(args: argparse.Namespace) -> int:
             _section("minilm", "which sentence means the like?", lambda: show_meaning(client)),
             _section("repeat", "answers as they come", lambda: show_stream(client)),
         ]
+        for model in generative_models(client)[:1]:
+            show = partial(show_text, client, model)
+            shown.append(_section(model.name, "a text as it is written", show))
     if not any(shown):
         raise CommandError(f"{args.url} has no model of the demo; start it with: make run")
     print_calls(args.url, _first_image(samples))
