@@ -82,7 +82,7 @@ def talker(
     if asked.get("temperature", 1) < 0:
         raise ValueError("temperature is -1, expected a number from 0")
     words = words_of(prompt, asked)
-    length = min(len(words), asked.get("max_tokens", len(words)))
+    length = min(len(words), asked.get("max_tokens") or len(words))
     reason = "length" if length < len(words) else "stop"
     # Choices come in turns, as they do where they are computed together.
     for count in range(1, length + 1):

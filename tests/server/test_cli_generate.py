@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import pytest
 from tests.server.fake_language_model import write_talker, write_whole
@@ -312,41 +313,43 @@ class Terminal:
                 time.sleep(0.01)
         self.seen = self.seen.partition(text)[2]
 
-    def close(self) -> int:
+    def ended(self) -> int:
         """The exit code, once it has ended."""
-        try:
-            return self._process.wait(20)
-        finally:
-            self._process.kill()
-            os.close(self._main)
+        return self._process.wait(20)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        os.close(self._main)
 
 
 def test_ctrl_c_ends_the_answer_and_not_the_conversation(url: str) -> None:
     """What was said until then stays said; at the prompt Ctrl-C only clears the line."""
-    terminal = Terminal("chat", "talker", "--url", url)
+    with Terminal("chat", "talker", "--url", url) as terminal:
+        terminal.wait_for("> ")
+        terminal.type("slowly " + "word " * 200 + "\n")
+        terminal.wait_for("1 SLOWLY WORD WORD")
+        terminal.interrupt()
+        terminal.wait_for("cancelled")
+        terminal.wait_for("> ")
+        terminal.type("and\n")
+        terminal.wait_for("3 AND")
+        terminal.wait_for("> ")
+        terminal.interrupt()
+        terminal.wait_for("Ctrl-D leaves")
+        terminal.type("/exit\n")
 
-    terminal.wait_for("> ")
-    terminal.type("slowly " + "word " * 200 + "\n")
-    terminal.wait_for("1 SLOWLY WORD WORD")
-    terminal.interrupt()
-    terminal.wait_for("cancelled")
-    terminal.wait_for("> ")
-    terminal.type("and\n")
-    terminal.wait_for("3 AND")
-    terminal.wait_for("> ")
-    terminal.interrupt()
-    terminal.wait_for("Ctrl-D leaves")
-    terminal.type("/exit\n")
-
-    assert terminal.close() == 0
+        assert terminal.ended() == 0
 
 
 def test_ctrl_c_ends_a_generation_with_its_figures(url: str) -> None:
     """And the program, with the exit code that a shell expects."""
-    terminal = Terminal("generate", "talker", "slowly " + "word " * 200, "--url", url)
+    with Terminal("generate", "talker", "slowly " + "word " * 200, "--url", url) as terminal:
+        terminal.wait_for("SLOWLY WORD WORD")
+        terminal.interrupt()
+        terminal.wait_for("cancelled")
 
-    terminal.wait_for("SLOWLY WORD WORD")
-    terminal.interrupt()
-    terminal.wait_for("cancelled")
-
-    assert terminal.close() == 130
+        assert terminal.ended() == 130

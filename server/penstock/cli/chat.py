@@ -14,6 +14,7 @@ from penstock.cli.sampling import add_form, add_sampling, sampling_of
 from penstock.cli.terminal import Paint, is_terminal, plain
 from penstock.client.errors import InferenceError
 from penstock.client.sync import Client
+from penstock_runtime.errors import Status
 
 DESCRIPTION = """Talk with a language model: what you type and what it answers go through the
 model's chat template, and the answer comes as it is made. Ctrl-C ends an answer and not the
@@ -31,7 +32,8 @@ HELP = """\
 /exit           leave, as Ctrl-D does
 Ctrl-C ends an answer; a line that ends in \\ goes on in the next one"""
 LONGEST_S = 600.0
-DEFAULT_TOKENS = 512
+# As many tokens as fit: an answer is to end by itself.
+UNBOUNDED = {"max_tokens": None}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -98,7 +100,7 @@ class Chat:
         self._model = model
         self._quiet = args.quiet
         self._url = args.url
-        self._sampling = {"max_tokens": DEFAULT_TOKENS} | sampling_of(args)
+        self._sampling = UNBOUNDED | sampling_of(args)
         self._conversation = Conversation(args.system)
         self._paint = Paint(sys.stdout)
 
@@ -147,6 +149,8 @@ class Chat:
             self._answer(question)
         except InferenceError as error:
             print(self._paint(plain(explain(error, self._url)), "red"))
+            if error.status is Status.INVALID_ARGUMENT and len(self._conversation):
+                self._say("/reset forgets the conversation, /undo its end")
 
     def _answer(self, question: str) -> None:
         """Ask, print what comes, and keep it; an answer that was cut short is kept as it is."""
