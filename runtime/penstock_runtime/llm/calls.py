@@ -204,6 +204,11 @@ class CallLog:
         self._thread = threading.Thread(target=self._run, name="penstock-calls", daemon=True)
         self._thread.start()
 
+    @property
+    def content(self) -> bool:
+        """Whether texts are recorded too."""
+        return self._content
+
     def append(self, record: CallRecord) -> bool:
         """Take one; False if there is no room for it. Never waits and never raises."""
         size = record.size

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import torch
 
 from penstock_runtime.errors import FailedPrecondition, InvalidArgument
-from penstock_runtime.llm.cpu_build import NotBuilt, built_library
 from penstock_runtime.llm.attention_form import Form
+from penstock_runtime.llm.cpu_build import NotBuilt, built_library
 from penstock_runtime.llm.kv_pool import LayerCache
 from penstock_runtime.llm.packing import PackedBatch
 
