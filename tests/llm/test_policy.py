@@ -91,6 +91,34 @@ def test_nobody_gives_way_to_one_that_would_not_fit_all_the_same() -> None:
     assert wide.phase is Phase.WAITING
 
 
+def test_a_block_that_others_hold_is_not_counted_as_won() -> None:
+    """Of two that share a prefix, one alone would leave too little."""
+    served = engine(blocks=6, policy="priority")
+    one, two = (served.add([1] * 8 + [at], 3, priority=3) for at in (2, 3))
+    for _ in range(2):
+        served.step()
+    assert served.batcher.stats().free_blocks == 2
+
+    high = served.add([4] * 15, 1, priority=0)
+    plan = served.step()
+
+    assert plan.preempted == (two, one)
+    assert [row.sequence for row in plan.rows] == [high]
+
+
+def test_a_prefix_that_is_found_is_not_counted_as_won() -> None:
+    """It is held by the one that comes as it was by the one that would have given way."""
+    served = engine(blocks=7, policy="priority")
+    served.add([2] * 5, 3, priority=0)
+    low = served.add([1] * 8 + [2], 3, priority=3)
+    served.step()
+
+    wide = served.add([1] * 8 + [3] * 15, 1, priority=1)
+
+    assert served.step().preempted == ()
+    assert (low.phase, wide.phase) == (Phase.RUNNING, Phase.WAITING)
+
+
 def test_equals_do_not_take_places_from_each_other() -> None:
     """Who runs goes on, though one of its level waits."""
     served = engine(seqs=1, policy="priority")
