@@ -6,6 +6,7 @@ from functools import partial
 
 from penstock_runtime.backends.registry import default_registry
 from penstock_runtime.dispatch import Dispatch
+from penstock_runtime.llm.calls import CallLog
 from penstock_runtime.model import Model
 from penstock_runtime.model_services import ModelServices
 from penstock_runtime.observability.custom_metrics import CustomMetrics
@@ -37,6 +38,7 @@ def open_repository(
     sequences: SequenceBook | None = None,
     custom: CustomMetrics | None = None,
     engines: EngineBook | None = None,
+    calls: CallLog | None = None,
 ) -> ModelRepository[Model]:
     """A repository with every backend there is; nothing is loaded before its `start`.
 
@@ -45,12 +47,15 @@ def open_repository(
     Triton's tests want it; `cache` is shared by the models that ask for one; with `rate_totals`,
     empty or not, instances need a turn where they share resources; `sequences` is for whoever has
     to find those of models that were replaced; `custom` holds the metrics that the code of models
-    makes, `engines` those of language models.
+    makes, `engines` those of language models, whose requests are
+    recorded in `calls`.
     """
     rates = Rates(rate_totals) if rate_totals is not None else None
     book = sequences if sequences is not None else SequenceBook()
     dispatch = Dispatch()
-    services = ModelServices(dispatch, custom or CustomMetrics(), engines=engines or EngineBook())
+    services = ModelServices(
+        dispatch, custom or CustomMetrics(), engines=engines or EngineBook(), calls=calls
+    )
     common = Common(Timer(), dispatch, hold_until, cache, rates, hold_backlog, book, services)
     loader = Loader(
         default_registry(),

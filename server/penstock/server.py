@@ -29,6 +29,7 @@ from penstock.watchdog import LoopWatch
 from penstock_runtime.assembly import HOLD_BACKLOG_HOOK, hold_until_hook, open_repository
 from penstock_runtime.core import InferenceCore
 from penstock_runtime.errors import InvalidArgument, PenstockError
+from penstock_runtime.llm.calls import CallLog
 from penstock_runtime.model import Model
 from penstock_runtime.observability.access_log import AccessLog
 from penstock_runtime.observability.custom_metrics import CustomMetrics
@@ -66,6 +67,7 @@ class Server:
             cache_settings(options.cache_config, options.response_cache_byte_size)
         )
         sequences = SequenceBook()
+        self._calls = open_call_log(options)
         custom, engines = CustomMetrics(), EngineBook(options.metrics_compat)
         self.repository: ModelRepository[Model] = open_repository(
             repository_options(options),
@@ -79,6 +81,7 @@ class Server:
             sequences=sequences,
             custom=custom,
             engines=engines,
+            calls=self._calls,
         )
         self.core = InferenceCore(self.repository, sequences)
         self._progress = progress
@@ -218,6 +221,8 @@ class Server:
             _log.warning("the models did not stop within %g s and are left behind", timeout_s)
         # Behind the models, whose last answers end the last traces.
         await in_daemon(lambda: self.tracer.close(TRACE_STOP_S), "penstock-stop-trace")
+        if self._calls is not None:
+            await in_daemon(self._calls.close, "penstock-stop-calls")
         self.services.close()
         self._watch.stop()
         if self.metrics_port is not None:
@@ -306,6 +311,13 @@ def repository_options(options: ServerOptions) -> RepositoryOptions:
         namespaces=options.model_namespacing,
         drain_timeout_s=max(float(options.exit_timeout_secs), 1.0),
     )
+
+
+def open_call_log(options: ServerOptions) -> CallLog | None:
+    """Where requests to language models are recorded, if they are."""
+    if not options.call_log:
+        return None
+    return CallLog(options.call_log, options.call_log_max_bytes, content=options.call_log_content)
 
 
 def make_cache(settings: CacheSettings) -> ResponseCache | None:

@@ -6,13 +6,22 @@ Fed by an engine and by whoever tells its answers; knows neither.
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
+from penstock_runtime.errors import InvalidArgument
 from penstock_runtime.observability.histogram import Histogram
 from penstock_runtime.observability.metrics import Family, Sample, histogram_samples
 
-PREFIX, VLLM_PREFIX = "penstock_llm_", "vllm:"
+PREFIX, VLLM_PREFIX, OTEL_PREFIX = "penstock_llm_", "vllm:", "gen_ai_server_"
+
+# OpenTelemetry's metrics for servers of generative AI, as Prometheus spells them.
+_OTEL = {
+    "request_duration_seconds": "e2e_request_latency_seconds",
+    "time_to_first_token_seconds": "time_to_first_token_seconds",
+    "time_per_output_token_seconds": "request_time_per_output_token_seconds",
+}
+COMPATIBLE = ("vllm", "otel")
 
 _MS = 1_000_000
 _TTFT_MS = (1, 5, 10, 20, 40, 60, 80, 100, 250, 500, 750, 1000, 2500, 5000, 7500, 10_000, 20_000)
@@ -164,10 +173,18 @@ class EngineTally:
 
 
 class EngineBook:
-    """The engines of one server. With `compat` "vllm" all is told a second time, as vLLM does."""
+    """The engines of one server. With "vllm" among `compat` all is told a second time, as vLLM
+    does; with "otel" what OpenTelemetry has names for, under those.
+    """
 
-    def __init__(self, compat: str = "") -> None:
-        self._prefixes = (PREFIX, VLLM_PREFIX) if compat == "vllm" else (PREFIX,)
+    def __init__(self, compat: Collection[str] = ()) -> None:
+        for name in compat:
+            if name not in COMPATIBLE:
+                raise InvalidArgument(
+                    f"--metrics-compat is {name[:64]!r}, expected one of {', '.join(COMPATIBLE)}"
+                )
+        self._prefixes = (PREFIX, VLLM_PREFIX) if "vllm" in compat else (PREFIX,)
+        self._otel = "otel" in compat
         self._lock = threading.Lock()
         self._tallies: list[EngineTally] = []
 
@@ -190,7 +207,29 @@ class EngineBook:
         tallies = [known[key] for key in sorted(known)]
         if not tallies:
             return []
-        return [family for prefix in self._prefixes for family in _families(prefix, tallies)]
+        families = [f for prefix in self._prefixes for f in _families(prefix, tallies)]
+        return [*families, *_otel_families(tallies)] if self._otel else families
+
+
+def _otel_families(tallies: Sequence[EngineTally]) -> list[Family]:
+    return [
+        Family(
+            OTEL_PREFIX + name,
+            "histogram",
+            _HISTOGRAMS[ours][2],
+            tuple(
+                replace(sample, labels={**sample.labels, **_otel_labels(tally)})
+                for tally in tallies
+                for sample in tally.histogram(ours)
+            ),
+        )
+        for name, ours in _OTEL.items()
+    ]
+
+
+def _otel_labels(tally: EngineTally) -> dict[str, str]:
+    model = tally.labels["model_name"]
+    return {"gen_ai_provider_name": "penstock", "gen_ai_request_model": model}
 
 
 def _families(prefix: str, tallies: Sequence[EngineTally]) -> list[Family]:

@@ -13,8 +13,8 @@ from penstock.cli.terminal import Paint, is_terminal
 
 DESCRIPTION = """List the calls that a language model has answered, newest first: who asked, how
 many tokens went in, came out of the prefix cache and came out, how long the first took and all of
-them, and why it ended. A model writes such a record with the parameter `calls_file` of its
-configuration, and what was asked and answered with `calls_content`."""
+them, and why it ended. A server writes such a record with `--call-log FILE`, and what was asked
+and answered with `--call-log-content`."""
 EXAMPLES = (
     "penstock calls /var/log/calls.jsonl",
     "penstock calls calls.jsonl --failed --since 2h",

@@ -20,11 +20,12 @@ class MetricsOptions:
         "(=0.5:0.05,0.99:0.001); may be repeated.",
         metavar="KEY=VALUE",
     )
-    metrics_compat: str = option(
-        "",
+    metrics_compat: tuple[str, ...] = option(
+        (),
         "metrics",
-        "vllm: tell the families of language models under vLLM's names too.",
-        choices=("", "vllm"),
+        "Tell the families of language models under other names too: vllm (vllm:...), otel "
+        "(gen_ai_server_..., OpenTelemetry's); may be repeated.",
+        metavar="NAMES",
     )
     rpc_metrics: bool = option(
         True, "metrics", "Count and time every RPC (grpc_server_handled_total and more)."
@@ -47,3 +48,19 @@ class LoggingOptions:
     log_error: bool = option(True, "logging", "Write errors.")
     log_file: str = option("", "logging", "Write to this file rather than to stderr.")
     access_log: bool = option(False, "logging", "One line for every request.")
+    call_log: str = option(
+        "",
+        "logging",
+        "Record every request to a language model in this file, a JSON line each; `penstock calls` "
+        "reads it.",
+        metavar="FILE",
+    )
+    call_log_content: bool = option(
+        False, "logging", "Record prompts and answers too, not only what they were like."
+    )
+    call_log_max_bytes: int = option(
+        64 << 20,
+        "logging",
+        "Size at which the record of calls is moved to FILE.1, in the place of the one before.",
+        minimum=4096,
+    )
