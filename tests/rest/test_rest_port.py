@@ -98,7 +98,8 @@ BOMB = gzip.compress(bytes(2 << 20), mtime=0)
 @pytest.mark.parametrize(
     ("method", "path", "body", "headers", "code", "part"),
     [
-        ("GET", "/", b"", {}, 404, "not served here"),
+        ("GET", "/v1", b"", {}, 404, "not served here"),
+        ("GET", "/", b"", {}, 405, "expected POST"),
         ("GET", "//v2/health/live", b"", {}, 404, "not served here"),
         ("GET", "/v2/", b"", {}, 404, "not served here"),
         ("GET", "/v2/models/", b"", {}, 404, "not served here"),

@@ -8,6 +8,7 @@ from penstock.auth.authority import HEADER as AUTHORIZATION
 from penstock.config import ServerOptions
 from penstock.doorkeeper import Check, Doorkeeper
 from penstock.http_side import HttpSide
+from penstock.openai.routes import openai_routes
 from penstock.rest.app import build_app
 from penstock.rest.control import Control
 from penstock.rest.face_generate import GenerateFace
@@ -24,6 +25,7 @@ from penstock.rest.route import Route
 from penstock.restrictions import HTTP, read_restrictions
 from penstock.rpc import Rpc
 from penstock.services import Services, trace_by
+from penstock.tgi.face import TgiFace
 from penstock.transport.addresses import listen_addresses
 from penstock.workshop import Workshop
 from penstock_runtime.core import InferenceCore
@@ -75,6 +77,8 @@ def make_routes(
     return [
         *InferFace(shop).routes(),
         *GenerateFace(shop, core).routes(),
+        *openai_routes(shop, core),
+        *TgiFace(shop, core).routes(),
         *HealthFace(control).routes(),
         *ModelsFace(control).routes(),
         *SettingsFace(control).routes(),

@@ -45,7 +45,7 @@ class EventsReply:
 class Exchange:
     """One request: what it says, and whether whoever sent it is still there."""
 
-    __slots__ = ("_deadline", "body", "call", "receive", "status", "values")
+    __slots__ = ("_deadline", "body", "call", "detailed", "receive", "status", "values")
 
     def __init__(self, scope: Scope, receive: Receive, call: HttpCall) -> None:
         self.receive = receive
@@ -56,6 +56,8 @@ class Exchange:
         self.body = b""
         self.status = "OK"
         """How it ended, in gRPC's words: an answer that goes on may end badly."""
+        self.detailed = False
+        """Whether the answer is to tell how it came about."""
 
     def value(self, name: str) -> str:
         """A part of the path, "" if the path has no such part."""

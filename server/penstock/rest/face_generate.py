@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 from penstock.codec.decode import decode_parts
 from penstock.codec.parameters import EMPTY_FINAL_RESPONSE
+from penstock.generative.catalogue import Task, task_of
 from penstock.load_report import ASKED
 from penstock.rest.documents import read_object
 from penstock.rest.exchange import EventsReply, Exchange, Reply
@@ -12,6 +13,7 @@ from penstock.rest.face_health import MODEL
 from penstock.rest.face_infer import forwarded_headers
 from penstock.rest.generate_request import read_generate_request
 from penstock.rest.generate_response import event, write_generated
+from penstock.rest.generate_text import read_text_request, wants_details, write_detailed
 from penstock.rest.refusals import error_document
 from penstock.rest.route import Route
 from penstock.rest.sending import closed
@@ -46,7 +48,7 @@ class GenerateFace:
 
     async def generate(self, exchange: Exchange) -> Reply:
         """One request, one response: Internal if the model gives none, or more."""
-        responses = self._responses(exchange, finals=False)
+        responses = self._responses(exchange, stream=False)
         try:
             first = await anext(responses, None)
             more = await anext(responses, None) if first is not None else None
@@ -59,14 +61,14 @@ class GenerateFace:
         call.response = first
         if ASKED in call.metadata:
             self._shop.load.attach(call, first)
-        document = await self._told(exchange, first, tell_final=False)
+        document = await self._told(exchange, first, stream=False)
         return Reply((document,), headers=call.told)
 
     async def generate_stream(self, exchange: Exchange) -> EventsReply:
         """One request, any number of responses; what fails before the first of them has a status
         of its own.
         """
-        responses = self._responses(exchange, finals=True)
+        responses = self._responses(exchange, stream=True)
         try:
             first = await anext(responses, None)
             opening = b"" if first is None else await self._event(exchange, first)
@@ -91,44 +93,48 @@ class GenerateFace:
             await closed(responses)
 
     async def _responses(
-        self, exchange: Exchange, *, finals: bool
+        self, exchange: Exchange, *, stream: bool
     ) -> AsyncGenerator[InferResponse, None]:
-        """Every response; of empty last ones those that were asked for, if `finals` are wanted."""
+        """Every response; of a stream the empty last one too, if that was asked for."""
         exchange.call.read_deadline()
-        stream = ResponseStream(self._shop.inbox)
+        news = ResponseStream(self._shop.inbox)
         try:
-            with exchange.watched(stream.cancel):
+            with exchange.watched(news.cancel):
                 if len(exchange.body) > _LIGHT_BYTES:
-                    await self._shop.aside(self._admit, exchange, stream, not finals)
+                    await self._shop.aside(self._admit, exchange, news, stream=stream)
                 else:
-                    self._admit(exchange, stream, not finals)
-                while (response := await stream.next()) is not None:
-                    if not response.empty or (finals and _wants_final(exchange)):
+                    self._admit(exchange, news, stream=stream)
+                while (response := await news.next()) is not None:
+                    if not response.empty or (stream and _wants_final(exchange)):
                         exchange.call.response = response
                         yield response
         finally:
-            if not stream.ended:
-                stream.cancel()
+            if not news.ended:
+                news.cancel()
 
-    def _admit(self, exchange: Exchange, stream: ResponseStream, single: bool) -> None:
+    def _admit(self, exchange: Exchange, news: ResponseStream, *, stream: bool) -> None:
         call, admission = exchange.call, self._shop.admission
         name, version = exchange.value("model"), exchange.value("version")
         document = read_object(exchange.body)
         # Before anyone looks whether there is such a model.
         call.permit.check(name)
         config = self._core.model(name, version).config
-        parts = read_generate_request(document, name, version, config)
+        if task_of(config) is Task.GENERATE:
+            exchange.detailed = wants_details(document)
+            parts = read_text_request(document, name, version, config, stream=stream)
+        else:
+            parts = read_generate_request(document, name, version, config)
         headers = forwarded_headers(self._shop, call)
         request = decode_parts(parts, time.monotonic_ns(), call.deadline_ns, headers, headers)
-        request = request._replace(single=single)
-        admission.enter(request, stream, call, permit=call.permit, call=call)
+        admission.enter(request, news, call, permit=call.permit, call=call)
 
     async def _event(self, exchange: Exchange, response: InferResponse) -> bytes:
-        return event(await self._told(exchange, response, tell_final=_wants_final(exchange)))
+        return event(await self._told(exchange, response, stream=True))
 
-    async def _told(
-        self, exchange: Exchange, response: InferResponse, *, tell_final: bool
-    ) -> bytes:
+    async def _told(self, exchange: Exchange, response: InferResponse, *, stream: bool) -> bytes:
+        tell_final = stream and _wants_final(exchange)
+        if exchange.detailed and not response.empty:
+            return write_detailed(response, stream=stream)
         request = exchange.call.request
         if request is not None and request.parameters.get(TIMING_PARAMETER):
             response = with_timing(request, response)

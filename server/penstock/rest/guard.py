@@ -17,7 +17,7 @@ from penstock.rest.compression import decompress
 from penstock.rest.exchange import EventsReply, Exchange, Receive, Reply, Send
 from penstock.rest.observed import UNKNOWN, HttpObserver
 from penstock.rest.problems import SLOW, HttpProblem, unknown_path
-from penstock.rest.refusals import refused
+from penstock.rest.refusals import Refusal, refused
 from penstock.rest.route import Route
 from penstock.rest.sending import ReaderStalledError, Sender, closed
 from penstock.status import public_error
@@ -63,7 +63,8 @@ class Guarded:
             problem = HttpProblem(405, f"expected {allowed}", {"Allow": allowed})
             await turn_away(self._tools, scope, receive, send, problem)
             return
-        await _Visit(self._tools, route.title, scope, receive, send).run(route)
+        visit = _Visit(self._tools, route.title, scope, receive, send, route.refusal)
+        await visit.run(route)
 
 
 class NotFoundApp:
@@ -93,6 +94,7 @@ class _Visit:
         "_body",
         "_entered",
         "_exchange",
+        "_refusal",
         "_sender",
         "_size",
         "_started",
@@ -100,10 +102,17 @@ class _Visit:
     )
 
     def __init__(
-        self, tools: GuardTools, title: str, scope: Any, receive: Receive, send: Send
+        self,
+        tools: GuardTools,
+        title: str,
+        scope: Any,
+        receive: Receive,
+        send: Send,
+        refusal: Refusal = refused,
     ) -> None:
         self._started = time.monotonic_ns()
         self._tools = tools
+        self._refusal = refusal
         self._abort: Callable[[], None] = scope.get(ABORT, lambda: None)
         self._exchange = Exchange(scope, receive, HttpCall(scope, title))
         self._body = BodyReader(tools.budget, tools.max_input_bytes)
@@ -198,7 +207,7 @@ class _Visit:
         exchange = self._exchange
         exchange.status = error.status.value
         request = exchange.call.request
-        reply = refused(error, request.id if request is not None else "")
+        reply = self._refusal(error, request.id if request is not None else "")
         if self._tools.gate.closed:
             # Whoever keeps the connection would find no server behind it.
             reply = Reply(

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from penstock.rest.exchange import EventsReply, Exchange, Reply
+from penstock.rest.refusals import Refusal, refused
 from penstock.rpc import Category
 
 Endpoint = Callable[[Exchange], Awaitable[Reply | EventsReply]]
@@ -16,6 +17,7 @@ class Route:
     """One method of one path; `{name}` in the path is a part that the endpoint gets by name.
 
     `category` decides who may call it. An `ungated` one is answered even while the server drains.
+    `refusal` is how its callers are told of errors.
     """
 
     method: str
@@ -23,6 +25,7 @@ class Route:
     endpoint: Endpoint
     category: Category
     ungated: bool = False
+    refusal: Refusal = refused
 
     @property
     def title(self) -> str:

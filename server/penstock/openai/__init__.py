@@ -1,0 +1,1 @@
+"""OpenAI's interface over HTTP, and what others added to it."""

@@ -1,0 +1,82 @@
+"""POST /v1/chat/completions: a conversation goes on."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from penstock.generative.answers import read_answer
+from penstock.generative.asker import Asker, events_reply
+from penstock.generative.catalogue import Catalogue
+from penstock.generative.fields import Fields
+from penstock.generative.question import make_request
+from penstock.openai.chat_request import ChatRequest, read_chat
+from penstock.openai.chat_response import CHUNK, KIND, ChatWriter
+from penstock.openai.errors import refused
+from penstock.openai.events import DONE, Failure, document_event
+from penstock.openai.identity import Identity, identify
+from penstock.openai.paths import ROOTS
+from penstock.openai.usage import Usage
+from penstock.rest.documents import write_document
+from penstock.rest.exchange import EventsReply, Exchange, Reply
+from penstock.rest.route import Route
+from penstock.rpc import Category
+from penstock_runtime.request import InferRequest
+
+
+class ChatFace:
+    """Answers requests for chat completions."""
+
+    def __init__(self, asker: Asker, catalogue: Catalogue) -> None:
+        self._asker = asker
+        self._catalogue = catalogue
+
+    def routes(self) -> Sequence[Route]:
+        """The paths of chat completions."""
+        category = Category.INFERENCE
+        return [
+            Route("POST", f"{root}/chat/completions", self.chat, category, refusal=refused)
+            for root in ROOTS
+        ]
+
+    async def chat(self, exchange: Exchange) -> Reply | EventsReply:
+        """A whole answer, or its pieces."""
+        fields = Fields(await self._asker.document(exchange))
+        asked = fields.text("model")
+        model, adapter = self._catalogue.choose_adapted(exchange.call.permit, asked)
+        request = read_chat(fields, adapter)
+        identity = identify("chatcmpl-", asked, model)
+        made = make_request(request.question, model.config, identity.id)
+        if request.wish.stream:
+            events = self._events(exchange, identity, request, made)
+            return await events_reply(exchange, events, Failure(exchange))
+        (response,) = await self._asker.whole(exchange, [made])
+        answer = read_answer(response)
+        usage = Usage()
+        usage.add(0, answer)
+        document = identity.head(KIND) | {
+            "choices": ChatWriter(request).whole(answer),
+            "usage": usage.document(),
+        }
+        if answer.prompt:
+            document["prompt_logprobs"] = answer.prompt_document
+        return Reply((write_document(document),), headers=exchange.call.told)
+
+    async def _events(
+        self, exchange: Exchange, identity: Identity, request: ChatRequest, made: InferRequest
+    ) -> AsyncIterator[bytes]:
+        writer, usage = ChatWriter(request), Usage()
+        head = identity.head(CHUNK)
+        no_usage: dict[str, Any] = {"usage": None} if request.wish.usage else {}
+        async with aclosing(self._asker.stream(exchange, [made])) as batches:
+            async for batch in batches:
+                piece = b""
+                for _, response in batch:
+                    answer = read_answer(response)
+                    usage.add(0, answer)
+                    for choice in writer.piece(answer):
+                        piece += document_event(head | {"choices": [choice]} | no_usage)
+                if piece:
+                    yield piece
+        if request.wish.usage:
+            yield document_event(head | {"choices": [], "usage": usage.document()})
+        yield DONE

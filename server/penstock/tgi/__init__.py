@@ -1,0 +1,1 @@
+"""The interface of Text Generation Inference over HTTP, for whoever comes from there."""
