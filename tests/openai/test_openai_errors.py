@@ -61,6 +61,22 @@ def test_what_is_no_object_is_refused(web: httpx.Client, body: bytes) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"prompt": "\\ud800"}',
+        b'{"prompt": ["\\ud800"]}',
+        b'{"prompt": "a", "temperature": 1e999}',
+        b'{"prompt": [99999999999999999999]}',
+        b'{"prompt": "a", "logit_bias": ' + b"[" * 101 + b"]" * 101 + b"}",
+        b'{"prompt": "a", "seed": ' + b"9" * 5000 + b"}",
+    ],
+)
+def test_what_no_text_or_number_is_stays_outside(web: httpx.Client, body: bytes) -> None:
+    """Nothing of it reaches the model."""
+    assert web.post("/v1/completions", content=body).status_code == 400
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_who_leaves_ends_the_model(serving: Running, text_models: Path, stream: bool) -> None:
     """At once, whole answer or stream, and nothing of the request is left."""
@@ -142,6 +158,17 @@ def test_a_body_has_its_bound(guarded: Running) -> None:
 
     assert caught.value.status_code == 413
     assert caught.value.type == "invalid_request_error"
+
+
+def test_large_requests_and_answers_are_as_others(client: OpenAI) -> None:
+    """They are read and written aside."""
+    text = "word " * 20_000
+
+    made = client.completions.create(model="words", prompt=text, max_tokens=100_000)
+    vectors = client.embeddings.create(model="vectors", input=[text] * 3)
+
+    assert made.choices[0].text == text
+    assert [vector.embedding[0] for vector in vectors.data] == [100_000] * 3
 
 
 def test_requests_are_counted_by_their_route(web: httpx.Client) -> None:

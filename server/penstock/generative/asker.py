@@ -4,24 +4,28 @@ other request, and given up as soon as the caller leaves.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from typing import Any, TypeVar
 
 from penstock.codec.parameters import with_forwarded
+from penstock.generative.fields import Fields
 from penstock.load_report import ASKED
-from penstock.rest.documents import read_object
-from penstock.rest.exchange import EventsReply, Exchange
+from penstock.rest.documents import read_object, write_document
+from penstock.rest.exchange import EventsReply, Exchange, Reply
 from penstock.rest.face_infer import forwarded_headers
 from penstock.rest.sending import closed
 from penstock.status import public_error
 from penstock.workshop import Workshop
+from penstock_runtime.datatype import DataType
 from penstock_runtime.errors import Internal, PenstockError
 from penstock_runtime.request import InferRequest, InferResponse
 from penstock_runtime.stream import ResponseStream
 
-_LIGHT_BYTES = 64 << 10
+_LIGHT_BYTES, _NUMBER_BYTES = 64 << 10, 16
 # Responses that are told at once, if so many are there.
 _MOST_AT_ONCE = 64
+
+T = TypeVar("T")
 
 Responses = list[tuple[int, InferResponse]]
 """Responses, each with the number of the request that it belongs to."""
@@ -33,11 +37,28 @@ class Asker:
     def __init__(self, shop: Workshop) -> None:
         self._shop = shop
 
-    async def document(self, exchange: Exchange) -> Mapping[str, Any]:
-        """The object in the body."""
-        if len(exchange.body) > _LIGHT_BYTES:
-            return await self._shop.aside(read_object, exchange.body)
-        return read_object(exchange.body)
+    async def read(self, exchange: Exchange, reader: Callable[[Fields], T]) -> T:
+        """What a reader makes of the object in the body; aside, if that takes long."""
+
+        def read() -> T:
+            return reader(Fields(read_object(exchange.body)))
+
+        return await self._shop.aside(read) if len(exchange.body) > _LIGHT_BYTES else read()
+
+    async def reply(
+        self,
+        exchange: Exchange,
+        responses: Sequence[InferResponse],
+        teller: Callable[[Sequence[InferResponse]], Any],
+    ) -> Reply:
+        """The document that is told of responses, as an answer; made aside, if that takes long."""
+
+        def write() -> bytes:
+            return write_document(teller(responses))
+
+        heavy = sum(map(_weight, responses)) > _LIGHT_BYTES
+        body = await self._shop.aside(write) if heavy else write()
+        return Reply((body,), headers=exchange.call.told)
 
     async def whole(
         self, exchange: Exchange, requests: Sequence[InferRequest]
@@ -96,6 +117,17 @@ class Asker:
         if headers:
             made = made._replace(parameters=with_forwarded(made.parameters, headers))
         admission.enter(made, stream, call, permit=call.permit, call=call)
+
+
+def _weight(response: InferResponse) -> int:
+    """Bytes of texts, and some more for each number, which is written one by one."""
+    weight = 0
+    for output in response.outputs:
+        if output.datatype is DataType.BYTES:
+            weight += sum(map(len, output.numpy().reshape(-1).tolist()))
+        else:
+            weight += _NUMBER_BYTES * output.elements
+    return weight
 
 
 async def _batches(stream: ResponseStream, number: int) -> AsyncGenerator[Responses, None]:

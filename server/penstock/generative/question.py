@@ -75,7 +75,7 @@ def make_request(question: Question, config: ModelConfig, identity: str = "") ->
     """The request; InvalidArgument if the model takes no such prompt."""
     outputs = [name for name in question.outputs if config.find_output(name) is not None]
     wanted: dict[str, tuple[Any, ...]] = {question.prompt.name: question.prompt.values}
-    wanted[SAMPLING] = (_json(question.sampling),)
+    wanted[SAMPLING] = (sampling_text(question.sampling).encode(),)
     wanted["stream"] = (question.stream,)
     wanted["exclude_input_in_output"] = (not question.repeat,)
     wanted |= {_FLAGS[name]: (True,) for name in outputs if name in _FLAGS}
@@ -111,6 +111,13 @@ def _tensor(config: ModelConfig, name: str, values: tuple[Any, ...]) -> Tensor:
     return Tensor(name, kind, (*rows, len(values)), array.reshape(*rows, -1))
 
 
-def _json(sampling: Mapping[str, Any]) -> bytes:
-    # Unlike what is sent to callers this is read by a parser that wants JSON and nothing else.
-    return json.dumps(sampling, ensure_ascii=False, allow_nan=False).encode(errors="replace")
+def sampling_text(sampling: Mapping[str, Any]) -> str:
+    """Sampling parameters as JSON; InvalidArgument for a number that JSON does not have, as one is
+    that was written with too large an exponent.
+    """
+    try:
+        text = json.dumps(sampling, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        raise InvalidArgument("a number among the sampling parameters is too large") from None
+    # Half a surrogate pair is no text.
+    return text.encode(errors="replace").decode()

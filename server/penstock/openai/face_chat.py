@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from penstock.generative.answers import read_answer
@@ -16,11 +17,10 @@ from penstock.openai.events import DONE, Failure, document_event
 from penstock.openai.identity import Identity, identify
 from penstock.openai.paths import ROOTS
 from penstock.openai.usage import Usage
-from penstock.rest.documents import write_document
 from penstock.rest.exchange import EventsReply, Exchange, Reply
 from penstock.rest.route import Route
 from penstock.rpc import Category
-from penstock_runtime.request import InferRequest
+from penstock_runtime.request import InferRequest, InferResponse
 
 
 class ChatFace:
@@ -40,26 +40,22 @@ class ChatFace:
 
     async def chat(self, exchange: Exchange) -> Reply | EventsReply:
         """A whole answer, or its pieces."""
-        fields = Fields(await self._asker.document(exchange))
-        asked = fields.text("model")
-        model, adapter = self._catalogue.choose_adapted(exchange.call.permit, asked)
-        request = read_chat(fields, adapter)
-        identity = identify("chatcmpl-", asked, model)
-        made = make_request(request.question, model.config, identity.id)
+        asked = await self._asker.read(exchange, partial(self._asked, exchange))
+        identity, request, made = asked
         if request.wish.stream:
             events = self._events(exchange, identity, request, made)
             return await events_reply(exchange, events, Failure(exchange))
-        (response,) = await self._asker.whole(exchange, [made])
-        answer = read_answer(response)
-        usage = Usage()
-        usage.add(0, answer)
-        document = identity.head(KIND) | {
-            "choices": ChatWriter(request).whole(answer),
-            "usage": usage.document(),
-        }
-        if answer.prompt:
-            document["prompt_logprobs"] = answer.prompt_document
-        return Reply((write_document(document),), headers=exchange.call.told)
+        responses = await self._asker.whole(exchange, [made])
+        return await self._asker.reply(exchange, responses, partial(_told, identity, request))
+
+    def _asked(
+        self, exchange: Exchange, fields: Fields
+    ) -> tuple[Identity, ChatRequest, InferRequest]:
+        name = fields.text("model")
+        model, adapter = self._catalogue.choose_adapted(exchange.call.permit, name)
+        request = read_chat(fields, adapter)
+        identity = identify("chatcmpl-", name, model)
+        return identity, request, make_request(request.question, model.config, identity.id)
 
     async def _events(
         self, exchange: Exchange, identity: Identity, request: ChatRequest, made: InferRequest
@@ -80,3 +76,16 @@ class ChatFace:
         if request.wish.usage:
             yield document_event(head | {"choices": [], "usage": usage.document()})
         yield DONE
+
+
+def _told(
+    identity: Identity, request: ChatRequest, responses: Sequence[InferResponse]
+) -> dict[str, Any]:
+    """The whole answer."""
+    answer, usage = read_answer(responses[0]), Usage()
+    usage.add(0, answer)
+    document = identity.head(KIND) | {
+        "choices": ChatWriter(request).whole(answer),
+        "usage": usage.document(),
+    }
+    return document | ({"prompt_logprobs": answer.prompt_document} if answer.prompt else {})

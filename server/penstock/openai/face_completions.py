@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from penstock.generative.answers import read_answer
@@ -16,11 +17,10 @@ from penstock.openai.events import DONE, Failure, document_event
 from penstock.openai.identity import Identity, identify
 from penstock.openai.paths import ROOTS
 from penstock.openai.usage import Usage
-from penstock.rest.documents import write_document
 from penstock.rest.exchange import EventsReply, Exchange, Reply
 from penstock.rest.route import Route
 from penstock.rpc import Category
-from penstock_runtime.request import InferRequest
+from penstock_runtime.request import InferRequest, InferResponse
 
 
 class CompletionsFace:
@@ -39,26 +39,23 @@ class CompletionsFace:
 
     async def complete(self, exchange: Exchange) -> Reply | EventsReply:
         """A whole answer, or its pieces."""
-        fields = Fields(await self._asker.document(exchange))
-        asked = fields.text("model")
-        model, adapter = self._catalogue.choose_adapted(exchange.call.permit, asked)
-        request = read_completion(fields, adapter)
-        identity = identify("cmpl-", asked, model)
-        made = [make_request(q, model.config, identity.id) for q in request.questions]
+        asked = await self._asker.read(exchange, partial(self._asked, exchange))
+        identity, request, made = asked
         if request.wish.stream:
             events = self._events(exchange, identity, request, made)
             return await events_reply(exchange, events, Failure(exchange))
-        answers = [read_answer(r) for r in await self._asker.whole(exchange, made)]
-        usage = Usage()
-        for prompt, answer in enumerate(answers):
-            usage.add(prompt, answer)
-        if request.bare:
-            usage.forget_outputs()
-        document = identity.head(KIND) | {
-            "choices": CompletionWriter(request).whole(answers),
-            "usage": usage.document(),
-        }
-        return Reply((write_document(document),), headers=exchange.call.told)
+        responses = await self._asker.whole(exchange, made)
+        return await self._asker.reply(exchange, responses, partial(_told, identity, request))
+
+    def _asked(
+        self, exchange: Exchange, fields: Fields
+    ) -> tuple[Identity, CompletionRequest, list[InferRequest]]:
+        name = fields.text("model")
+        model, adapter = self._catalogue.choose_adapted(exchange.call.permit, name)
+        request = read_completion(fields, adapter)
+        identity = identify("cmpl-", name, model)
+        made = [make_request(q, model.config, identity.id) for q in request.questions]
+        return identity, request, made
 
     async def _events(
         self,
@@ -85,3 +82,16 @@ class CompletionsFace:
         if request.wish.usage:
             yield document_event(head | {"choices": [], "usage": usage.document()})
         yield DONE
+
+
+def _told(
+    identity: Identity, request: CompletionRequest, responses: Sequence[InferResponse]
+) -> dict[str, Any]:
+    """The whole answer."""
+    answers, usage = [read_answer(response) for response in responses], Usage()
+    for prompt, answer in enumerate(answers):
+        usage.add(prompt, answer)
+    if request.bare:
+        usage.forget_outputs()
+    choices = CompletionWriter(request).whole(answers)
+    return identity.head(KIND) | {"choices": choices, "usage": usage.document()}

@@ -1,25 +1,18 @@
 """POST /v1/rerank and /v1/score: how well documents suit a query."""
 
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
 
 from penstock.generative.asker import Asker
 from penstock.generative.catalogue import Catalogue, Task
 from penstock.generative.fields import Fields
-from penstock.generative.question import bare_request
 from penstock.openai.errors import refused
-from penstock.openai.face_embeddings import MOST_INPUTS, input_usage
 from penstock.openai.identity import identify
+from penstock.openai.pairs import Ranking, Scoring, read_ranking, read_scoring
 from penstock.openai.paths import ROOTS
-from penstock.rest.documents import write_document
 from penstock.rest.exchange import Exchange, Reply
 from penstock.rest.route import Endpoint, Route
 from penstock.rpc import Category
-from penstock_runtime.errors import Internal
-from penstock_runtime.model import Model
-from penstock_runtime.request import InferResponse
-
-_OUTPUTS = ("score", "num_input_tokens")
 
 
 class RerankFace:
@@ -40,76 +33,22 @@ class RerankFace:
 
     async def rerank(self, exchange: Exchange) -> Reply:
         """The documents, the best first."""
-        fields, model, asked = await self._asked(exchange)
-        query, documents = fields.text("query"), _documents(fields)
-        if not query:
-            fields.refuse("query", "is not given, expected a text")
-        most = fields.whole("top_n", 0, MOST_INPUTS) or len(documents)
-        shown = fields.flag("return_documents", default=True)
-        responses = await self._scored(exchange, model, [(query, text) for text in documents])
-        scores = [_score(response) for response in responses]
-        best = sorted(range(len(scores)), key=lambda number: -scores[number])[:most]
-        results: list[dict[str, Any]] = [
-            {"index": number, "relevance_score": scores[number]} for number in best
-        ]
-        for result in results if shown else ():
-            result["document"] = {"text": documents[result["index"]]}
-        identity = identify("rerank-", asked, model)
-        told = {"id": identity.id, "model": identity.model, "results": results}
-        return _reply(exchange, told | {"usage": input_usage(responses)})
+        request = await self._asker.read(exchange, partial(self._ranking, exchange))
+        responses = await self._asker.whole(exchange, request.made)
+        return await self._asker.reply(exchange, responses, request.told)
 
     async def score(self, exchange: Exchange) -> Reply:
         """A score for each pair, in their order."""
-        fields, model, asked = await self._asked(exchange)
-        first, second = fields.texts("text_1"), fields.texts("text_2")
-        if len(first) not in (1, len(second)) or not 1 <= len(second) <= MOST_INPUTS:
-            fields.refuse(
-                "text_1",
-                f"has {len(first)} texts and 'text_2' {len(second)}, expected one or as many, and"
-                f" at most {MOST_INPUTS}",
-            )
-        pairs = list(zip(first * (len(second) if len(first) == 1 else 1), second, strict=True))
-        responses = await self._scored(exchange, model, pairs)
-        data = [
-            {"index": number, "object": "score", "score": _score(response)}
-            for number, response in enumerate(responses)
-        ]
-        told = identify("score-", asked, model).head("list") | {"data": data}
-        return _reply(exchange, told | {"usage": input_usage(responses)})
+        request = await self._asker.read(exchange, partial(self._scoring, exchange))
+        responses = await self._asker.whole(exchange, request.made)
+        return await self._asker.reply(exchange, responses, request.told)
 
-    async def _asked(self, exchange: Exchange) -> tuple[Fields, Model, str]:
-        fields = Fields(await self._asker.document(exchange))
-        asked = fields.text("model")
-        return fields, self._catalogue.choose(exchange.call.permit, asked, Task.RERANK), asked
+    def _ranking(self, exchange: Exchange, fields: Fields) -> Ranking:
+        name = fields.text("model")
+        model = self._catalogue.choose(exchange.call.permit, name, Task.RERANK)
+        return read_ranking(fields, model.config, identify("rerank-", name, model))
 
-    async def _scored(
-        self, exchange: Exchange, model: Model, pairs: Sequence[tuple[str, str]]
-    ) -> list[InferResponse]:
-        config = model.config
-        outputs = [name for name in _OUTPUTS if config.find_output(name) is not None]
-        made = [
-            bare_request(config, {"query": (q.encode(),), "document": (d.encode(),)}, outputs)
-            for q, d in pairs
-        ]
-        return await self._asker.whole(exchange, made)
-
-
-def _documents(fields: Fields) -> list[str]:
-    """The texts, each as it is or in an object."""
-    items = fields.items("documents")
-    if not 1 <= len(items) <= MOST_INPUTS:
-        fields.refuse("documents", f"has {len(items)} entries, expected 1 to {MOST_INPUTS}")
-    if any(isinstance(item, str) for item in items):
-        return fields.texts("documents")
-    return [item.text("text") for item in fields.objects("documents")]
-
-
-def _score(response: InferResponse) -> float:
-    output = response.output("score")
-    if output is None:
-        raise Internal(f"model '{response.model_name}' gave no score", scheduled=True)
-    return float(output.numpy().reshape(-1)[0])
-
-
-def _reply(exchange: Exchange, document: dict[str, Any]) -> Reply:
-    return Reply((write_document(document),), headers=exchange.call.told)
+    def _scoring(self, exchange: Exchange, fields: Fields) -> Scoring:
+        name = fields.text("model")
+        model = self._catalogue.choose(exchange.call.permit, name, Task.RERANK)
+        return read_scoring(fields, model.config, identify("score-", name, model))

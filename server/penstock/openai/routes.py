@@ -19,6 +19,6 @@ def openai_routes(shop: Workshop, core: InferenceCore) -> list[Route]:
         *ListFace(catalogue).routes(),
         *CompletionsFace(asker, catalogue).routes(),
         *ChatFace(asker, catalogue).routes(),
-        *EmbeddingsFace(asker, catalogue, shop).routes(),
+        *EmbeddingsFace(asker, catalogue).routes(),
         *RerankFace(asker, catalogue).routes(),
     ]

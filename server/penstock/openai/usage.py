@@ -1,8 +1,10 @@
 """How many tokens a request took: OpenAI's `usage`."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from penstock.generative.answers import Answer
+from penstock_runtime.request import InferResponse
 
 
 class Usage:
@@ -34,3 +36,10 @@ class Usage:
             "total_tokens": prompt + output,
             "prompt_tokens_details": {"cached_tokens": sum(cached)} if cached else None,
         }
+
+
+def input_usage(responses: Iterable[InferResponse]) -> dict[str, int]:
+    """The tokens that a model read which makes none, as far as it tells."""
+    counts = (response.output("num_input_tokens") for response in responses)
+    total = sum(int(count.numpy().sum()) for count in counts if count is not None)
+    return {"prompt_tokens": total, "total_tokens": total}

@@ -5,7 +5,6 @@ A value that is no input of the model and too large for a parameter is a samplin
 `details` the answer tells how it ended and what its tokens were.
 """
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +12,7 @@ from penstock.codec.prescan import Parts
 from penstock.generative.answers import Choice, read_answer
 from penstock.generative.catalogue import SAMPLING
 from penstock.generative.fields import Fields
-from penstock.generative.question import CHOICE_OUTPUTS, LOGPROBS
+from penstock.generative.question import CHOICE_OUTPUTS, LOGPROBS, sampling_text
 from penstock.generative.tokens import finish_reason, token_documents
 from penstock.rest.documents import read_document, write_document
 from penstock.rest.generate_request import ID, NESTED, read_generate_request
@@ -41,7 +40,7 @@ def read_text_request(
     if details:
         sampling.setdefault("logprobs", 0)
     if sampling:
-        flat[SAMPLING] = json.dumps(sampling)
+        flat[SAMPLING] = sampling_text(sampling)
     asked = Fields(flat).flag(STREAM, default=stream)
     if asked and not stream:
         raise InvalidArgument("'stream' is true, expected false: generate_stream has many answers")

@@ -4,9 +4,12 @@ generate text the field `model` names one.
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
 
 from penstock.auth.caller import permit_of
-from penstock.generative.answers import Answer, read_answer
+from penstock.generative.answers import read_answer
 from penstock.generative.asker import Asker, events_reply
 from penstock.generative.catalogue import Catalogue, Task
 from penstock.generative.fields import Fields
@@ -25,7 +28,14 @@ from penstock.tgi.response import TokenEvents, whole
 from penstock.workshop import Workshop
 from penstock_runtime.core import InferenceCore
 from penstock_runtime.errors import PenstockError
-from penstock_runtime.request import InferRequest
+from penstock_runtime.request import InferRequest, InferResponse
+
+
+class Asked(NamedTuple):
+    """What a caller asks, and the request that asks it of the model."""
+
+    request: GenerateRequest
+    made: InferRequest
 
 
 class TgiFace:
@@ -48,40 +58,50 @@ class TgiFace:
 
     async def generate(self, exchange: Exchange) -> Reply:
         """A whole text."""
-        fields = Fields(await self._asker.document(exchange))
-        return await self._whole(exchange, fields, in_list=False)
+        return await self._whole(exchange, await self._read(exchange, stream=False))
 
     async def generate_stream(self, exchange: Exchange) -> EventsReply:
         """An event for each token."""
-        return await self._stream(exchange, Fields(await self._asker.document(exchange)))
+        return await self._stream(exchange, await self._read(exchange, stream=True))
 
     async def compatible(self, exchange: Exchange) -> Reply | EventsReply:
         """Either of them, as the field `stream` says; a whole text comes in an array."""
-        fields = Fields(await self._asker.document(exchange))
-        if fields.flag("stream"):
-            return await self._stream(exchange, fields)
-        return await self._whole(exchange, fields, in_list=True)
+        asked = await self._read(exchange, stream=None)
+        if asked.request.question.stream:
+            return await self._stream(exchange, asked)
+        return await self._whole(exchange, asked, in_list=True)
 
     async def info(self, exchange: Exchange) -> Reply:
         """What is served."""
         models = self._catalogue.models(permit_of(exchange.call), (Task.GENERATE,))
         return document_reply(info(models))
 
-    async def _whole(self, exchange: Exchange, fields: Fields, *, in_list: bool) -> Reply:
-        request, made = self._asked(exchange, fields, stream=False)
-        (response,) = await self._asker.whole(exchange, [made])
-        answer = read_answer(response)
-        told = whole(request, answer)
-        body = write_document([told] if in_list else told)
-        return Reply((body,), headers={**exchange.call.told, **_counts(answer)})
+    async def _read(self, exchange: Exchange, *, stream: bool | None) -> Asked:
+        return await self._asker.read(exchange, partial(self._asked, exchange, stream))
 
-    async def _stream(self, exchange: Exchange, fields: Fields) -> EventsReply:
-        request, made = self._asked(exchange, fields, stream=True)
+    def _asked(self, exchange: Exchange, stream: bool | None, fields: Fields) -> Asked:
+        name = fields.text("model")
+        model, adapter = self._catalogue.choose_adapted(exchange.call.permit, name)
+        streams = fields.flag("stream") if stream is None else stream
+        request = read_generate(fields, adapter, stream=streams)
+        return Asked(request, make_request(request.question, model.config, new_id("gen-")))
 
+    async def _whole(self, exchange: Exchange, asked: Asked, *, in_list: bool = False) -> Reply:
+        responses = await self._asker.whole(exchange, [asked.made])
+
+        def told(found: Sequence[InferResponse]) -> Any:
+            document = whole(asked.request, read_answer(found[0]))
+            return [document] if in_list else document
+
+        reply = await self._asker.reply(exchange, responses, told)
+        return replace(reply, headers={**reply.headers, **_counts(responses[0])})
+
+    async def _stream(self, exchange: Exchange, asked: Asked) -> EventsReply:
         def failed(error: PenstockError) -> bytes:
-            return event(error_document(error, made.id))
+            return event(error_document(error, asked.made.id))
 
-        return await events_reply(exchange, self._events(exchange, request, made), failed)
+        events = self._events(exchange, asked.request, asked.made)
+        return await events_reply(exchange, events, failed)
 
     async def _events(
         self, exchange: Exchange, request: GenerateRequest, made: InferRequest
@@ -93,16 +113,14 @@ class TgiFace:
                 if documents:
                     yield b"".join(event(write_document(document)) for document in documents)
 
-    def _asked(
-        self, exchange: Exchange, fields: Fields, *, stream: bool
-    ) -> tuple[GenerateRequest, InferRequest]:
-        asked = fields.text("model")
-        model, adapter = self._catalogue.choose_adapted(exchange.call.permit, asked)
-        request = read_generate(fields, adapter, stream=stream)
-        return request, make_request(request.question, model.config, new_id("gen-"))
 
-
-def _counts(answer: Answer) -> dict[str, str]:
+def _counts(response: InferResponse) -> dict[str, str]:
     """TGI tells what an answer took in its headers too."""
-    made = sum(choice.output_tokens for choice in answer.choices)
-    return {"x-prompt-tokens": str(answer.prompt_tokens), "x-generated-tokens": str(made)}
+    found = {
+        header: response.output(name)
+        for header, name in (
+            ("x-prompt-tokens", "num_input_tokens"),
+            ("x-generated-tokens", "num_output_tokens"),
+        )
+    }
+    return {name: str(int(t.numpy().sum())) for name, t in found.items() if t is not None}
