@@ -138,9 +138,16 @@ def test_a_form_of_the_answer_reaches_the_model(client: OpenAI) -> None:
 IMAGE = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}
 
 
+def calling(arguments: str) -> list[Any]:
+    """A conversation in which a tool was called."""
+    function = {"name": "f", "arguments": arguments}
+    return [{"role": "assistant", "tool_calls": [{"id": "c", "function": function}]}]
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
+        ("messages", calling("{")), ("messages", calling("[" * 100_000)),
         ("messages", []), ("messages", "a"), ("messages", [1]), ("messages", [{"content": "a"}]),
         ("messages", [IMAGE]), ("messages", [{"role": "user", "content": 5}]),
         ("chat_template", "{{ 1 }}"), ("functions", [{"name": "f"}]), ("modalities", ["audio"]),

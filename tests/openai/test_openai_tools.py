@@ -34,6 +34,8 @@ CASES = [
     ('  {"name": "other", "arguments": {}}', '  {"name": "other", "arguments": {}}', []),
     ('{"answer": 42}', '{"answer": 42}', []),
     ("[1, 2", "[1, 2", []),
+    ("[" * 5000, "[" * 5000, []),
+    ("<tool_call>" + "[" * 5000 + "</tool_call>", "<tool_call>" + "[" * 5000 + "</tool_call>", []),
     ("<", "<", []),
     ("a <tool_cal", "a <tool_cal", []),
     ("  indented\n\nlines \n", "  indented\n\nlines \n", []),

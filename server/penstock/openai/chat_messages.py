@@ -1,9 +1,9 @@
 """The messages of a conversation, in the form that templates of models know."""
 
-import json
 from typing import Any
 
 from penstock.generative.fields import Fields
+from penstock.rest.documents import read_document
 
 MOST_MESSAGES = 4096
 # OpenAI's newer word for the same role, which templates do not know.
@@ -52,9 +52,8 @@ def _call(call: Fields) -> dict[str, Any]:
     function = call.within("function")
     arguments: Any = function.get("arguments")
     if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments) if arguments.strip() else {}
-        except ValueError:
-            function.refuse("arguments", "is not JSON")
+        # What is within a text was not looked at when the request was read.
+        text = function.text("arguments").strip()
+        arguments = read_document(text.encode(), f"'{function.name('arguments')}'") if text else {}
     told = {"name": function.text("name"), "arguments": arguments or {}}
     return {**call.document, "type": "function", "function": told}

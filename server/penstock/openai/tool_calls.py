@@ -179,7 +179,7 @@ class CallFinder:
                 value, at = _decode(text, _skipped(text, at))
                 found += value if isinstance(value, list) else [value]
                 at = _skipped(text, at)
-        except ValueError:
+        except (ValueError, RecursionError):
             return []
         return found if all(_is_call(c) and c["name"] in self._names for c in found) else []
 
@@ -201,7 +201,7 @@ def _first_call(text: str) -> tuple[dict[str, Any] | None, str]:
     """The call that a text begins with, and what is behind it."""
     try:
         value, end = _decode(text, _skipped(text, 0))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None, text
     return (value, text[end:].lstrip()) if _is_call(value) else (None, text)
 

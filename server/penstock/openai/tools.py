@@ -6,7 +6,7 @@ from typing import Any
 
 from penstock.generative.fields import Fields
 
-MOST_TOOLS = 1024
+MOST_TOOLS = 512
 
 
 @dataclass(frozen=True, slots=True)

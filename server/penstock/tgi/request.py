@@ -16,7 +16,7 @@ from penstock.generative.question import (
 )
 
 DEFAULT_MAX_NEW_TOKENS = 100
-MOST_TOKENS, MOST_SEED = (1 << 31) - 1, (1 << 64) - 1
+MOST_TOKENS, MOST_SEED = (1 << 31) - 1, (1 << 63) - 1
 MOST_CHOICES, MOST_TOP = 128, 1 << 20
 
 _AS_THEY_ARE = ("frequency_penalty", "repetition_penalty", "typical_p", "top_k", "top_p")
