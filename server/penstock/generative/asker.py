@@ -65,7 +65,8 @@ class Asker:
     ) -> list[InferResponse]:
         """The one response to each request; Internal if a model gives none, or more."""
         found: dict[int, InferResponse] = {}
-        responses = self.stream(exchange, requests)
+        single = [request._replace(single=True) for request in requests]
+        responses = self.stream(exchange, single)
         try:
             async for batch in responses:
                 for number, response in batch:

@@ -126,6 +126,7 @@ class GenerateFace:
             parts = read_generate_request(document, name, version, config)
         headers = forwarded_headers(self._shop, call)
         request = decode_parts(parts, time.monotonic_ns(), call.deadline_ns, headers, headers)
+        request = request._replace(single=not stream)
         admission.enter(request, news, call, permit=call.permit, call=call)
 
     async def _event(self, exchange: Exchange, response: InferResponse) -> bytes:
