@@ -5,6 +5,7 @@ row gives does not depend on its neighbours.
 """
 
 import contextlib
+import logging
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -17,10 +18,13 @@ from penstock_runtime.backends.base import ModelSource
 from penstock_runtime.llm.encoders.folder import FolderFiles
 from penstock_runtime.llm.encoders.heads import EmbeddingHead, check_finite
 from penstock_runtime.llm.encoders.loading import load_module
+from penstock_runtime.llm.encoders.packing import can_pack, pack
 from penstock_runtime.llm.encoders.spec import EncoderSpec
 from penstock_runtime.llm.encoders.splitting import split
 from penstock_runtime.llm.encoders.task import EMBED
 from penstock_runtime.llm.encoders.tokenizing import Tokens
+
+_log = logging.getLogger("penstock.model")
 
 # Padded tokens of one call, which bound what it allocates.
 CALL_TOKENS_CPU = 16384
@@ -29,6 +33,8 @@ CALL_TOKENS_GPU = 131072
 _PROBE_CPU = ((1, 8), (4, 32))
 _PROBE_GPU = ((1, 8), (64, 128))
 _TRIES = 3
+# What another order of adding up may change, by the digits that there are.
+_ALIKE = {torch.float32: 1e-4, torch.bfloat16: 0.05}
 
 
 class Encoder:
@@ -48,6 +54,7 @@ class Encoder:
         self.call_tokens = spec.call_tokens
         words = self._loaded.module.get_input_embeddings().weight
         self._vocabulary = int(words.shape[0])
+        self.packed = can_pack(device, self._loaded.dtype, spec.engine.cpu_kernels) and self._pack()
 
     @torch.inference_mode()
     def rows(self, tokens: Sequence[Tokens]) -> Tensor:
@@ -80,13 +87,32 @@ class Encoder:
         """All that lies on the device."""
         return [*self._loaded.tensors(), *(self.head.tensors if self.head else ())]
 
+    def _pack(self) -> bool:
+        """Lay the linear layers out anew, if the model gives the same afterwards."""
+        lengths = [min(length, self.spec.max_tokens) for length in (3, 7)]
+        before = self._probed(lengths)
+        undo = pack(self._loaded.module)
+        try:
+            alike = _ALIKE[self._loaded.dtype]
+            if torch.allclose(self._probed(lengths), before, rtol=alike, atol=alike):
+                return True
+        # Whatever a model does with its layers, it works without.
+        except Exception as error:
+            _log.info("model '%s' keeps its linear layers: %s", self.spec.model, error)
+        undo()
+        return False
+
     def _timed(self, rows: int, length: int) -> float:
-        ids = [min(self.spec.pad_id + 1, self._vocabulary - 1)] * length
-        one = Tokens(ids, [0] * length, False)
         started = time.perf_counter()
-        with torch.inference_mode(), _on(self.device):
-            self._call([one] * rows).cpu()
+        self._probed([length] * rows)
         return time.perf_counter() - started
+
+    def _probed(self, lengths: Sequence[int]) -> Tensor:
+        """What the model gives for texts of these lengths."""
+        ids = [(self.spec.pad_id + 1 + i) % self._vocabulary for i in range(max(lengths))]
+        texts = [Tokens(ids[:n], [0] * n, False) for n in lengths]
+        with torch.inference_mode(), _on(self.device):
+            return self._call(texts).cpu()
 
     def _call(self, tokens: Sequence[Tokens]) -> Tensor:
         """One call of the model, filled up to its longest text."""

@@ -65,7 +65,9 @@ def load_module(
     kinds = spec.config_json.get("type_vocab_size", getattr(module.config, "type_vocab_size", 0))
     return EncoderModule(
         module,
-        takes_types="token_type_ids" in parameters and type(kinds) is int and kinds > 1,
+        takes_types=(
+            spec.token_types and "token_type_ids" in parameters and type(kinds) is int and kinds > 1
+        ),
         takes_cache="use_cache" in parameters,
         dtype=dtype,
     )

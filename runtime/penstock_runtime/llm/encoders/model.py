@@ -40,8 +40,8 @@ class LoadedEncoder:
         storages: dict[tuple[str, int], int] = {}
         for encoder in list(self._encoders.values()):
             for tensor in encoder.tensors():
-                storage = tensor.untyped_storage()
-                storages[str(tensor.device), storage.data_ptr()] = storage.nbytes()
+                place, size = _memory(tensor)
+                storages[str(tensor.device), place] = size
         held: dict[str, int] = {}
         for (device, _), size in storages.items():
             held[device] = held.get(device, 0) + size
@@ -60,6 +60,14 @@ class LoadedEncoder:
                 made.warm_up()
                 self._encoders[device] = made
             return self._encoders[device]
+
+
+def _memory(tensor: torch.Tensor) -> tuple[int, int]:
+    """Where a tensor's memory is and how large; a layout of oneDNN's hides both."""
+    if tensor.is_mkldnn:
+        return id(tensor), tensor.numel() * tensor.element_size()
+    storage = tensor.untyped_storage()
+    return storage.data_ptr(), storage.nbytes()
 
 
 def load(source: ModelSource) -> LoadedEncoder:

@@ -56,7 +56,8 @@ class EncoderSpec:
 
     `width` is how many numbers a row of its output has; `pooling` and `steps` are for embeddings,
     `activation` for scores; `max_tokens` is the longest text, `pad_id` the token that fills up
-    shorter ones of a batch; `dtype` is torch's name or "auto".
+    shorter ones of a batch; `token_types` says that the model is told which text of a pair a token
+    is of; `dtype` is torch's name or "auto".
     """
 
     model: str
@@ -69,6 +70,7 @@ class EncoderSpec:
     max_tokens: int
     pad_id: int
     truncation_side: str
+    token_types: bool
     lower_case: bool
     prompts: Mapping[str, str]
     default_prompt: str
@@ -115,6 +117,7 @@ def read_spec(source: ModelSource) -> EncoderSpec:
         max_tokens=_max_tokens(source, said, tokenizer, sentences, engine),
         pad_id=_pad_id(said),
         truncation_side="left" if tokenizer.get("truncation_side") == "left" else "right",
+        token_types=_token_types(tokenizer),
         lower_case=sentences.lower_case,
         prompts=prompts,
         default_prompt=_default_prompt(source, prompts, options, sentences),
@@ -218,6 +221,14 @@ def _pad_id(said: Mapping[str, Any]) -> int:
         return found
     # transformers leaves out what is usual for the model.
     return 1 if said.get("model_type") in _OFFSET_POSITIONS else 0
+
+
+def _token_types(tokenizer: Mapping[str, Any]) -> bool:
+    """Whether the model was given token types; tokenizers of no model's own give none."""
+    names = tokenizer.get("model_input_names")
+    if isinstance(names, list):
+        return "token_type_ids" in names
+    return tokenizer.get("tokenizer_class") != "TokenizersBackend"
 
 
 def _default_prompt(
