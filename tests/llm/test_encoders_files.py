@@ -16,6 +16,7 @@ from tests.llm.encoder_folders import (
 
 from penstock_runtime.backends.registry import default_registry
 from penstock_runtime.config import ModelInput, ModelOutput
+from penstock_runtime.config_scheduling import DynamicBatching
 from penstock_runtime.datatype import DataType
 from penstock_runtime.errors import InvalidArgument, PenstockError, Unsupported
 from penstock_runtime.llm.encoders.folder import recognise
@@ -116,7 +117,7 @@ def test_a_config_json_of_penstock_stays_one(tmp_path: Path) -> None:
 
 
 def test_the_configuration_is_completed(folder: Path) -> None:
-    """Tensors by the task, and batches by the length of the texts."""
+    """Tensors by the task, and batches of whatever waits."""
     config = default_registry().find(source_of(folder)).complete(source_of(folder))
 
     assert config.backend == "llm"
@@ -127,9 +128,7 @@ def test_the_configuration_is_completed(folder: Path) -> None:
         ("embedding", DataType.FP32, (32,)),
         ("num_input_tokens", DataType.UINT32, (1,)),
     ]
-    assert config.dynamic_batching is not None
-    assert config.dynamic_batching.length_batching is not None
-    assert config.dynamic_batching.length_batching.input == ("text_input",)
+    assert config.dynamic_batching == DynamicBatching()
 
 
 def test_other_tensors_than_the_models_are_refused(folder: Path) -> None:

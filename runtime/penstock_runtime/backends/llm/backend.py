@@ -23,7 +23,7 @@ class LanguageModelBackend:
     """Language models, executed in this process."""
 
     name = "llm"
-    aliases = ("vllm",)
+    aliases = ()
     uses_gpu = True
 
     def recognises(self, source: ModelSource) -> bool:

@@ -1,4 +1,4 @@
-"""The configuration of an encoder: tensors by its task, batching by the length of its texts.
+"""The configuration of an encoder: tensors by its task, and batches of whatever waits.
 
 What the configuration says itself stays, and is held against the model.
 """
@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from penstock_runtime.backends.base import ModelSource
 from penstock_runtime.config import ModelConfig, ModelInput, ModelOutput
-from penstock_runtime.config_scheduling import DynamicBatching, LengthBatching
+from penstock_runtime.config_scheduling import DynamicBatching
 from penstock_runtime.datatype import DataType
 from penstock_runtime.errors import InvalidArgument
 from penstock_runtime.llm.encoders.folder import find_files
@@ -21,8 +21,6 @@ TOKENS = "num_input_tokens"
 RESULTS = {EMBED: "embedding", RERANK: "score", CLASSIFY: "scores"}
 """By task, the output that the model is for."""
 MAX_BATCH_SIZE = 64
-# Generous, since a batch is executed in parts of like lengths: full batches matter more.
-MAX_PADDING = 0.5
 
 
 def complete(source: ModelSource, backend: str = "llm") -> ModelConfig:
@@ -39,7 +37,8 @@ def complete(source: ModelSource, backend: str = "llm") -> ModelConfig:
     check_tensors(config, spec)
     if config.dynamic_batching is not None:
         return config
-    return replace(config, dynamic_batching=_batching(spec))
+    # Not by length: a batch is executed in calls of like lengths, so that full ones are best.
+    return replace(config, dynamic_batching=DynamicBatching())
 
 
 def text_inputs(spec: EncoderSpec) -> tuple[str, ...]:
@@ -52,6 +51,11 @@ def check_tensors(config: ModelConfig, spec: EncoderSpec) -> None:
     if config.decoupled or config.sequence_batching is not None:
         raise InvalidArgument(
             f"model '{config.name}' {_purpose(spec)}: it answers once, without sequences"
+        )
+    if config.max_batch_size < 1:
+        raise InvalidArgument(
+            f"model '{config.name}' {_purpose(spec)}: max_batch_size is {config.max_batch_size},"
+            " expected at least 1"
         )
     _check(config, spec, "input", config.input, _inputs(spec), required=text_inputs(spec))
     _check(config, spec, "output", config.output, _outputs(spec), required=(RESULTS[spec.task],))
@@ -66,11 +70,6 @@ def _outputs(spec: EncoderSpec) -> tuple[ModelOutput, ...]:
         ModelOutput(RESULTS[spec.task], DataType.FP32, (spec.width,)),
         ModelOutput(TOKENS, DataType.UINT32, (1,)),
     )
-
-
-def _batching(spec: EncoderSpec) -> DynamicBatching:
-    lengths = LengthBatching(input=text_inputs(spec), max_padding=MAX_PADDING)
-    return DynamicBatching(length_batching=lengths)
 
 
 def _check(
