@@ -14,6 +14,7 @@ from tests.llm.encoder_folders import (
     KINDS,
     LETTERS,
     LONGEST,
+    SIZES,
     Many,
     as_sentences,
     column,
@@ -139,6 +140,24 @@ def test_a_folder_of_sentence_transformers_gives_what_that_gives(
         got = run(made, *TEXTS, **given)["embedding"]
         expected = want.encode(TEXTS, prompt_name=prompt, show_progress_bar=False)
         np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_a_decoder_makes_embeddings_of_its_last_token(hub: Made, tmp_path: Path) -> None:
+    """Its head for words is left out; padding comes behind what it looks back on."""
+    folder = copied(hub("bert"), tmp_path / "m")
+    sizes = {**SIZES, "num_key_value_heads": 1, "head_dim": 16}
+    model = transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**sizes)).eval()
+    model.save_pretrained(folder)
+    as_sentences(folder, "lasttoken")
+    words = tokenizer()
+    words.enable_truncation(LONGEST)
+    with torch.inference_mode():
+        asked = [torch.tensor([words.encode(text).ids]) for text in TEXTS]
+        want = torch.cat([model.model(ids).last_hidden_state[:, -1] for ids in asked])
+
+    got = run(instance(folder, call_tokens="100000"), *TEXTS)["embedding"]
+
+    np.testing.assert_allclose(got, want, atol=1e-5)
 
 
 def _write_dense(place: Path) -> None:
