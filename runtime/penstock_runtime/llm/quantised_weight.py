@@ -19,9 +19,9 @@ _LIMITS = {8: 127, 4: 7}
 # What the greatest magnitude of a group is divided by to begin with. Int4 has -8 but no 8, so the
 # scale bears the opposite sign of the greatest; beyond 8 the greatest is clipped for the others'
 # sake. Of Gaussian weights they leave an error of 9.7 %, a zero point for each group 10.0 %.
-_TRIALS = (-8.0, -9.0, -10.0, -11.0)
-_REFINEMENTS = 2
-_CHUNK = 1 << 22
+_TRIALS = (-8.0, -9.0, -10.0)
+# Numbers that are quantised at once: few enough for a cache, and for the memory they leave behind.
+_CHUNK = 1 << 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +88,17 @@ def quantise_weight(weight: torch.Tensor, bits: int, group: int = GROUPS[0]) -> 
             f"a weight of {outputs}x{inputs} cannot be int{bits}, expected 8 bits, or 4 and inputs"
             f" that one of {GROUPS} divides"
         )
+    made = QuantisedWeight(
+        bits,
+        size,
+        torch.empty(outputs, inputs * bits // 8, dtype=torch.uint8, device=weight.device),
+        torch.empty(outputs, inputs // size, device=weight.device),
+    )
     rows = max(_CHUNK // inputs, 1)
-    starts = range(0, outputs, rows)
-    return concatenate([_quantise_rows(weight[at : at + rows], bits, size) for at in starts])
+    for first in range(0, outputs, rows):
+        part = slice(first, first + rows)
+        made.data[part], made.scales[part] = _quantise_rows(weight[part], bits, size)
+    return made
 
 
 def concatenate(parts: Sequence[QuantisedWeight]) -> QuantisedWeight:
@@ -105,13 +113,15 @@ def concatenate(parts: Sequence[QuantisedWeight]) -> QuantisedWeight:
     return QuantisedWeight(parts[0].bits, parts[0].group, data, scales)
 
 
-def _quantise_rows(weight: torch.Tensor, bits: int, group: int) -> QuantisedWeight:
+def _quantise_rows(
+    weight: torch.Tensor, bits: int, group: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     groups = weight.detach().float().reshape(-1, group)
     q, scale = _plain(groups, _LIMITS[bits]) if bits == 8 else _searched(groups)
     q = q.view(weight.shape).to(torch.int8)
     if bits == 4:
         q = (q[:, ::2] & 15) | (q[:, 1::2] << 4)
-    return QuantisedWeight(bits, group, q.view(torch.uint8), scale.view(len(weight), -1))
+    return q.view(torch.uint8), scale.view(len(weight), -1)
 
 
 def _plain(groups: torch.Tensor, limit: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -122,25 +132,25 @@ def _plain(groups: torch.Tensor, limit: int) -> tuple[torch.Tensor, torch.Tensor
 
 
 def _searched(groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The best of the trials, each refined: given the integers, least squares say the scale."""
-    at = groups.abs().argmax(1, keepdim=True)
-    greatest = groups.gather(1, at)
-    best_scale = torch.zeros_like(greatest)
-    best_error = torch.full_like(greatest, torch.inf)
-    for trial in _TRIALS:
-        scale = _refined(groups, greatest / trial)
-        error = (groups - _rounded(groups, scale) * scale).square_().sum(1, keepdim=True)
-        best_scale = torch.where(error < best_error, scale, best_scale)
-        best_error = torch.minimum(error, best_error)
-    return _rounded(groups, best_scale), best_scale
+    """The trial that is the best once refined, and that refined again."""
+    greatest = groups.gather(1, groups.abs().argmax(1, keepdim=True))
+    scale, gain = _refined(groups, greatest / _TRIALS[0])
+    for trial in _TRIALS[1:]:
+        other, more = _refined(groups, greatest / trial)
+        scale = torch.where(more > gain, other, scale)
+        gain = torch.maximum(more, gain)
+    scale, _ = _refined(groups, scale)
+    return _rounded(groups, scale), scale
 
 
-def _refined(groups: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    for _ in range(_REFINEMENTS):
-        q = _rounded(groups, scale)
-        norm = q.square().sum(1, keepdim=True)
-        scale = torch.where(norm > 0, (groups * q).sum(1, keepdim=True) / norm, scale)
-    return scale
+def _refined(groups: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The scale that suits the integers of a scale, by least squares, and what of the squares of
+    the weights it accounts for: the rest is the squared error.
+    """
+    q = _rounded(groups, scale)
+    both, norm = (groups * q).sum(1, keepdim=True), q.square_().sum(1, keepdim=True)
+    refined = torch.where(norm > 0, both / norm, 0.0)
+    return refined, both * refined
 
 
 def _rounded(groups: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
