@@ -13,7 +13,7 @@ from tests.llm import lora_folders as folders
 
 from penstock_runtime.errors import FailedPrecondition, InvalidArgument, NotFound
 from penstock_runtime.llm.lora import Adapters, read_list
-from penstock_runtime.llm.lora_linear import NONE, LoraLinear
+from penstock_runtime.llm.lora_linear import NONE, LoraForward
 from penstock_runtime.llm.options import EngineOptions
 from penstock_runtime.llm.quantise import quantise_model
 
@@ -48,31 +48,55 @@ SCALING = {"a": 2.0, "b": 1.0, "c": 4.0}
 
 
 class _Fused(torch.nn.Linear):
-    """A layer of several, which says its parts."""
+    """Layers of one input as one, as fusion makes it."""
 
-    parts = (("gate_proj", folders.INNER), ("up_proj", folders.INNER))
+    def __init__(self, layers: list[Any]) -> None:
+        weight = torch.cat([layer.weight for layer in layers])
+        super().__init__(weight.shape[1], len(weight), bias=False)
+        self.weight.data = weight
+        self.sizes = [len(layer.weight) for layer in layers]
+
+    def add_to(self, other: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Without a call of forward."""
+        return torch.addmm(other.flatten(0, -2), x.flatten(0, -2), self.weight.t()).view_as(other)
 
 
 class _FusedMlp(torch.nn.Module):
-    """Gate and up as one layer."""
+    """Holds its layers beside the tree of modules too."""
 
     def __init__(self, mlp: Any) -> None:
         super().__init__()
-        weight = torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight])
-        self.gate_up_proj = _Fused(folders.HIDDEN, len(weight), bias=False)
-        self.gate_up_proj.weight.data = weight
-        self.down_proj = mlp.down_proj
+        self.gate_proj = _Fused([mlp.gate_proj, mlp.up_proj])
+        self.down_proj = _Fused([mlp.down_proj])
+        self.held = (self.gate_proj, self.down_proj)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        gate, up = self.gate_up_proj(x).chunk(2, -1)
-        out: torch.Tensor = self.down_proj(torch.nn.functional.silu(gate) * up)
-        return out
+        gate, up = self.held[0](x).chunk(2, -1)
+        gated = torch.nn.functional.silu(gate) * up
+        return self.held[1].add_to(torch.zeros_like(x), gated)
+
+
+class _Share(torch.nn.Module):
+    def __init__(self, whole: _Fused, place: int) -> None:
+        super().__init__()
+        self.held = (whole, place)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        whole, place = self.held
+        part: torch.Tensor = whole(x).split(whole.sizes, -1)[place]
+        return part
 
 
 def _fuse(model: Any) -> Any:
     for layer in model.model.layers:
-        layer.mlp = _FusedMlp(layer.mlp).requires_grad_(False)
-    return model
+        layer.mlp = _FusedMlp(layer.mlp)
+        attention = layer.self_attn
+        whole = _Fused([attention.q_proj, attention.k_proj, attention.v_proj])
+        attention.q_proj, attention.k_proj, attention.v_proj = (
+            _Share(whole, at) for at in range(3)
+        )
+        attention.q_proj.add_module("whole", whole)
+    return model.requires_grad_(False)
 
 
 # -- what is computed ------------------------------------------------------------------------------
@@ -128,7 +152,7 @@ def test_an_adapter_goes_over_a_quantised_model(
     layer = model.model.layers[0].mlp.up_proj
     x = torch.randn(3, folders.HIDDEN)
 
-    change = layer(x) - layer.base(x)
+    change = layer(x) - type(layer).forward(layer, x)
 
     key = "base_model.model.model.layers.0.mlp.up_proj.lora_{}.weight"
     a, b = (factors["c"][key.format(which)] for which in "AB")
@@ -169,15 +193,20 @@ def test_without_adapters_the_layers_are_untouched(
 ) -> None:
     model = folders.model()
     adapters = Adapters(model, _options("abc"), tmp_path)
-    assert not any(isinstance(module, LoraLinear) for module in model.modules())
+    assert not _changed(model)
 
     adapters.load("c")
     adapters.set_rows([NONE] * 24)
 
-    wrapped = [name for name, one in model.named_modules() if isinstance(one, LoraLinear)]
-    assert len(wrapped) == 2 * folders.LAYERS
+    assert len(_changed(model)) == 2 * folders.LAYERS
     assert adapters.rows.segments == ()
     assert torch.equal(_logits(model), _logits(folders.model()))
+    adapters.unload("c")
+    assert not _changed(model)
+
+
+def _changed(model: Any) -> list[torch.nn.Module]:
+    return [one for one in model.modules() if isinstance(one.forward, LoraForward)]
 
 
 # -- slots -----------------------------------------------------------------------------------------

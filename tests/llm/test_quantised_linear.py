@@ -56,6 +56,18 @@ def test_torch_computes_what_the_weight_stands_for(bits: int, inputs: int, outpu
     assert torch.allclose(layer(x), _expected(layer, x), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize(("inputs", "outputs"), [(32, 6), (96, 40), (704, 36)])
+def test_torch_does_so_in_bf16_for_few_and_many_rows(bits: int, inputs: int, outputs: int) -> None:
+    layer = _layer(bits, inputs, outputs, bias=True)
+
+    for count in (0, 1, 8, 9):
+        x = _rows(count, inputs, torch.bfloat16)
+        expected = _expected(layer, x)
+        error = (layer(x).float() - expected).norm()
+        assert error <= 0.01 * expected.norm(), count
+
+
 # Rows of x: the direct ones, a whole block of the micro kernel and each remainder. Outputs: less
 # than a block of W, one, and a remainder. Inputs: less than a piece, and a remainder after one.
 @pytest.mark.parametrize("bits", [8, 4])

@@ -20,6 +20,8 @@ FLAGS = (
     # Not -ffast-math: linked into a library, it changes how the whole process rounds.
     "-fno-math-errno",
     "-fno-trapping-math",
+    # A product that is rounded before it is added gives what the model's own code gives.
+    "-ffp-contract=off",
     "-fopenmp",
     "-fPIC",
     "-shared",

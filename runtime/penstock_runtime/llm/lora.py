@@ -12,7 +12,7 @@ import torch
 from penstock_runtime.errors import FailedPrecondition, InvalidArgument, NotFound
 from penstock_runtime.llm.linears import head_of, linear_sizes
 from penstock_runtime.llm.lora_file import AdapterFile, Factors, adapter_folder, read_adapter
-from penstock_runtime.llm.lora_linear import NONE, AdapterRows, LoraLinear
+from penstock_runtime.llm.lora_linear import NONE, AdapterRows, LoraForward
 from penstock_runtime.llm.options import EngineOptions
 
 
@@ -54,10 +54,8 @@ class _Slot:
 class Adapters:
     """`options.adapters` lists them: `name=folder`, several with commas between, folders inside of
     the model's (`root`). At most `max_loras` are loaded at once: the one that was not used for the
-    longest time makes room, unless sequences use it. Make it after the model is fused and
-    quantised: layers that an adapter changes are wrapped where they are.
-
-    A fused layer has `parts`: the names of the layers in it, beside its own, and their outputs.
+    longest time makes room, unless sequences use it. Make it after the model is quantised and
+    fused: what an adapter changes are the layers that are there then.
     """
 
     def __init__(self, model: torch.nn.Module, options: EngineOptions, root: Path | str) -> None:
@@ -73,6 +71,7 @@ class Adapters:
         self._dtype, self._device = first.dtype, first.device
         self._targets = targets(model)
         self._loaded: OrderedDict[str, _Slot] = OrderedDict()
+        self._changed: dict[str, LoraForward] = {}
         self._loads = self._evictions = 0
         self.rows = AdapterRows()
 
@@ -118,9 +117,8 @@ class Adapters:
         if slot.users:
             raise FailedPrecondition(f"adapter '{name}' is used by {slot.users} sequences")
         for layer in slot.layers:
-            wrapped = self._model.get_submodule(layer)
-            assert isinstance(wrapped, LoraLinear)
-            wrapped.drop(slot.index)
+            if self._changed[layer].drop(slot.index):
+                del self._changed[layer]
         del self._loaded[name]
         return True
 
@@ -131,7 +129,9 @@ class Adapters:
             target = self._targets[name]
             by_layer.setdefault(target.layer, []).append((target.first, factors))
         for layer, parts in by_layer.items():
-            self._wrapped(layer).put(index, parts, self._device)
+            if layer not in self._changed:
+                self._changed[layer] = LoraForward(self._model.get_submodule(layer), self.rows)
+            self._changed[layer].put(index, parts, self._device)
         slot = _Slot(index, tuple(by_layer), found.nbytes)
         self._loaded[found.name] = slot
         self._loads += 1
@@ -148,15 +148,6 @@ class Adapters:
             self._evictions += 1
         taken = {slot.index for slot in self._loaded.values()}
         return next(index for index in range(self._slots) if index not in taken)
-
-    def _wrapped(self, layer: str) -> LoraLinear:
-        module = self._model.get_submodule(layer)
-        if isinstance(module, LoraLinear):
-            return module
-        wrapped = LoraLinear(module, self.rows)
-        path, _, last = layer.rpartition(".")
-        setattr(self._model.get_submodule(path), last, wrapped)
-        return wrapped
 
     def _check(self, found: AdapterFile) -> None:
         for name, factors in found.layers.items():
@@ -246,6 +237,14 @@ def read_list(text: str) -> dict[str, str]:
     return found
 
 
+# Of a layer that is several: where it stands, and whose names it answers to, in the order of its
+# `sizes`.
+_FUSED = {
+    "gate_proj": ("gate_proj", "up_proj"),
+    "q_proj.whole": ("q_proj", "k_proj", "v_proj"),
+}
+
+
 def targets(model: torch.nn.Module) -> Mapping[str, Target]:
     """The linear layers that adapters may change, by the names that they go by: all but the head,
     which not every token reaches.
@@ -256,10 +255,20 @@ def targets(model: torch.nn.Module) -> Mapping[str, Target]:
         sizes = linear_sizes(module)
         if sizes is None or module is head:
             continue
-        inputs, outputs = sizes
-        found[name] = Target(name, 0, inputs, outputs)
-        beside, first = name.rpartition(".")[0], 0
-        for part, size in getattr(module, "parts", ()):
-            found[f"{beside}.{part}" if beside else part] = Target(name, first, inputs, size)
+        first, outputs = 0, getattr(module, "sizes", [sizes[1]])
+        for part, size in zip(_parts(name, len(outputs)), outputs, strict=True):
+            found[part] = Target(name, first, sizes[0], size)
             first += size
     return found
+
+
+def _parts(name: str, count: int) -> list[str]:
+    """The names of the layers in one; those of a fusion that is not known are none to ask for."""
+    if count == 1:
+        # One that is packed by itself may stand inside of what it replaced.
+        return [name.removesuffix(".whole")]
+    for place, parts in _FUSED.items():
+        if len(parts) == count and (name == place or name.endswith("." + place)):
+            beside = name.removesuffix(place)
+            return [beside + part for part in parts]
+    return [f"{name}[{place}]" for place in range(count)]

@@ -1,5 +1,5 @@
-"""A linear layer to which each token may have an adapter of its own. The layer below may be plain,
-packed, fused or quantised: it is only called.
+"""What the adapters of a step's tokens add to a linear layer. The layer may be plain, packed, fused
+or quantised: it is only called, and stays where it is, for others hold it too.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from penstock_runtime.llm.linears import linear_sizes
 from penstock_runtime.llm.lora_file import Factors
 
 NONE = -1
+_NAMES = ("forward", "add_to")
 Where = torch.Tensor | slice
 
 
@@ -45,32 +46,37 @@ def _where(mask: torch.Tensor, device: torch.device) -> Where:
     return slice(first, last + 1) if last - first + 1 == len(found) else found.to(device)
 
 
-class LoraLinear(torch.nn.Module):
-    """A layer and the factors of adapters, by slot."""
+class LoraForward:
+    """Takes the place of a layer's `forward` (and `add_to`, where it has that) while an adapter
+    changes it; the factors are kept by slot.
+    """
 
-    def __init__(self, base: torch.nn.Module, rows: AdapterRows) -> None:
-        super().__init__()
-        self.base = base
-        self.rows = rows
-        sizes = linear_sizes(base)
+    def __init__(self, layer: Any, rows: AdapterRows) -> None:
+        sizes = linear_sizes(layer)
         assert sizes is not None
-        self.in_features, self.out_features = sizes
+        self.outputs = sizes[1]
+        self.rows = rows
         self.factors: dict[int, Factors] = {}
+        self._layer = layer
+        # Most layers have these of their class alone.
+        self._before = {name: vars(layer)[name] for name in _NAMES if name in vars(layer)}
+        self._forward = layer.forward
+        self._add_to = getattr(layer, "add_to", None)
+        layer.forward = self
+        if self._add_to is not None:
+            layer.add_to = self.add_to
 
-    @property
-    def weight(self) -> Any:
-        """The layer's below, if that has one."""
-        return self.base.weight
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """As of the layer, and what the tokens' adapters add."""
+        return self._changed(x, self._forward(x))
 
-    @property
-    def bias(self) -> Any:
-        """The layer's below."""
-        return self.base.bias
+    def add_to(self, other: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """As of the layer, and what the tokens' adapters add."""
+        assert self._add_to is not None
+        return self._changed(x, self._add_to(other, x))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """As of the layer below, and what the tokens' adapters add."""
-        y: torch.Tensor = self.base(x)
-        if not self.rows.segments or not self.factors:
+    def _changed(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        if not self.rows.segments:
             return y
         y = y.contiguous()
         flat_x, flat_y = x.reshape(-1, x.shape[-1]), y.view(-1, y.shape[-1])
@@ -83,15 +89,20 @@ class LoraLinear(torch.nn.Module):
 
     def put(self, slot: int, parts: Sequence[tuple[int, Factors]], device: torch.device) -> None:
         """The factors of an adapter: of the layer, or of parts of it, each from an output on."""
-        self.factors[slot] = _joined(parts, self.out_features, device)
+        self.factors[slot] = _joined(parts, self.outputs, device)
 
-    def drop(self, slot: int) -> None:
-        """The slot is free."""
-        self.factors.pop(slot, None)
+    def drop(self, slot: int) -> bool:
+        """The slot is free. True where no adapter is left, and the layer is as it was."""
+        del self.factors[slot]
+        if self.factors:
+            return False
+        for name in _NAMES:
+            vars(self._layer).pop(name, None)
+        vars(self._layer).update(self._before)
+        return True
 
-    def extra_repr(self) -> str:
-        """The slots that change it."""
-        return f"slots={sorted(self.factors)}"
+    def __repr__(self) -> str:
+        return f"<LoraForward of slots {sorted(self.factors)}>"
 
 
 def _joined(parts: Sequence[tuple[int, Factors]], outputs: int, device: torch.device) -> Factors:

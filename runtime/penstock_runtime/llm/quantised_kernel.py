@@ -5,6 +5,7 @@ machine without a compiler or without AVX512-BF16 does without.
 import ctypes
 import logging
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -43,26 +44,39 @@ class QuantisedKernel:
             and (weight.group % _STEP == 0)
         )
 
-    def __call__(
-        self, x: torch.Tensor, weight: QuantisedWeight, bias: torch.Tensor | None
-    ) -> torch.Tensor:
-        """x: bf16 [rows, inputs]; bias: float32 [outputs]. bf16 [rows, outputs]."""
+    def bind(self, weight: QuantisedWeight, bias: torch.Tensor | None) -> "BoundWeight":
+        """What multiplies by this weight and adds a bias, float32 [outputs]."""
+        return BoundWeight(self._gemm, weight, bias)
+
+
+class BoundWeight:
+    """Multiplies by one weight. It holds the tensors because it hands out where they lie."""
+
+    __slots__ = ("_bias", "_form", "_gemm", "_held", "_outputs", "_places")
+
+    def __init__(self, gemm: Any, weight: QuantisedWeight, bias: torch.Tensor | None) -> None:
+        self._gemm = gemm
+        self._held = (weight, bias)
+        self._outputs = weight.outputs
+        self._form = (weight.outputs, weight.inputs, weight.group)
+        self._places = (weight.bits, weight.data.data_ptr(), weight.scales.data_ptr())
+        self._bias = None if bias is None else bias.data_ptr()
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """x: bf16 [rows, inputs]. bf16 [rows, outputs]."""
         x = x.contiguous()
-        y = x.new_empty(len(x), weight.outputs)
+        rows = len(x)
+        y = x.new_empty(rows, self._outputs)
+        bits, data, scales = self._places
+        threads = torch.get_num_threads()
         self._gemm(
-            weight.bits,
-            x.data_ptr(),
-            len(x),
-            weight.data.data_ptr(),
-            weight.scales.data_ptr(),
-            weight.outputs,
-            weight.inputs,
-            weight.group,
-            None if bias is None else bias.data_ptr(),
-            y.data_ptr(),
-            torch.get_num_threads(),
+            bits, x.data_ptr(), rows, data, scales, *self._form, self._bias, y.data_ptr(), threads
         )
         return y
+
+    def __deepcopy__(self, _: object) -> "BoundWeight":
+        # A weight never changes, and a copy would lie elsewhere.
+        return self
 
 
 def load_kernel(wanted: str = "auto") -> QuantisedKernel | None:

@@ -5,6 +5,9 @@ for: the kernel of `quantised_kernel` (bf16 on a CPU that has it), and torch, wh
 numbers a tile at a time, so that they never all exist.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch.nn import functional
 
@@ -15,27 +18,33 @@ from penstock_runtime.llm.quantised_weight import QuantisedWeight, concatenate
 _TILE = {"cpu": 1 << 18, "cuda": 1 << 26}
 
 
+# Rows of bf16 up to which torch's own product with int8 is the faster one.
+_FEW = 8
+
+
 class QuantisedLinear(torch.nn.Module):
-    """Stands where a Linear stood. `packed_bytes` is what it takes beside its buffers: nothing."""
+    """Stands where a Linear stood, or several of one input, whose outputs stand side by side."""
 
     data: torch.Tensor
     scales: torch.Tensor
     bias: torch.Tensor | None
-    packed_bytes = 0
 
     def __init__(
         self,
         weight: QuantisedWeight,
         bias: torch.Tensor | None = None,
         kernel: QuantisedKernel | None = None,
+        sizes: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.bits, self.group = weight.bits, weight.group
         self.in_features, self.out_features = weight.inputs, weight.outputs
+        self.sizes = list(sizes) or [weight.outputs]
         self.register_buffer("data", weight.data)
         self.register_buffer("scales", weight.scales)
         self.register_buffer("bias", None if bias is None else bias.detach().float())
         self.kernel = kernel if kernel is not None and kernel.fits(weight) else None
+        self._bound = self.kernel.bind(weight, self.bias) if self.kernel is not None else None
 
     @property
     def quantised(self) -> QuantisedWeight:
@@ -45,25 +54,50 @@ class QuantisedLinear(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """As of a Linear; any leading dimensions."""
         rows = x.reshape(-1, self.in_features)
-        if self.kernel is not None and x.dtype == torch.bfloat16 and x.device.type == "cpu":
-            y = self.kernel(rows, self.quantised, self.bias)
+        if self._bound is not None and x.dtype == torch.bfloat16 and x.device.type == "cpu":
+            y = self._bound(rows)
         else:
-            y = multiply_tiles(rows, self.quantised, self.bias)
+            y = multiply(rows, self.quantised, self.bias)
         return y.view(*x.shape[:-1], self.out_features)
 
-    def _apply(self, fn: object, recurse: bool = True) -> "QuantisedLinear":
+    def add_to(self, other: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """`other` plus what `forward` gives."""
+        return self.forward(x).add_(other)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "QuantisedLinear":
         """Moves with its module, but a change of dtype is not for scales: they stay float32."""
-        kept = self.scales, self.bias
+        scales, bias = self.scales, self.bias
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.scales = kept[0].to(self.data.device)
-        self.bias = None if kept[1] is None else kept[1].to(self.data.device)
-        if self.data.device.type != "cpu":
-            self.kernel = None
+        device = self.data.device
+        self.scales = scales.to(device)
+        self.bias = None if bias is None else bias.to(device)
+        fits = self.kernel is not None and self.kernel.fits(self.quantised)
+        self._bound = self.kernel.bind(self.quantised, self.bias) if self.kernel and fits else None
         return self
 
     def extra_repr(self) -> str:
         """Its sizes."""
-        return f"{self.in_features}, {self.out_features}, int{self.bits}, group={self.group}"
+        sizes = f"in_features={self.in_features}, out_features={self.sizes}"
+        return f"{sizes}, int{self.bits}, group={self.group}"
+
+
+def multiply(x: torch.Tensor, weight: QuantisedWeight, bias: torch.Tensor | None) -> torch.Tensor:
+    """x [rows, inputs] times the weight's numbers, by torch."""
+    few = len(x) <= _FEW and x.dtype == torch.bfloat16 and x.device.type == "cpu"
+    if few and weight.bits == 8:
+        return _multiply_integers(x, weight, bias)
+    return multiply_tiles(x, weight, bias)
+
+
+def _multiply_integers(
+    x: torch.Tensor, weight: QuantisedWeight, bias: torch.Tensor | None
+) -> torch.Tensor:
+    """Without a number of the weight in memory; for more rows it is slower than tiles."""
+    ones = x.new_ones(weight.outputs)
+    # It would have scales in bf16, which ours are not.
+    y = torch.ops.aten._weight_int8pack_mm(x.contiguous(), weight.integers(), ones).float()
+    y *= weight.scales[:, 0]
+    return (y if bias is None else y.add_(bias)).to(x.dtype)
 
 
 def multiply_tiles(
@@ -80,7 +114,7 @@ def multiply_tiles(
     return y
 
 
-def join(layers: list[QuantisedLinear]) -> QuantisedLinear:
+def join(layers: Sequence[QuantisedLinear]) -> QuantisedLinear:
     """One layer with the outputs of all, for a fused QKV or gate and up. InvalidArgument where
     their weights are of different kinds.
     """
@@ -88,7 +122,8 @@ def join(layers: list[QuantisedLinear]) -> QuantisedLinear:
     biases = [_bias(layer) for layer in layers]
     some = any(layer.bias is not None for layer in layers)
     kernels = [layer.kernel for layer in layers]
-    return QuantisedLinear(weight, torch.cat(biases) if some else None, kernels[0])
+    sizes = [layer.out_features for layer in layers]
+    return QuantisedLinear(weight, torch.cat(biases) if some else None, kernels[0], sizes)
 
 
 def _bias(layer: QuantisedLinear) -> torch.Tensor:
