@@ -61,7 +61,7 @@ def test_torch_computes_what_the_weight_stands_for(bits: int, inputs: int, outpu
 def test_torch_does_so_in_bf16_for_few_and_many_rows(bits: int, inputs: int, outputs: int) -> None:
     layer = _layer(bits, inputs, outputs, bias=True)
 
-    for count in (0, 1, 8, 9):
+    for count in (0, 1, 24, 25):
         x = _rows(count, inputs, torch.bfloat16)
         expected = _expected(layer, x)
         error = (layer(x).float() - expected).norm()
