@@ -157,6 +157,7 @@ def test_an_adapter_goes_over_a_quantised_model(
     key = "base_model.model.model.layers.0.mlp.up_proj.lora_{}.weight"
     a, b = (factors["c"][key.format(which)] for which in "AB")
     assert torch.allclose(change, 4.0 * x @ a.T @ b.T, atol=1e-4)
+    assert torch.allclose(layer.add_to(torch.ones(3, folders.INNER), x), 1 + layer(x), atol=1e-5)
     adapters.set_rows(None)
     assert torch.equal(_logits(model), plain)
 

@@ -53,16 +53,20 @@ class QuantisedLinear(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """As of a Linear; any leading dimensions."""
+        return self._product(x)
+
+    def add_to(self, other: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """`other` plus what `forward` gives."""
+        # Not by forward, which an adapter may have taken the place of.
+        return self._product(x).add_(other)
+
+    def _product(self, x: torch.Tensor) -> torch.Tensor:
         rows = x.reshape(-1, self.in_features)
         if self._bound is not None and x.dtype == torch.bfloat16 and x.device.type == "cpu":
             y = self._bound(rows)
         else:
             y = multiply(rows, self.quantised, self.bias)
         return y.view(*x.shape[:-1], self.out_features)
-
-    def add_to(self, other: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """`other` plus what `forward` gives."""
-        return self.forward(x).add_(other)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "QuantisedLinear":
         """Moves with its module, but a change of dtype is not for scales: they stay float32."""
