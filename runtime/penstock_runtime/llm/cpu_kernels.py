@@ -4,63 +4,38 @@ where keys and values lie. Without them torch does the same, slower.
 
 import ctypes
 import logging
-from ctypes import Structure, c_double, c_int64, c_void_p
+from ctypes import c_double, c_int64, c_void_p
+from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar
 
 import torch
 
 from penstock_runtime.errors import FailedPrecondition, InvalidArgument
 from penstock_runtime.llm.attention_form import Form
 from penstock_runtime.llm.cpu_build import NotBuilt, built_library
+from penstock_runtime.llm.cpu_structures import (
+    KINDS,
+    CStep,
+    CTurn,
+    c_form,
+    c_layer,
+    c_step,
+)
 from penstock_runtime.llm.kv_pool import LayerCache
 from penstock_runtime.llm.packing import PackedBatch
 
 _log = logging.getLogger("penstock.llm")
 WANTED = ("auto", "off", "require")
-# The numbers of `Kind` in the source.
-KINDS = {
-    torch.float32: 0,
-    torch.bfloat16: 1,
-    torch.float16: 2,
-    torch.int8: 3,
-    torch.float8_e4m3fn: 4,
-}
 
 
-class _Layer(Structure):
-    _fields_: ClassVar[Any] = [
-        ("keys", c_void_p),
-        ("values", c_void_p),
-        ("key_scales", c_void_p),
-        ("value_scales", c_void_p),
-        ("kv_heads", c_int64),
-        ("key_dim", c_int64),
-        ("value_dim", c_int64),
-        ("block_size", c_int64),
-        ("stored", c_int64),
-    ]
+@dataclass(frozen=True, slots=True)
+class HeadNorms:
+    """Weights of the norms of each head's queries and keys before they are turned."""
 
-
-class _Step(Structure):
-    _fields_: ClassVar[Any] = [
-        ("tables", c_void_p),
-        ("contexts", c_void_p),
-        ("starts", c_void_p),
-        ("slots", c_void_p),
-        ("rows", c_int64),
-        ("pages", c_int64),
-        ("tokens", c_int64),
-    ]
-
-
-class _Form(Structure):
-    _fields_: ClassVar[Any] = [
-        ("scale", c_double),
-        ("softcap", c_double),
-        ("window", c_int64),
-        ("sinks", c_void_p),
-    ]
+    query: torch.Tensor
+    key: torch.Tensor
+    epsilon: float
+    style: int
 
 
 class CpuKernels:
@@ -70,20 +45,20 @@ class CpuKernels:
         heads = (c_void_p, c_int64, c_int64)
         self._attend = library.penstock_attend
         self._attend.restype = None
-        self._attend.argtypes = [c_void_p] * 3 + [c_int64] * 2 + [c_void_p, *heads, *heads, *heads]
+        self._attend.argtypes = [
+            *[c_void_p] * 4,
+            *[c_int64] * 2,
+            *[c_void_p] * 2,
+            *heads,
+            *heads,
+            *heads,
+        ]
         # What every step says again; the structures are held because their addresses are.
         self._known: dict[tuple[object, ...], tuple[int, int, object]] = {}
 
-    def step(self, batch: PackedBatch) -> Structure:
+    def step(self, batch: PackedBatch) -> CStep:
         """What the kernels must know of a step; the batch is to outlive it."""
-        return _Step(
-            batch.tables.data_ptr(),
-            batch.contexts.data_ptr(),
-            batch.starts.data_ptr(),
-            batch.slots.data_ptr(),
-            *batch.tables.shape,
-            batch.n_tokens,
-        )
+        return c_step(batch)
 
     def attend(
         self,
@@ -92,18 +67,57 @@ class CpuKernels:
         k: torch.Tensor,
         v: torch.Tensor,
         cache: LayerCache,
-        step: Structure,
+        step: CStep,
         form: Form,
     ) -> None:
         """Keep k and v and attend with q: [tokens, heads, dim] each, the last dense."""
-        layer, how = self._places(cache, form)
         q, k, v = (part if part.stride(2) == 1 else part.contiguous() for part in (q, k, v))
+        self._call(cache, step, form, None, None, out, q, k, v)
+
+    def turn_and_attend(
+        self,
+        out: torch.Tensor,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        cache: LayerCache,
+        step: CStep,
+        form: Form,
+        turn: tuple[torch.Tensor, torch.Tensor],
+        norms: HeadNorms | None,
+    ) -> None:
+        """As `attend`, but q and k are first normalised by head and turned by their positions'
+        cosines and sines: [tokens, key dim] each, dense.
+        """
+        cosine, sine = turn[0].data_ptr(), turn[1].data_ptr()
+        how = CTurn(cosine, sine, None, None, 0.0, 0)
+        if norms is not None:
+            weights = norms.query.data_ptr(), norms.key.data_ptr()
+            how = CTurn(cosine, sine, *weights, norms.epsilon, norms.style)
+        turned = q.new_empty(q.shape)
+        self._call(cache, step, form, ctypes.addressof(how), turned.data_ptr(), out, q, k, v)
+
+    def _call(
+        self,
+        cache: LayerCache,
+        step: CStep,
+        form: Form,
+        how: int | None,
+        turned: int | None,
+        out: torch.Tensor,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+    ) -> None:
+        layer, manner = self._places(cache, form)
         self._attend(
             layer,
             ctypes.addressof(step),
+            manner,
             how,
             KINDS[q.dtype],
             q.shape[1],
+            turned,
             out.data_ptr(),
             *(q.data_ptr(), q.stride(0), q.stride(1)),
             *(k.data_ptr(), k.stride(0), k.stride(1)),
@@ -114,30 +128,39 @@ class CpuKernels:
         key = (id(cache), form.scale, form.window, form.softcap, id(form.sinks))
         known = self._known.get(key)
         if known is None:
-            layer, how, held = _layer(cache), *_form(form)
-            places = ctypes.addressof(layer), ctypes.addressof(how)
-            known = self._known[key] = (*places, (cache, form, layer, how, held))
+            layer, manner, held = c_layer(cache), *c_form(form)
+            places = ctypes.addressof(layer), ctypes.addressof(manner)
+            known = self._known[key] = (*places, (cache, form, layer, manner, held))
         return known[0], known[1]
 
 
-def _layer(cache: LayerCache) -> _Layer:
-    scales = (cache.key_scales, cache.value_scales)
-    return _Layer(
-        cache.keys.data_ptr(),
-        cache.values.data_ptr(),
-        *(None if one is None else one.data_ptr() for one in scales),
-        cache.shape.kv_heads,
-        cache.shape.key_dim,
-        cache.shape.value_dim,
-        cache.keys.shape[1],
-        KINDS[cache.keys.dtype],
-    )
+class RowKernels:
+    """What is done to each token by itself."""
 
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._norm, self._gate = library.penstock_norm, library.penstock_gate
+        self._norm.restype = self._gate.restype = None
+        self._norm.argtypes = [*[c_int64] * 4, c_double, *[c_void_p] * 3]
+        self._gate.argtypes = [*[c_int64] * 4, *[c_void_p] * 2]
 
-def _form(form: Form) -> tuple[_Form, torch.Tensor | None]:
-    sinks = None if form.sinks is None else form.sinks.detach().float().contiguous()
-    place = None if sinks is None else sinks.data_ptr()
-    return _Form(form.scale, form.softcap or 0.0, form.window or 0, place), sinks
+    def norm(
+        self, x: torch.Tensor, weight: torch.Tensor, epsilon: float, style: int
+    ) -> torch.Tensor:
+        """The root-mean-square norm of the last dimension; styles as in the source."""
+        x = x.contiguous()
+        out = torch.empty_like(x)
+        dim = x.shape[-1]
+        places = x.data_ptr(), weight.data_ptr(), out.data_ptr()
+        self._norm(KINDS[x.dtype], x.numel() // dim, dim, style, epsilon, *places)
+        return out
+
+    def gate(self, both: torch.Tensor, activation: int) -> torch.Tensor:
+        """activation(gate) * up of [..., gate and up] (dense), one after the other."""
+        dim = both.shape[-1] // 2
+        out = both.new_empty(*both.shape[:-1], dim)
+        rows = out.numel() // dim
+        self._gate(KINDS[both.dtype], rows, dim, activation, both.data_ptr(), out.data_ptr())
+        return out
 
 
 # -- the library -----------------------------------------------------------------------------------
@@ -157,6 +180,12 @@ def kernels_for(wanted: str, device: torch.device, dtype: torch.dtype) -> CpuKer
     if wanted == "require":
         raise FailedPrecondition(f"cpu_kernels is 'require', but {problem}")
     return None
+
+
+def row_kernels() -> RowKernels | None:
+    """The kernels for single tokens, where the library is there."""
+    library, _ = _library()
+    return None if library is None else RowKernels(library)
 
 
 @cache

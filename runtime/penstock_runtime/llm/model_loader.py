@@ -16,7 +16,7 @@ from transformers.utils import logging as hf_logging
 
 from penstock_runtime.backends.failure import summary
 from penstock_runtime.errors import InvalidArgument, PenstockError
-from penstock_runtime.llm import gate, gate_trial
+from penstock_runtime.llm import fused_layer, fusion, gate, gate_trial
 from penstock_runtime.llm.causal_model import (
     LoadedCausalModel,
     eos_token_ids,
@@ -94,7 +94,23 @@ def _paged(loaded: LoadedCausalModel, options: EngineOptions) -> LoadedCausalMod
     expected = gate_trial.plain_logits(loaded.model, loaded.vocab_size)
     loaded = replace(loaded, paged=True, shapes=shapes)
     gate_trial.check_packed(loaded, options, expected)
-    return loaded
+    if not _fuses(loaded, options):
+        return loaded
+    modules = fusion.fuse(loaded.model, loaded.dtype)
+    layers = fused_layer.fuse_layers(loaded.model, loaded)
+    _log.info("%s: %d modules fused, %d layers", type(loaded.model).__name__, modules, layers)
+    gate_trial.check_packed(loaded, options, expected)
+    return replace(loaded, memory_bytes=held_bytes(loaded.model))
+
+
+def _fuses(loaded: LoadedCausalModel, options: EngineOptions) -> bool:
+    """Whether weights may be laid out anew: adapters and quantisers need them as they are."""
+    return (
+        loaded.device.type == "cpu"
+        and options.cpu_kernels != "off"
+        and options.quantization == "none"
+        and not options.adapters
+    )
 
 
 # -- the folder ------------------------------------------------------------------------------------

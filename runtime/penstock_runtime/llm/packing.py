@@ -112,7 +112,9 @@ def _wanted(rows: tuple[Row, ...], starts: Longs) -> Longs:
     logits = np.fromiter((row.logits for row in rows), np.int64, len(rows))
     before = np.cumsum(logits) - logits
     places: Longs = np.arange(int(logits.sum()), dtype=np.int64)
-    return places + np.repeat(starts[1:] - logits - before, logits)
+    shifts: Longs = np.repeat(starts[1:] - logits - before, logits)
+    places += shifts
+    return places
 
 
 def _spans(starts: list[int], contexts: list[int]) -> tuple[Span, ...]:

@@ -8,6 +8,7 @@
 #include <limits>
 #include <vector>
 
+#include "norm.h"
 #include "vector.h"
 
 namespace penstock {
@@ -39,8 +40,6 @@ struct Heads {  // [tokens, heads, dim], the last dense
   const void* data;
   int64_t token_stride, head_stride;
 };
-
-enum Kind : int64_t { F32, BF16, F16, INT8, FP8 };
 
 // -- keeping -------------------------------------------------------------------------------------
 
@@ -335,6 +334,59 @@ void attend_one(const Layer& layer, const Form& form, const int32_t* table, int6
   }
 }
 
+// -- turning -------------------------------------------------------------------------------------
+
+struct Turn {  // cosine, sine: [tokens, key dim]; norms: [key dim] each, or null
+  const void* cosine;
+  const void* sine;
+  const void* q_norm;
+  const void* k_norm;
+  double epsilon;
+  int64_t style;
+};
+
+// A head's query or key, normalised if there are weights for that, turned by its position. Rounded
+// wherever the model's own code rounds.
+template <class T>
+void turn(const T* from, const T* norm, const Turn& how, int64_t t, int64_t dim, T* to) {
+  const T* cosine = (const T*)how.cosine + t * dim;
+  const T* sine = (const T*)how.sine + t * dim;
+  const T* kind = nullptr;
+  T held[1024];
+  if (norm != nullptr) {
+    normalise(from, norm, dim, float(how.epsilon), how.style, held);
+    from = held;
+  }
+  const int64_t half = dim / 2;
+  by_sixteen(half, [&](int64_t at, int64_t n) {
+    const V a = load_some(from + at, n), b = load_some(from + half + at, n);
+    const V left = as_kept(mul(a, load_some(cosine + at, n)), kind);
+    const V down = as_kept(mul(b, load_some(sine + at, n)), kind);
+    const V right = as_kept(mul(b, load_some(cosine + half + at, n)), kind);
+    const V up = as_kept(mul(a, load_some(sine + half + at, n)), kind);
+    store_some(to + at, sub(left, down), n);
+    store_some(to + half + at, add(right, up), n);
+  });
+}
+
+template <class T, class K>
+void turn_and_keep(const Layer& layer, const Step& step, const Turn& how, const Heads& q,
+                   const Heads& k, const Heads& v, int64_t heads, T* turned) {
+  const int64_t dim = layer.key_dim;
+  at::parallel_for(0, step.tokens, 16, [&](int64_t begin, int64_t end) {
+    std::vector<T> keys(layer.kv_heads * dim);
+    for (int64_t t = begin; t < end; ++t) {
+      for (int64_t h = 0; h < heads; ++h)
+        turn((const T*)q.data + t * q.token_stride + h * q.head_stride, (const T*)how.q_norm, how,
+             t, dim, turned + (t * heads + h) * dim);
+      for (int64_t h = 0; h < layer.kv_heads; ++h)
+        turn((const T*)k.data + t * k.token_stride + h * k.head_stride, (const T*)how.k_norm, how,
+             t, dim, &keys[h * dim]);
+      keep_token<T, K>(layer, step, Heads{keys.data(), 0, dim}, v, t);
+    }
+  });
+}
+
 // -- all rows ------------------------------------------------------------------------------------
 
 constexpr int64_t TILE = 8;  // tokens of one row that one thread takes at a time
@@ -383,9 +435,15 @@ void attend_rows(const Layer& layer, const Step& step, const Form& form, const H
   });
 }
 
+// With `how`, queries and keys are turned first; the queries are then in `turned`.
 template <class T, class K>
-void attend(const Layer& layer, const Step& step, const Form& form, const Heads& q, const Heads& k,
-            const Heads& v, int64_t heads, T* out) {
+void attend(const Layer& layer, const Step& step, const Form& form, const Turn* how, const Heads& q,
+            const Heads& k, const Heads& v, int64_t heads, T* turned, T* out) {
+  if (how != nullptr) {
+    turn_and_keep<T, K>(layer, step, *how, q, k, v, heads, turned);
+    const Heads ready{turned, heads * layer.key_dim, layer.key_dim};
+    return attend_rows<T, K>(layer, step, form, ready, heads, out);
+  }
   at::parallel_for(0, step.tokens, 64, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) keep_token<T, K>(layer, step, k, v, t);
   });
@@ -393,22 +451,25 @@ void attend(const Layer& layer, const Step& step, const Form& form, const Heads&
 }
 
 template <class T>
-void attend(const Layer& layer, const Step& step, const Form& form, const Heads& q, const Heads& k,
-            const Heads& v, int64_t heads, T* out) {
-  if (layer.stored == INT8) return attend<T, int8_t>(layer, step, form, q, k, v, heads, out);
-  if (layer.stored == FP8) return attend<T, f8>(layer, step, form, q, k, v, heads, out);
-  attend<T, T>(layer, step, form, q, k, v, heads, out);
+void attend_as(const Layer& layer, const Step& step, const Form& form, const Turn* how,
+               const Heads& q, const Heads& k, const Heads& v, int64_t heads, void* turned,
+               void* out) {
+  T *to = (T*)out, *between = (T*)turned;
+  if (layer.stored == INT8)
+    return attend<T, int8_t>(layer, step, form, how, q, k, v, heads, between, to);
+  if (layer.stored == FP8)
+    return attend<T, f8>(layer, step, form, how, q, k, v, heads, between, to);
+  attend<T, T>(layer, step, form, how, q, k, v, heads, between, to);
 }
 
-extern "C" void penstock_attend(const Layer* layer, const Step* step, const Form* form, int64_t kind,
-                                int64_t heads, void* out, const void* q, int64_t q_token,
-                                int64_t q_head, const void* k, int64_t k_token, int64_t k_head,
-                                const void* v, int64_t v_token, int64_t v_head) {
+extern "C" void penstock_attend(const Layer* layer, const Step* step, const Form* form,
+                                const Turn* how, int64_t kind, int64_t heads, void* turned,
+                                void* out, const void* q, int64_t q_token, int64_t q_head,
+                                const void* k, int64_t k_token, int64_t k_head, const void* v,
+                                int64_t v_token, int64_t v_head) {
   const Heads queries{q, q_token, q_head}, keys{k, k_token, k_head}, values{v, v_token, v_head};
-  if (kind == BF16)
-    return attend(*layer, *step, *form, queries, keys, values, heads, (bf16*)out);
-  if (kind == F16) return attend(*layer, *step, *form, queries, keys, values, heads, (f16*)out);
-  attend(*layer, *step, *form, queries, keys, values, heads, (float*)out);
+  auto* as = kind == BF16 ? attend_as<bf16> : kind == F16 ? attend_as<f16> : attend_as<float>;
+  as(*layer, *step, *form, how, queries, keys, values, heads, turned, out);
 }
 
 }  // namespace penstock

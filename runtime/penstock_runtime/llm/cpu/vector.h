@@ -204,7 +204,14 @@ inline V add(V a, V b) { PENSTOCK_EACH a.x[i] += b.x[i]; return a; }
 inline V sub(V a, V b) { PENSTOCK_EACH a.x[i] -= b.x[i]; return a; }
 inline V mul(V a, V b) { PENSTOCK_EACH a.x[i] *= b.x[i]; return a; }
 inline V div(V a, V b) { PENSTOCK_EACH a.x[i] /= b.x[i]; return a; }
+#ifdef __FMA__
+inline V fma(V a, V b, V c) {
+  PENSTOCK_EACH c.x[i] = __builtin_fmaf(a.x[i], b.x[i], c.x[i]);
+  return c;
+}
+#else
 inline V fma(V a, V b, V c) { PENSTOCK_EACH c.x[i] += a.x[i] * b.x[i]; return c; }
+#endif
 inline V larger(V a, V b) { PENSTOCK_EACH a.x[i] = a.x[i] > b.x[i] ? a.x[i] : b.x[i]; return a; }
 inline V smaller(V a, V b) { PENSTOCK_EACH a.x[i] = a.x[i] < b.x[i] ? a.x[i] : b.x[i]; return a; }
 inline V size_of(V a) { PENSTOCK_EACH a.x[i] = std::fabs(a.x[i]); return a; }
