@@ -60,13 +60,13 @@ class PlanDriver:
         self._update(rows, logits)
 
     def _admit(self) -> None:
+        if self.arrive_every and self.running and self.steps % self.arrive_every:
+            return
         while self.waiting:
             sequence = self.waiting.pop(0)
             if self.prefixes:
                 self._match(sequence)
             self.running.append(sequence)
-            if self.arrive_every and self.steps % self.arrive_every:
-                break
             if self.arrive_every:
                 break
 

@@ -64,15 +64,14 @@ def paged_attention(
     if paged.kernels is not None:
         paged.kernels.attend(out, q, k, v, cache, paged.native, form)
     else:
-        cache.store(k, v, paged.batch.slots)
-        _attend(out, q, k, v, cache, paged, form)
+        attend(out, q, k, v, cache, paged, form)
     return out.unsqueeze(0), None
 
 
 AttentionInterface.register(NAME, paged_attention)
 
 
-def _attend(
+def attend(
     out: torch.Tensor,
     q: torch.Tensor,
     k: torch.Tensor,
@@ -81,7 +80,9 @@ def _attend(
     step: PagedStep,
     form: Form,
 ) -> None:
+    """Keep k and v and attend with q, in torch: [tokens, heads, dim] each."""
     batch = step.batch
+    cache.store(k, v, batch.slots)
     if step.groups is None:
         step.groups = _decode_groups(batch, cache)
     for first, end, pages in step.groups:

@@ -1,6 +1,5 @@
 """Generates text with a model that does not run packed: one text at a time, by transformers' own
-generate(), token by token. Knows nothing of pages, and of logprobs, penalties and grammars only what
-generate() has.
+generate(), token by token. Knows nothing of pages, and no more of sampling than generate() has.
 """
 
 import logging
@@ -16,11 +15,12 @@ from transformers.generation.streamers import BaseStreamer
 from penstock_runtime.backends.failure import execution_failure
 from penstock_runtime.errors import PenstockError
 from penstock_runtime.llm.causal_model import LoadedCausalModel
-from penstock_runtime.llm.sampling_params import SamplingParams
+from penstock_runtime.llm.sampling_params import DEFAULT_MAX_TOKENS, SamplingParams
 
 _log = logging.getLogger("penstock.llm")
 # How many tokens may wait for whoever takes them before generate() waits too.
 AHEAD = 64
+WAIT_S = 0.1
 
 
 class Stream(BaseStreamer, StoppingCriteria):  # type: ignore[misc]
@@ -32,6 +32,11 @@ class Stream(BaseStreamer, StoppingCriteria):  # type: ignore[misc]
         self._left = n_prompt
         self._tokens: queue.Queue[int | PenstockError | None] = queue.Queue(AHEAD)
         self._cancelled = threading.Event()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody takes the tokens any more."""
+        return self._cancelled.is_set()
 
     def cancel(self) -> None:
         """Generate no more than the token that is being computed."""
@@ -60,9 +65,10 @@ class Stream(BaseStreamer, StoppingCriteria):  # type: ignore[misc]
     def _give(self, item: int | PenstockError | None) -> None:
         while not self._cancelled.is_set():
             try:
-                return self._tokens.put(item, timeout=0.1)
+                self._tokens.put(item, timeout=WAIT_S)
             except queue.Full:
                 continue
+            break
 
     def __iter__(self) -> Iterator[int]:
         while True:
@@ -84,12 +90,18 @@ class FallbackRunner:
         self._turn = threading.Lock()
 
     def stream(
-        self, tokens: list[int], params: SamplingParams, max_tokens: int, seed: int = 0
+        self,
+        tokens: list[int],
+        params: SamplingParams,
+        max_tokens: int | None = None,
+        seed: int = 0,
     ) -> Iterator[int]:
-        """The tokens that follow a prompt, up to `max_tokens` or an end of sequence (which is given
-        too). Closing the iterator ends the generation at its next token.
+        """The tokens that follow a prompt, up to `max_tokens` (else those of the parameters) or an
+        end of sequence, which is given too. Closing the iterator ends the generation at its next
+        token.
         """
         stream = Stream(len(tokens))
+        max_tokens = max_tokens or params.max_tokens or DEFAULT_MAX_TOKENS
         thread = threading.Thread(
             target=self._generate,
             args=(stream, tokens, params, max_tokens, seed),
@@ -112,9 +124,12 @@ class FallbackRunner:
         seed: int,
     ) -> None:
         ids = torch.tensor([tokens], device=self.loaded.device)
+        # The random numbers of transformers are the process's, so texts take turns.
+        while not self._turn.acquire(timeout=WAIT_S):
+            if stream.cancelled:
+                return
         try:
-            # The random numbers of transformers are the process's, so texts take turns.
-            with self._turn, torch.inference_mode():
+            with torch.inference_mode():
                 torch.manual_seed(seed)
                 self.loaded.model.generate(
                     ids,
@@ -128,13 +143,14 @@ class FallbackRunner:
             stream.close(execution_failure(error, type(self.loaded.model).__name__))
         else:
             stream.close()
+        finally:
+            self._turn.release()
 
 
 def _settings(model: LoadedCausalModel, params: SamplingParams, max_tokens: int) -> dict[str, Any]:
     """The sampling parameters in generate()'s words."""
-    ends = sorted(
-        (frozenset() if params.ignore_eos else model.eos_token_ids) | set(params.stop_token_ids)
-    )
+    known = frozenset() if params.ignore_eos else model.eos_token_ids
+    ends = sorted(known | set(params.stop_token_ids))
     settings: dict[str, Any] = {
         "do_sample": not params.greedy,
         "eos_token_id": ends or None,
