@@ -4,7 +4,8 @@ pickle, never code of the folder, never the network.
 
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -150,24 +151,41 @@ def _config(folder: Path) -> Any:
 
 def _read(config: Any, weights: StoredWeights, dtype: torch.dtype) -> Any:
     """The module, filled with exactly the weights of the files."""
-    bars = hf_logging.is_progress_bar_enabled()
-    hf_logging.disable_progress_bar()
+    model_class = _model_class(config)
     try:
-        with weights as tensors, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            module, info = _model_class(config).from_pretrained(
-                None, config=config, state_dict=tensors, dtype=dtype, output_loading_info=True
+        with weights as tensors, _quietly():
+            module, info = model_class.from_pretrained(
+                None,
+                config=config,
+                state_dict=tensors,
+                dtype=dtype,
+                # So that they are told of below, by name.
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
             )
     except PenstockError:
         raise
     except Exception as error:
         _log.debug("the weights could not be read", exc_info=error)
         raise InvalidArgument(f"the weights could not be read: {summary(error)}") from error
-    finally:
-        if bars:
-            hf_logging.enable_progress_bar()
     _check_complete(module, info)
     return module
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """No bars, reports and advice of transformers: what is wrong is told by an error."""
+    bars, verbosity = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()
+    hf_logging.disable_progress_bar()
+    hf_logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        hf_logging.set_verbosity(verbosity)
+        if bars:
+            hf_logging.enable_progress_bar()
 
 
 def _model_class(config: Any) -> Any:
