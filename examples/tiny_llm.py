@@ -20,6 +20,7 @@ import torch
 from examples import tiny_text
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.utils import logging
 
 from penstock.cli.progress import Progress
 
@@ -90,6 +91,7 @@ def train(folder: Path, settings: Settings, advance: Callable[[float], None]) ->
         unigram_loss(tokens),
     )
     save(folder, model, tokenizer, settings)
+    advance(0.05)
     return report
 
 
@@ -165,18 +167,20 @@ def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> Any:
 class Clock:
     """How far the training is: by its steps, or by its time where that runs out first."""
 
-    def __init__(self, settings: Settings, began: float) -> None:
+    def __init__(
+        self, settings: Settings, began: float, now: Callable[[], float] = time.process_time
+    ) -> None:
         self._settings = settings
-        self._began = began
-        self._start = time.process_time()
+        self._now = now
+        self._start = now()
+        # Measuring and writing come after the last step.
+        self._limit = 0.95 * settings.cpu_seconds - (self._start - began)
         self.step = 0
 
     @property
     def share(self) -> float:
         """The part that is done, 0 to 1."""
-        # Measuring and writing come after the last step.
-        limit = 0.95 * self._settings.cpu_seconds - (self._start - self._began)
-        spent = (time.process_time() - self._start) / max(limit, 1e-6)
+        spent = (self._now() - self._start) / max(self._limit, 1e-6)
         return min(max(self.step / self._settings.steps, spent), 1.0)
 
     @property
@@ -198,7 +202,6 @@ def shape(settings: Settings, tokenizer: Tokenizer) -> LlamaConfig:
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.token_to_id(END),
-        pad_token_id=tokenizer.token_to_id(END),
         initializer_range=0.02,
     )
 
@@ -273,6 +276,7 @@ def save(folder: Path, model: LlamaForCausalLM, tokenizer: Tokenizer, settings: 
     """Weights, tokenizer, chat template and defaults, as transformers and vLLM read them."""
     stop = [tokenizer.token_to_id(STOP), tokenizer.token_to_id(END)]
     model.generation_config.eos_token_id = stop
+    model.generation_config.pad_token_id = stop[1]
     model.to(getattr(torch, settings.dtype)).save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
     document = {
@@ -298,6 +302,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = vars(parser.parse_args(arguments))
     folder: Path = chosen.pop("output")
     folder.mkdir(parents=True, exist_ok=True)
+    # There is one bar already.
+    logging.disable_progress_bar()
     if chosen.pop("shares"):
         train(folder, Settings(**chosen), lambda share: print(f"{share:.6f}", flush=True))
         return 0

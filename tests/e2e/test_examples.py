@@ -183,3 +183,35 @@ def test_a_build_tells_each_step_on_a_line(tmp_path: Path, monkeypatch: pytest.M
     build_repository.build(tmp_path / "repository", stream=told)
 
     assert told.getvalue().splitlines() == [step.label for step in build_repository.STEPS]
+
+
+def test_the_language_model_is_made_where_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A repository that has it will do for those who did not ask; one that has not is made anew."""
+
+    def make(folder: Path, advance: Any) -> None:
+        (folder / "tiny_llm").mkdir()
+        advance(1.0)
+
+    monkeypatch.setattr(build_repository, "STEPS", build_repository.STEPS[:1])
+    steps = (build_repository.Step("a language model", 1.0, make),)
+    monkeypatch.setattr(build_repository, "LLM_STEPS", steps)
+    repository, quiet = tmp_path / "repository", io.StringIO()
+
+    built = [
+        build_repository.build(repository, llm=llm, stream=quiet)
+        for llm in (False, False, True, True, False)
+    ]
+
+    assert built == [True, False, True, False, False]
+    assert (repository / "tiny_llm").is_dir()
+
+
+def test_a_training_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs in a process of its own, whose last word is passed on."""
+    monkeypatch.setattr(build_repository, "LLM_ENVIRONMENT", {"PYTHONPATH": str(tmp_path)})
+    (tmp_path / "torch.py").write_text("raise SystemExit('no torch today')")
+
+    with pytest.raises(RuntimeError, match="no torch today"):
+        build_repository.train_llm(tmp_path, lambda by: None)

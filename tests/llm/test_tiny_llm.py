@@ -57,16 +57,20 @@ def test_a_training_leaves_a_folder_that_transformers_loads(
     assert sum(shares) == pytest.approx(1.0)
 
 
-def test_a_training_ends_with_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However slow the machine is, at the cost of steps."""
-    monkeypatch.setattr(tiny_text, "sources", lambda: [tiny_text.held_out()])
-    monkeypatch.setattr(tiny_text, "topics", list)
-    settings = tiny_llm.Settings(vocab=512, hidden=32, layers=1, intermediate=64, cpu_seconds=2)
+def test_a_training_ends_with_its_steps_or_with_its_time() -> None:
+    """However slow the machine is; what was spent before counts, and the rate falls to nothing."""
+    now = 10.0
+    clock = tiny_llm.Clock(tiny_llm.Settings(steps=100, cpu_seconds=40), 4.0, lambda: now)
 
-    report = tiny_llm.train(tmp_path, settings, lambda _: None)
+    clock.step = 50
+    half = clock.share, clock.rate
+    now += 0.75 * (0.95 * 40 - 6)
+    later = clock.share, clock.rate
+    clock.step = 100
 
-    assert 0 < report.steps < settings.steps
-    assert report.cpu_seconds < 4
+    assert half == (0.5, 0.5)
+    assert later == pytest.approx((0.75, 0.25))
+    assert (clock.share, clock.rate) == (1.0, 0.0)
 
 
 def test_the_committed_model_is_small_and_knows_its_text(trained: tuple[Any, Any]) -> None:
