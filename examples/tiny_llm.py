@@ -43,18 +43,18 @@ class Settings:
     """
 
     vocab: int = 1024
-    hidden: int = 128
-    layers: int = 4
+    hidden: int = 96
+    layers: int = 3
     heads: int = 4
     kv_heads: int = 2
-    intermediate: int = 384
+    intermediate: int = 256
     context: int = 512
-    steps: int = 450
-    batch: int = 16
-    window: int = 128
+    steps: int = 2000
+    batch: int = 8
+    window: int = 96
     cpu_seconds: float = 75.0
-    chat: float = 0.3
-    names: int = 140
+    chat: float = 0.5
+    names: int = 139
     dtype: str = "float32"
 
 

@@ -15,9 +15,10 @@ HELD_OUT = ("textwrap.py", "shlex.py", "sched.py", "fnmatch.py", "linecache.py",
 PACKAGES = ("asyncio", "collections", "concurrent", "email", "http", "importlib", "json", "logging")
 # Tables and the like: nothing that reads as a program.
 LEFT_OUT = ("__phello__.foo.py", "antigravity.py", "this.py", "sre_constants.py", "_sysconfigdata")
+# The most everyday first: a model that has little time learns the first names only.
 OWNERS = (
-    *("builtins", "builtins.str", "builtins.list", "builtins.dict", "builtins.set", "math"),
-    *("os.path", "random", "time", "json", "shutil", "itertools", "functools", "copy"),
+    *("builtins", "builtins.str", "builtins.list", "builtins.dict", "os.path", "json", "copy"),
+    *("shutil", "time", "random", "math", "builtins.set", "itertools", "functools"),
 )
 PHRASES = (
     "what does {} do?",
