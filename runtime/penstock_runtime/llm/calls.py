@@ -184,7 +184,7 @@ class CallLog:
     """
 
     def __init__(
-        self, path: str, max_bytes: int, *, content: bool = False, most: int = MOST_RECORDS
+        self, path: str, max_bytes: int, content: bool = False, *, most: int = MOST_RECORDS
     ) -> None:
         try:
             self._file = CallFile(path, max_bytes)

@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from penstock.cli.answer import Answer
 from penstock.cli.answer_printer import AnswerPrinter, print_deltas, print_figures
@@ -106,7 +107,8 @@ class Chat:
 
     def talk(self) -> None:
         """With whoever sits at the terminal."""
-        import readline  # noqa: F401 - gives `input` its line editing and its history
+        with suppress(ImportError):
+            import readline  # noqa: F401 - gives `input` its line editing and its history
 
         print(self._paint(f"{plain(self._model.name)}: /help tells what there is", "dim"))
         while (line := self._ask()) is not None:

@@ -23,7 +23,10 @@ TOLD = (
     *("text_output", "finish_reason", "stop_reason", "index", "num_input_tokens"),
     *("num_output_tokens", "cached_tokens", "ttft_ns", "queue_ns", "itl_mean_ns", "compute_ns"),
 )
-FLAGS = ("return_finish_reason", "return_num_input_tokens", "return_num_output_tokens")
+FLAGS = (
+    *("return_finish_reason", "return_num_input_tokens", "return_num_output_tokens"),
+    "exclude_input_in_output",
+)
 
 
 @dataclass(frozen=True, slots=True)
