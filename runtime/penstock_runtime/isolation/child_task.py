@@ -68,6 +68,11 @@ class RemoteTask(RequestTask):
         """Whether nobody waits for an answer any more."""
         return self._gone
 
+    @property
+    def has_room(self) -> bool:
+        """Whether `send` would not have to wait for a reader."""
+        return self._ended or not self._decoupled or self._window.has_room
+
     def on_abandon(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call back, from any thread, if nobody waits any more; what is returned ends that."""
         token = object()

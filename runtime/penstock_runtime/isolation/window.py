@@ -26,6 +26,11 @@ class Window:
             self._ended = True
             self._changed.notify_all()
 
+    @property
+    def has_room(self) -> bool:
+        """Whether `take` would not wait."""
+        return self._ended or self._left > 0
+
     def take(self, timeout_s: float | None = None) -> bool:
         """Wait until one may be sent; False at the end, or if there was none in time."""
         with self._changed:

@@ -55,8 +55,7 @@ class Answers:
         return found
 
     def _text(self, generation: Generation, choice: Choice) -> str:
-        # What is unsent begins with the first token only as long as nothing was sent.
-        if not generation.prompt_texts or len(choice.unsent_ids) < choice.n_tokens:
+        if not generation.prompt_texts or not _is_first(choice):
             return choice.unsent_text
         return generation.prompt_texts[choice.index // generation.ask.params.n] + choice.unsent_text
 
@@ -76,9 +75,16 @@ class Answers:
         return found
 
     def _prompt_logprobs(self, generation: Generation, choices: Sequence[Choice]) -> Any:
-        del choices
+        if generation.ask.streams and not (choices[0].index == 0 and _is_first(choices[0])):
+            # They are long, and do not change.
+            return _texts("[]" for _ in _firsts(generation))
         entries = [[None, *map(self._entry, c.prompt_logprobs)] for c in _firsts(generation)]
         return _texts(json.dumps(entry) for entry in entries)
+
+
+def _is_first(choice: Choice) -> bool:
+    """Whether nothing of it was sent: what is unsent begins with the first token only until then."""
+    return len(choice.unsent_ids) == choice.n_tokens
 
 
 def mean_gap_ns(generation: Generation) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 from penstock_runtime.backends.base import Arrays
 from penstock_runtime.errors import InvalidArgument
 from penstock_runtime.llm.sampling_params import SamplingParams
-from penstock_runtime.llm.sampling_reader import read_sampling
+from penstock_runtime.llm.sampling_reader import NUMBERS, SWITCHES, read_sampling
 from penstock_runtime.llm.signature import (
     EXCLUDE,
     FLAGS,
@@ -77,7 +77,7 @@ def read_ask(
     document |= _from_tensors(arrays)
     sampling = _text(arrays, SAMPLING)
     if sampling is not None:
-        document |= _document(sampling, SAMPLING)
+        document |= _sampling(sampling)
     wants = _wants(request, arrays)
     params = read_sampling(document, base, vocab_size)
     exclude = _flag(arrays, EXCLUDE)
@@ -120,7 +120,9 @@ def _with_prompt(ask: Ask, arrays: Arrays) -> Ask:
 
 
 def _streams(request: InferRequest, arrays: Arrays) -> bool:
-    """Bit by bit for callers that take any number of responses, unless they say otherwise."""
+    """Bit by bit for callers that take any number of responses, unless they say otherwise or have
+    several prompts.
+    """
     wanted = _flag(arrays, STREAM)
     if wanted is None:
         said = request.parameters.get(STREAM)
@@ -130,7 +132,8 @@ def _streams(request: InferRequest, arrays: Arrays) -> bool:
             f"'{STREAM}' is true in a call that has one response; use ModelStreamInfer",
             scheduled=True,
         )
-    return not request.single if wanted is None else wanted
+    several = TEXT in arrays and arrays[TEXT].size > 1
+    return not (request.single or several) if wanted is None else wanted
 
 
 def _wants(request: InferRequest, arrays: Arrays) -> frozenset[str]:
@@ -146,7 +149,9 @@ def _wants(request: InferRequest, arrays: Arrays) -> frozenset[str]:
 def _with_logprobs(params: SamplingParams, wants: frozenset[str]) -> SamplingParams:
     """Logprobs of the chosen tokens are needed for what is asked for of them."""
     if params.logprobs is None and wants & {"logprobs", "cumulative_logprob"}:
-        return replace(params, logprobs=0)
+        params = replace(params, logprobs=0)
+    if params.prompt_logprobs is None and "prompt_logprobs" in wants:
+        params = replace(params, prompt_logprobs=0)
     return params
 
 
@@ -157,8 +162,31 @@ def _from_parameters(request: InferRequest) -> dict[str, Any]:
             found[field] = request.parameters[name]
     sampling = request.parameters.get(SAMPLING)
     if isinstance(sampling, str):
-        found |= _document(sampling, SAMPLING)
+        found |= _sampling(sampling)
     return found
+
+
+def _sampling(text: str) -> dict[str, Any]:
+    """`sampling_parameters`; numbers may be in quotes there, as clients of Triton's vLLM backend
+    send them.
+    """
+    document = dict(_document(text, SAMPLING))
+    for name, value in document.items():
+        if isinstance(value, str):
+            document[name] = _unquoted(name, value)
+    return document
+
+
+def _unquoted(name: str, value: str) -> Any:
+    if name in SWITCHES and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if name in NUMBERS:
+        for kind in (int, float):
+            try:
+                return kind(value)
+            except ValueError:
+                continue
+    return value
 
 
 def _from_tensors(arrays: Arrays) -> dict[str, Any]:
@@ -166,6 +194,9 @@ def _from_tensors(arrays: Arrays) -> dict[str, Any]:
     for name, (field, _) in SCALARS.items():
         if name in arrays:
             found[field] = _one(arrays, name).item()
+    if found.get("seed", 0) >= 1 << 63:
+        # The same 64 bits as they are elsewhere.
+        found["seed"] -= 1 << 64
     for name, field in LISTS.items():
         if name in arrays:
             words = [_decoded(item, name) for item in arrays[name].reshape(-1)]

@@ -8,7 +8,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Protocol
 
 from penstock_runtime.errors import (
@@ -18,7 +19,7 @@ from penstock_runtime.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from penstock_runtime.llm.admission import cannot_grow
+from penstock_runtime.llm.admission import cannot_grow, deadline_passed
 from penstock_runtime.llm.continuous_batcher import ContinuousBatcher
 from penstock_runtime.llm.generation import Choice, Generation, Logprobs, News
 from penstock_runtime.llm.roster import BatcherStats
@@ -33,8 +34,10 @@ _MOST_FAILURES = 3
 # How long the engine sleeps when there is nothing that it may plan.
 _IDLE_S = 1.0
 GRAMMAR = "grammar"
-# How much a full step changes what is known of the rate.
+# How much a full step changes what is known of the rate; one that is less than half full says
+# nothing of what a queue is worked off with.
 _RATE_WEIGHT = 0.2
+_RATE_SHARE = 0.5
 
 
 class Runner(Protocol):
@@ -102,6 +105,16 @@ class StepWatcher(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class _Failed:
+    """The result of a row that could not be computed."""
+
+    error: PenstockError
+    tokens: list[int] = field(default_factory=list)
+    logprobs: Sequence[Logprobs] = ()
+    prompt_logprobs: Sequence[Logprobs] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class _End:
     """The tokens of a row, why they are the last ("" if they are not), and whether the very last
     one is a sign of the end rather than a part of the text.
@@ -149,6 +162,8 @@ class Engine:
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._stopped = False
+        # Set under the lock: from then on nothing that is queued would ever be computed.
+        self._over = False
         self._failures = 0
         self._rate = 0.0
         # Sequences that ended since the last step: their state is the engine's thread's to drop.
@@ -162,7 +177,8 @@ class Engine:
 
     def stop(self) -> None:
         """End after the step that is computed now."""
-        self._stopped = True
+        with self._lock:
+            self._stopped = self._over = True
         self._wake.set()
         if self._thread.ident is not None:
             self._thread.join()
@@ -181,12 +197,14 @@ class Engine:
 
     def submit(self, generation: Generation) -> None:
         """Queue all sequences of a request, or raise what refuses it, and then queue none."""
-        if not self.healthy and not self._thread.is_alive():
-            raise Unavailable("the engine of the model died; load it anew", scheduled=True)
         for choice in generation.choices:
             choice.sequence.ready = not choice.holds
         with self._lock:
-            self._batcher.add_all(generation.sequences, self._clock(), self._rate)
+            if self._over:
+                raise Unavailable("the engine of the model has ended; load it anew", scheduled=True)
+            # What is known of the rate may be wrong: where nothing waits, it is tried.
+            rate = self._rate if self._batcher.stats().waiting else 0.0
+            self._batcher.add_all(generation.sequences, self._clock(), rate)
         self._wake.set()
 
     def end(self, choices: Sequence[Choice]) -> None:
@@ -218,21 +236,31 @@ class Engine:
             while not self._stopped:
                 self._wake.clear()
                 if not self.step():
-                    self._wake.wait(_IDLE_S)
+                    self._wake.wait(self._idle_s())
         except Exception:
             # A defect of the engine's, not of a request: nobody may wait for it any more.
             _log.exception("%r died", self)
             self._failures = _MOST_FAILURES
             self._abandon_all()
 
+    def _idle_s(self) -> float:
+        """How long there may be nothing to do."""
+        with self._lock:
+            deadline = self._batcher.next_deadline()
+        if deadline is None:
+            return _IDLE_S
+        return min(max((deadline - self._clock()) / 1e9, 0.0), _IDLE_S)
+
     def _abandon_all(self) -> None:
         with self._lock:
+            self._over = True
             sequences = self._batcher.sequences
         for sequence in sequences:
             self._fail(sequence, Internal("the engine of the model died", scheduled=True))
 
     def step(self) -> bool:
         """Compute one step; False if there was nothing to compute."""
+        self._expire()
         self._forget()
         self._propose()
         with self._lock:
@@ -242,20 +270,40 @@ class Engine:
         if not plan.rows:
             return bool(plan.stuck)
         started = self._clock()
-        try:
-            results = self._sampler.sample(plan, self._runner.run(plan))
-        except Exception as error:
-            self._fail_step(plan, error)
-            return True
-        self._failures = 0
+        results = self._compute(plan)
         now = self._clock()
         self._note_rate(plan.n_tokens, now - started)
-        news = self._settle(plan, results, now)
         _charge(plan, now - started)
+        news = self._settle(plan, results, now)
         if news:
             self._tell().put(news)
         self._watcher.stepped(plan, now - started, _accepted(plan, results))
         return True
+
+    def _compute(self, plan: StepPlan) -> Sequence[RowResult]:
+        """The results of a plan. Where it cannot be computed as a whole its halves are, and so on:
+        what one sequence breaks, and what does not fit into memory at once, is no harm to others.
+        """
+        try:
+            results = self._sampler.sample(plan, self._runner.run(plan))
+        except Exception as error:
+            _log.exception("a step of %d sequences failed", len(plan.rows))
+            half = len(plan.rows) // 2
+            if not half:
+                self._failures += 1
+                return (_Failed(_step_failure(error)),)
+            parts = (StepPlan(plan.rows[:half]), StepPlan(plan.rows[half:]))
+            return tuple(chain.from_iterable(map(self._compute, parts)))
+        self._failures = 0
+        return results
+
+    def _expire(self) -> None:
+        """End those whose time is over, whoever else may do so."""
+        now = self._clock()
+        with self._lock:
+            late = self._batcher.expired(now)
+        for sequence in late:
+            self._fail(sequence, deadline_passed(sequence, now))
 
     def _propose(self) -> None:
         if self._proposer is not None:
@@ -282,9 +330,11 @@ class Engine:
         return news
 
     def _note_rate(self, tokens: int, spent_ns: int) -> None:
-        """Tokens a second, of full steps before all: that is what a queue is worked off with."""
-        rate = tokens * 1e9 / max(spent_ns, 1)
-        weight = min(tokens / self._batcher.limits.max_batched_tokens, 1.0) * _RATE_WEIGHT
+        """Tokens a second, of full steps: that is what a queue is worked off with."""
+        share = tokens / self._batcher.limits.max_batched_tokens
+        if share < _RATE_SHARE:
+            return
+        rate, weight = tokens * 1e9 / max(spent_ns, 1), min(share, 1.0) * _RATE_WEIGHT
         self._rate = rate if not self._rate else self._rate + weight * (rate - self._rate)
 
     def _cut(self, row: Row, result: RowResult) -> "_End":
@@ -308,13 +358,6 @@ class Engine:
     def _fail(self, sequence: Tokens, error: PenstockError) -> None:
         choice: Choice = sequence.owner  # type: ignore[assignment] # whose it is
         self._tell().fail(choice.generation, error)
-
-    def _fail_step(self, plan: StepPlan, error: Exception) -> None:
-        """A step could not be computed: those who were in it are told, the others go on."""
-        self._failures += 1
-        _log.error("a step of %d sequences failed", len(plan.rows), exc_info=error)
-        for row in plan.rows:
-            self._fail(row.sequence, _step_failure(error))
 
     def _forget(self) -> None:
         with self._lock:

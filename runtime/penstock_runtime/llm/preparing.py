@@ -5,6 +5,7 @@ of its answers.
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import count
 from typing import Protocol
 
@@ -22,8 +23,8 @@ from penstock_runtime.request import InferRequest
 class TextSide(Protocol):
     """All that knows the words of one model."""
 
-    def encode(self, text: str) -> list[int]:
-        """The tokens of a prompt."""
+    def encode(self, text: str, limit: int = 0) -> list[int]:
+        """The tokens of a prompt, refused where they are surely more than `limit` (0: than fit)."""
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens."""
@@ -33,6 +34,10 @@ class TextSide(Protocol):
 
     def texts(self, params: SamplingParams, prompt: Sequence[int]) -> Texts:
         """Where the text of an answer to this prompt comes to be."""
+
+
+# A prompt of which the end counts may be so many times as long as what fits.
+_CUT = 16
 
 
 def no_adapters(name: str) -> None:
@@ -101,11 +106,14 @@ class Preparer:
             return [list(ask.ids)]
         if ask.chat is not None:
             return [self._text.chat(ask.chat)]
-        return [self._text.encode(text) for text in ask.texts]
+        limit = 0 if ask.params.truncate_prompt_tokens is None else _CUT * self._room
+        return [self._text.encode(text, limit) for text in ask.texts]
 
     def _checked(self, tokens: list[int], params: SamplingParams) -> list[int]:
-        if params.truncate_prompt_tokens is not None:
-            tokens = tokens[-params.truncate_prompt_tokens :]
+        kept = params.truncate_prompt_tokens
+        if kept is not None:
+            # As many as leave room for the answer, where no number is given.
+            tokens = tokens[-(kept if kept > 0 else max(self._room - (params.max_tokens or 1), 1)) :]
         if not tokens:
             raise InvalidArgument("the prompt has 0 tokens, expected at least 1", scheduled=True)
         wrong = next((token for token in tokens if not 0 <= token < self._vocab_size), None)
@@ -136,6 +144,9 @@ class Preparer:
 
     def _sequence(self, generation: Generation, prompt: list[int], place: int) -> Tokens:
         request, params = generation.task.request, generation.ask.params
+        if place and params.prompt_logprobs is not None:
+            # The prompt is the same: the others find it in the cache instead.
+            params = replace(params, prompt_logprobs=None)
         seed = params.seed + place if params.seed is not None else secrets.randbits(63)
         return Tokens(
             next(self._numbers),
@@ -144,13 +155,20 @@ class Preparer:
             max_tokens=self._max_tokens(len(prompt), params),
             seed=seed,
             arrived_ns=generation.arrived_ns,
-            deadline_ns=request.deadline_ns,
+            deadline_ns=self._deadline(generation),
             priority=request.priority,
             tenant=self._header(request, self._options.tenant_header),
             salt=self._header(request, self._options.salt_header).encode(),
             adapter=params.adapter,
             owner=None,
         )
+
+    def _deadline(self, generation: Generation) -> int | None:
+        """The caller's, else what is usual for the model."""
+        deadline, usual_s = generation.task.request.deadline_ns, self._options.default_timeout_s
+        if deadline is None and usual_s:
+            return generation.arrived_ns + int(usual_s * 1e9)
+        return deadline
 
     def _max_tokens(self, n_prompt: int, params: SamplingParams) -> int:
         most = self._options.max_output_tokens

@@ -109,6 +109,14 @@ _WARMTH = ("temperature", "top_k", "top_p", "min_p", "typical_p")
 NAMES = frozenset((*_OURS, *_IDS, *_HELPERS, *ALIASES, *_NOT_OFFERED, *_FACES, *STRUCTURED_NAMES))
 """All that a request may say."""
 
+SWITCHES = frozenset(name for name, check in _OURS.items() if check is boolean) | {"do_sample"}
+NUMBERS = frozenset(
+    name
+    for name in (*_OURS, *ALIASES, *_HELPERS)
+    if ALIASES.get(name, name) not in SWITCHES | {"stop", "bad_words", "adapter"}
+)
+"""Those of them that are true or false, and those that are numbers."""
+
 
 def read_sampling(
     document: Mapping[str, Any],

@@ -10,6 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
@@ -41,9 +42,20 @@ class Watcher(Protocol):
         """The request is about to get its last answer."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Fate:
+    """What ends a request from outside: an error, or (None) that nobody waits any more."""
+
+    generation: Generation
+    error: PenstockError | None
+
+
 class Scribe:
     """Tells callers what the engine generates. `end` is called with choices whose text has reached
     a stop string, and with the choices of requests that fail.
+
+    Whoever ends a request, all that is told of it is told by the one thread, in order: nothing is
+    lost between two that want to have the last word.
     """
 
     def __init__(
@@ -58,7 +70,7 @@ class Scribe:
         self._end = end
         self._watcher = watcher
         self._clock = clock
-        self._steps: queue.SimpleQueue[Sequence[News] | Generation | None] = queue.SimpleQueue()
+        self._steps: queue.SimpleQueue[Sequence[News] | _Fate | None] = queue.SimpleQueue()
         self._ahead = threading.Semaphore(_MOST_STEPS)
         self._stalled: set[Generation] = set()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -75,13 +87,25 @@ class Scribe:
     def abandon(self, generation: Generation) -> None:
         """The caller has given up: nothing more is told. From any thread; never blocks."""
         self._end(generation.choices)
-        self._steps.put(generation)
+        self._steps.put(_Fate(generation, None))
+
+    def fail(self, generation: Generation, error: PenstockError) -> None:
+        """End a request with an error, after what was put. From any thread; never blocks."""
+        self._end(generation.choices)
+        self._steps.put(_Fate(generation, error))
 
     def stop(self) -> None:
         """Tell what was put, and end."""
         self._steps.put(None)
         if self._thread.ident is not None:
             self._thread.join()
+
+    def drain(self) -> None:
+        """Tell what was put, in the calling thread: for one that was not started."""
+        while not self._steps.empty():
+            found = self._steps.get()
+            if found is not None:
+                self._handle(found)
 
     def _run(self) -> None:
         while True:
@@ -91,11 +115,19 @@ class Scribe:
                 found = ()
             if found is None:
                 return
-            if isinstance(found, Generation):
-                self._let_go(found)
-                continue
-            self.tell(found)
-            if found:
+            self._handle(found)
+
+    def _handle(self, found: Sequence[News] | _Fate) -> None:
+        try:
+            if isinstance(found, _Fate):
+                self._meet(found)
+            else:
+                self.tell(found)
+        except Exception:
+            # Whatever it was: others wait for what comes after it.
+            _log.exception("what a step brought could not be told")
+        finally:
+            if not isinstance(found, _Fate) and found:
                 self._ahead.release()
 
     def tell(self, news: Sequence[News]) -> None:
@@ -117,27 +149,31 @@ class Scribe:
         try:
             work()
         except PenstockError as error:
-            self.fail(generation, error)
-        except Exception as error:
+            self._fail(generation, error)
+        except BaseException as error:  # a tokenizer's panic is no Exception
             _log.exception("an answer could not be told")
             text = f"the answer could not be told: {type(error).__name__}"
-            self.fail(generation, Internal(text, scheduled=True))
+            self._fail(generation, Internal(text, scheduled=True))
 
-    def fail(self, generation: Generation, error: PenstockError) -> None:
-        """End a request with an error."""
-        if generation.over:
+    def _meet(self, fate: _Fate) -> None:
+        generation = fate.generation
+        if fate.error is not None:
+            self._fail(generation, fate.error)
             return
-        generation.over = True
-        self._end(generation.choices)
-        self._watcher.trace(generation)
-        generation.task.fail(error)
-        self._watcher.ended(generation, error)
-
-    def _let_go(self, generation: Generation) -> None:
         self._stalled.discard(generation)
         if not generation.over:
             generation.over = True
             self._watcher.ended(generation, None)
+
+    def _fail(self, generation: Generation, error: PenstockError) -> None:
+        if generation.over:
+            return
+        generation.over = True
+        self._stalled.discard(generation)
+        self._end(generation.choices)
+        self._watcher.trace(generation)
+        generation.task.fail(error)
+        self._watcher.ended(generation, error)
 
     # -- in --------------------------------------------------------------------------------------
 
@@ -175,24 +211,26 @@ class Scribe:
         if generation.over:
             return
         if generation.task.abandoned:
-            self._let_go(generation)
-        elif not generation.ask.streams:
-            if generation.ended:
-                self._finish(generation, generation.choices)
-        elif generation.task.has_room:
-            generation.stalled_ns = 0
+            self._meet(_Fate(generation, None))
+        elif generation.ask.streams:
             self._send_deltas(generation)
-        else:
-            self._stall(generation)
+        elif generation.ended:
+            self._finish(generation, generation.choices)
 
     def _send_deltas(self, generation: Generation) -> None:
+        """One response for each choice that has something to say, while the reader has room: what
+        it has none for waits, and others are not kept waiting.
+        """
         ready = [choice for choice in generation.choices if _is_due(choice)]
-        for choice in ready[:-1]:
-            self._send_one(generation, choice)
-        if ready and generation.ended:
-            self._finish(generation, ready[-1:])
-        elif ready:
-            self._send_one(generation, ready[-1])
+        for place, choice in enumerate(ready, 1):
+            if not generation.task.has_room:
+                self._stall(generation)
+                return
+            generation.stalled_ns = 0
+            if place == len(ready) and generation.ended:
+                self._finish(generation, (choice,))
+            else:
+                self._send_one(generation, choice)
 
     def _send_one(self, generation: Generation, choice: Choice) -> None:
         outputs = self._answers.outputs(generation, (choice,))
@@ -212,7 +250,7 @@ class Scribe:
             self._stalled.add(generation)
             return
         text = f"the reader of the stream took nothing for {SLOW_READER_S:.0f} s"
-        self.fail(generation, ResourceExhausted(text, reason="SLOW_READER", scheduled=True))
+        self._fail(generation, ResourceExhausted(text, reason="SLOW_READER", scheduled=True))
 
 
 def _is_due(choice: Choice) -> bool:

@@ -125,9 +125,9 @@ class ModelText:
         self._template = template
         self._room = room
 
-    def encode(self, text: str) -> list[int]:
-        """The tokens of a prompt."""
-        ids: list[int] = self._tokenizer.encode(text, limit=self._room)
+    def encode(self, text: str, limit: int = 0) -> list[int]:
+        """The tokens of a prompt, refused where they are surely more than `limit` (0: than fit)."""
+        ids: list[int] = self._tokenizer.encode(text, limit=limit or self._room)
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -124,7 +124,10 @@ class EngineWatcher:
     def _record(self, generation: Generation, error: PenstockError | None, now: int) -> CallRecord:
         status = error.status.value if error is not None else "OK"
         if error is None and not generation.ended:
-            status = "CANCELLED"
+            # Whoever keeps the time has told the caller.
+            deadline = generation.task.request.deadline_ns
+            late = deadline is not None and now >= deadline
+            status = "DEADLINE_EXCEEDED" if late else "CANCELLED"
         return CallRecord(
             time_ns=time.time_ns() - (now - generation.arrived_ns),
             model=self._model,
