@@ -104,7 +104,7 @@ def test_weights_of_different_kinds_cannot_be_one() -> None:
 
 
 def test_a_group_divides_the_inputs() -> None:
-    assert [group_for(inputs) for inputs in (512, 192, 96, 80, 7)] == [128, 64, 32, 0, 0]
+    assert [group_for(inputs) for inputs in (512, 256, 192, 96, 80)] == [128, 64, 64, 32, 0]
     assert group_for(512, 64) == 64
     with pytest.raises(InvalidArgument, match="8x80 cannot be int4"):
         quantise_weight(_weight(8, 80), 4)

@@ -5,7 +5,8 @@ What is quantised: every linear layer inside the decoder's layers (fused ones to
 that is asked for. What is not:
 * the embedding and the head (unless asked for), which perplexity is most sensitive to;
 * layers of fewer than 32 inputs or outputs, such as the router of experts: nothing is won;
-* for int4, a layer whose inputs no group of 128, 64 or 32 divides becomes int8.
+* for int4, a layer whose inputs no group of 128, 64 or 32 divides becomes int8. Groups are of 128
+  where a row has four of them: a small model needs the more scales.
 It does not know where a model came from.
 """
 

@@ -14,6 +14,7 @@ import torch
 from penstock_runtime.errors import InvalidArgument
 
 GROUPS = (128, 64, 32)
+_FEWEST = 4
 _LIMITS = {8: 127, 4: 7}
 
 # What the greatest magnitude of a group is divided by to begin with. Int4 has -8 but no 8, so the
@@ -71,8 +72,11 @@ class QuantisedWeight:
 
 
 def group_for(inputs: int, group: int = GROUPS[0]) -> int:
-    """The size of the groups of a row of int4: the greatest up to `group` that divides it, or 0."""
-    return next((g for g in GROUPS if g <= group and inputs % g == 0), 0)
+    """The size of the groups of a row of int4: the greatest up to `group` that divides it, or 0. A
+    row has four groups of 128 at least, else they are of 64: a small model needs the more scales.
+    """
+    fitting = (g for g in GROUPS if g <= group and inputs % g == 0)
+    return next((g for g in fitting if g < GROUPS[0] or inputs >= _FEWEST * g), 0)
 
 
 def quantise_weight(weight: torch.Tensor, bits: int, group: int = GROUPS[0]) -> QuantisedWeight:
