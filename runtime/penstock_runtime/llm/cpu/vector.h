@@ -191,6 +191,31 @@ inline V sums(V a[16]) {
   return add(_mm512_shuffle_f32x4(a[0], a[1], 0x88), _mm512_shuffle_f32x4(a[0], a[1], 0xdd));
 }
 
+// The sixteen vectors as rows become the columns.
+inline void transpose(V a[16]) {
+  V b[16];
+  for (int i = 0; i < 8; ++i) {
+    b[2 * i] = _mm512_unpacklo_ps(a[2 * i], a[2 * i + 1]);
+    b[2 * i + 1] = _mm512_unpackhi_ps(a[2 * i], a[2 * i + 1]);
+  }
+  for (int i = 0; i < 4; ++i)
+    for (int j = 0; j < 2; ++j) {
+      const __m512d x = _mm512_castps_pd(b[4 * i + j]), y = _mm512_castps_pd(b[4 * i + 2 + j]);
+      a[4 * i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(x, y));
+      a[4 * i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(x, y));
+    }
+  for (int j = 0; j < 4; ++j) {
+    const V x = a[j], y = a[4 + j], z = a[8 + j], w = a[12 + j];
+    const V even = _mm512_shuffle_f32x4(x, y, 0x88), odd = _mm512_shuffle_f32x4(x, y, 0xdd);
+    const V also = _mm512_shuffle_f32x4(z, w, 0x88), too = _mm512_shuffle_f32x4(z, w, 0xdd);
+    b[j] = _mm512_shuffle_f32x4(even, also, 0x88);
+    b[4 + j] = _mm512_shuffle_f32x4(odd, too, 0x88);
+    b[8 + j] = _mm512_shuffle_f32x4(even, also, 0xdd);
+    b[12 + j] = _mm512_shuffle_f32x4(odd, too, 0xdd);
+  }
+  std::copy(b, b + 16, a);
+}
+
 #else
 
 struct V {
@@ -240,6 +265,11 @@ inline V sums(V a[16]) {
   V r;
   for (int i = 0; i < 16; ++i) r.x[i] = sum(a[i]);
   return r;
+}
+
+inline void transpose(V a[16]) {
+  for (int i = 0; i < 16; ++i)
+    for (int j = 0; j < i; ++j) std::swap(a[i].x[j], a[j].x[i]);
 }
 
 #endif
