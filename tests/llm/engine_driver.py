@@ -1,4 +1,4 @@
-"""An engine and its scribe without threads, on a clock that is set by hand: every step is asked for.
+"""An engine and its scribe without threads, on a clock that is set by hand, step by step.
 
 What callers get is what they would get of a server: arrays by name, or an error, once.
 """
@@ -18,7 +18,8 @@ from penstock_runtime.llm.answers import Answers
 from penstock_runtime.llm.block_pool import BlockPool
 from penstock_runtime.llm.continuous_batcher import ContinuousBatcher
 from penstock_runtime.llm.detokenizer import TextStream
-from penstock_runtime.llm.engine import GRAMMAR, Engine, Proposer, Runner
+from penstock_runtime.llm.engine import GRAMMAR, Engine
+from penstock_runtime.llm.engine_seams import Proposer, Runner
 from penstock_runtime.llm.generation import Generation, Texts
 from penstock_runtime.llm.options import EngineOptions
 from penstock_runtime.llm.policy import make_policy
@@ -266,4 +267,3 @@ def drive(
 
 def _bytes(items: Sequence[Any]) -> Any:
     return np.array([str(item).encode() for item in items], dtype=object)
-

@@ -128,7 +128,7 @@ def test_texts_do_not_depend_on_what_was_in_the_cache(family: str) -> None:
 def test_a_text_alone_is_what_it_is_in_company(family: str) -> None:
     """Greedy, and at random by its seed."""
     _, prompts, wanted = case(family)
-    hot = {"temperature": 1.3, "top_p": 0.9, "top_k": 30}
+    hot: dict[str, Any] = {"temperature": 1.3, "top_p": 0.9, "top_k": 30}
     driver = engine(family)
 
     together = [
@@ -185,9 +185,7 @@ def test_logprobs_are_those_of_a_full_forward(family: str) -> None:
         told = json.loads(found["prompt_logprobs"][0])
         assert [len(entry) in (2, 3) for entry in chosen] == [True] * COUNT
         assert told[0] is None
-        for token, row, entry in zip(
-            prompt[1:] + answer, expected, told[1:] + chosen, strict=True
-        ):
+        for token, row, entry in zip(prompt[1:] + answer, expected, told[1:] + chosen, strict=True):
             assert entry[str(token)]["logprob"] == pytest.approx(row[token], abs=1e-4)
             assert entry[str(token)]["rank"] == sum(x >= row[token] for x in row)
 

@@ -83,7 +83,7 @@ class Answers:
 
 
 def _is_first(choice: Choice) -> bool:
-    """Whether nothing of it was sent: what is unsent begins with the first token only until then."""
+    """Whether nothing of it was sent: only then is all of it unsent."""
     return len(choice.unsent_ids) == choice.n_tokens
 
 

@@ -8,20 +8,21 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any, Protocol
 
-from penstock_runtime.errors import (
-    FailureReason,
-    Internal,
-    PenstockError,
-    ResourceExhausted,
-    Unavailable,
-)
+from penstock_runtime.errors import Internal, PenstockError, Unavailable
 from penstock_runtime.llm.admission import cannot_grow, deadline_passed
 from penstock_runtime.llm.continuous_batcher import ContinuousBatcher
-from penstock_runtime.llm.generation import Choice, Generation, Logprobs, News
+from penstock_runtime.llm.endings import End, Failed, cut, step_failure
+from penstock_runtime.llm.engine_seams import (
+    Chooser,
+    Proposer,
+    RowResult,
+    Runner,
+    StepWatcher,
+    Teller,
+)
+from penstock_runtime.llm.generation import Choice, Generation, News
 from penstock_runtime.llm.roster import BatcherStats
 from penstock_runtime.llm.sequence import Grammar, Phase
 from penstock_runtime.llm.sequence import Sequence as Tokens
@@ -38,97 +39,6 @@ GRAMMAR = "grammar"
 # nothing of what a queue is worked off with.
 _RATE_WEIGHT = 0.2
 _RATE_SHARE = 0.5
-
-
-class Runner(Protocol):
-    """Computes the rows of a step."""
-
-    def run(self, plan: StepPlan) -> Any:
-        """The wanted logits of all rows, one after the other."""
-
-
-class RowResult(Protocol):
-    """What was chosen for one row; `error` says why nothing could be."""
-
-    @property
-    def tokens(self) -> list[int]:
-        """The tokens that the sequence goes on with."""
-
-    @property
-    def logprobs(self) -> Sequence[Logprobs]:
-        """Those of the tokens, if they were asked for."""
-
-    @property
-    def prompt_logprobs(self) -> Sequence[Logprobs]:
-        """Those of the prompt's tokens that this row had."""
-
-    @property
-    def error(self) -> PenstockError | None:
-        """Why nothing could be chosen."""
-
-
-class Chooser(Protocol):
-    """Chooses tokens by their logits."""
-
-    def sample(self, plan: StepPlan, logits: Any) -> Sequence[RowResult]:
-        """One result per row, in order."""
-
-    def forget(self, sequence: Tokens) -> None:
-        """The sequence is over."""
-
-
-class Proposer(Protocol):
-    """Guesses what comes next."""
-
-    def propose(self, sequences: Sequence[Tokens]) -> None:
-        """Fill the drafts of these sequences."""
-
-    def forget(self, sequence: Tokens) -> None:
-        """The sequence is over."""
-
-
-class Teller(Protocol):
-    """Where the news of each step goes."""
-
-    def put(self, news: Sequence[News]) -> None:
-        """Take the news of one step."""
-
-    def fail(self, generation: Generation, error: PenstockError) -> None:
-        """End a request with an error."""
-
-
-class StepWatcher(Protocol):
-    """Told of every step."""
-
-    def stepped(self, plan: StepPlan, spent_ns: int, accepted: int) -> None:
-        """A step was computed; so many drafts of it were accepted."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Failed:
-    """The result of a row that could not be computed."""
-
-    error: PenstockError
-    tokens: list[int] = field(default_factory=list)
-    logprobs: Sequence[Logprobs] = ()
-    prompt_logprobs: Sequence[Logprobs] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _End:
-    """The tokens of a row, why they are the last ("" if they are not), and whether the very last
-    one is a sign of the end rather than a part of the text.
-    """
-
-    tokens: list[int]
-    reason: str = ""
-    stop_reason: str = ""
-    hidden: bool = False
-
-    def news(self, choice: Choice, logprobs: Sequence[Logprobs], now: int) -> News:
-        """What there is to tell of it."""
-        found = logprobs[: len(self.tokens)]
-        return News(choice, self.tokens, found, self.reason, self.stop_reason, now, self.hidden)
 
 
 def _nothing() -> None:
@@ -291,7 +201,7 @@ class Engine:
             half = len(plan.rows) // 2
             if not half:
                 self._failures += 1
-                return (_Failed(_step_failure(error)),)
+                return (Failed(step_failure(error)),)
             parts = (StepPlan(plan.rows[:half]), StepPlan(plan.rows[half:]))
             return tuple(chain.from_iterable(map(self._compute, parts)))
         self._failures = 0
@@ -314,18 +224,18 @@ class Engine:
     def _settle(self, plan: StepPlan, results: Sequence[RowResult], now: int) -> list[News]:
         """Take in what was chosen; what there is to tell of it."""
         news: list[News] = []
-        cut: list[list[int]] = []
+        kept: list[list[int]] = []
         for row, result in zip(plan.rows, results, strict=True):
             choice: Choice = row.sequence.owner  # type: ignore[assignment] # whose it is
-            end = self._cut(row, result)
-            cut.append(end.tokens)
+            end, error = self._end_of(row, result)
+            kept.append(end.tokens)
             choice.prompt_logprobs += result.prompt_logprobs
-            if result.error is not None:
-                self._tell().fail(choice.generation, result.error)
+            if error is not None:
+                self._tell().fail(choice.generation, error)
             elif end.tokens:
                 news.append(end.news(choice, result.logprobs, now))
         with self._lock:
-            self._batcher.update(plan, cut)
+            self._batcher.update(plan, kept)
             self._finish([item.choice for item in news if item.reason])
         return news
 
@@ -337,21 +247,15 @@ class Engine:
         rate, weight = tokens * 1e9 / max(spent_ns, 1), min(share, 1.0) * _RATE_WEIGHT
         self._rate = rate if not self._rate else self._rate + weight * (rate - self._rate)
 
-    def _cut(self, row: Row, result: RowResult) -> "_End":
-        """The tokens up to the one that ends the answer, and why it does."""
-        sequence, params, tokens = row.sequence, row.sequence.params, result.tokens
-        before = sequence.n_generated
-        for place, token in enumerate(tokens, 1):
-            if before + place >= params.min_tokens:
-                if token in self._eos and not params.ignore_eos:
-                    return _End(tokens[:place], "stop", hidden=True)
-                if token in params.stop_token_ids:
-                    return _End(tokens[:place], "stop", str(token), hidden=True)
-            if before + place >= sequence.max_tokens:
-                return _End(tokens[:place], "length")
-        grammar = sequence.grammar
-        done = bool(tokens) and grammar is not None and grammar.finished
-        return _End(tokens, "stop" if done else "")
+    def _end_of(self, row: Row, result: RowResult) -> tuple[End, PenstockError | None]:
+        """What of a row counts, or the error that ends its request."""
+        if result.error is not None:
+            return End([]), result.error
+        try:
+            return cut(row, result, self._eos), None
+        except Exception as error:  # a grammar is foreign code
+            _log.exception("the end of a text could not be looked for")
+            return End([]), step_failure(error)
 
     # -- what goes wrong -------------------------------------------------------------------------
 
@@ -386,21 +290,3 @@ def _charge(plan: StepPlan, spent_ns: int) -> None:
 def _accepted(plan: StepPlan, results: Sequence[RowResult]) -> int:
     pairs = zip(plan.rows, results, strict=True)
     return sum(max(len(result.tokens) - 1, 0) for row, result in pairs if row.drafts)
-
-
-def _step_failure(error: Exception) -> PenstockError:
-    if isinstance(error, PenstockError):
-        return error
-    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
-        return ResourceExhausted(
-            "the device ran out of memory in a step of the model",
-            reason="OUT_OF_MEMORY",
-            failure=FailureReason.BACKEND,
-            scheduled=True,
-        )
-    return Internal(
-        f"a step of the model failed: {type(error).__name__}",
-        reason="MODEL_FAILED",
-        failure=FailureReason.BACKEND,
-        scheduled=True,
-    )

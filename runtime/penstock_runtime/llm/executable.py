@@ -91,14 +91,22 @@ class GenerativeExecutable(RequestExecutable):
         """Let the sequence go once its grammar is there."""
         structured = choice.sequence.params.structured
         assert structured is not None
-        compiling = self._compile(structured)
+        try:
+            compiling = self._compile(structured)
+        except Exception as error:
+            self._unbound(choice, error)
+            return
         compiling.add_done_callback(partial(self._compiled, choice))
 
     def _compiled(self, choice: Choice, compiling: "Future[Grammar]") -> None:
         error = compiling.exception()
         if error is None:
             self._engine.release(choice, GRAMMAR, compiling.result())
-            return
+        else:
+            self._unbound(choice, error)
+
+    def _unbound(self, choice: Choice, error: BaseException) -> None:
+        """There is no grammar: the sequence, which waits for it, must not wait any longer."""
         if not isinstance(error, PenstockError):
             _log.error("a grammar could not be compiled", exc_info=error)
             error = Internal(f"the grammar could not be compiled: {type(error).__name__}")

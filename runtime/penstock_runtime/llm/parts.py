@@ -15,7 +15,8 @@ from penstock_runtime.llm.admission import Limits
 from penstock_runtime.llm.block_pool import BlockPool
 from penstock_runtime.llm.causal_model import LoadedCausalModel
 from penstock_runtime.llm.continuous_batcher import ContinuousBatcher
-from penstock_runtime.llm.engine import Engine, Proposer, StepWatcher
+from penstock_runtime.llm.engine import Engine
+from penstock_runtime.llm.engine_seams import Proposer, StepWatcher
 from penstock_runtime.llm.model_loader import Progress, load_causal_model
 from penstock_runtime.llm.options import EngineOptions
 from penstock_runtime.llm.policy import make_policy

@@ -113,7 +113,9 @@ class Preparer:
         kept = params.truncate_prompt_tokens
         if kept is not None:
             # As many as leave room for the answer, where no number is given.
-            tokens = tokens[-(kept if kept > 0 else max(self._room - (params.max_tokens or 1), 1)) :]
+            tokens = tokens[
+                -(kept if kept > 0 else max(self._room - (params.max_tokens or 1), 1)) :
+            ]
         if not tokens:
             raise InvalidArgument("the prompt has 0 tokens, expected at least 1", scheduled=True)
         wrong = next((token for token in tokens if not 0 <= token < self._vocab_size), None)

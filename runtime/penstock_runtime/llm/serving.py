@@ -21,7 +21,7 @@ from penstock_runtime.llm.chat import encode_chat
 from penstock_runtime.llm.chat_messages import read_chat
 from penstock_runtime.llm.completing import complete_config
 from penstock_runtime.llm.detokenizer import TextStream
-from penstock_runtime.llm.engine import StepWatcher, Teller
+from penstock_runtime.llm.engine_seams import StepWatcher, Teller
 from penstock_runtime.llm.executable import Compile, GeneratingEngine, GenerativeExecutable
 from penstock_runtime.llm.generation import Texts
 from penstock_runtime.llm.options import EngineOptions, read_options

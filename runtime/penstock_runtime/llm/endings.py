@@ -1,0 +1,72 @@
+"""How the texts of a step end: by what was chosen, or by what went wrong. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from penstock_runtime.errors import FailureReason, Internal, PenstockError, ResourceExhausted
+from penstock_runtime.llm.engine_seams import RowResult
+from penstock_runtime.llm.generation import Choice, Logprobs, News
+from penstock_runtime.llm.step import Row
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The result of a row that could not be computed."""
+
+    error: PenstockError
+    tokens: list[int] = field(default_factory=list)
+    logprobs: Sequence[Logprobs] = ()
+    prompt_logprobs: Sequence[Logprobs] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The tokens of a row, why they are the last ("" if they are not), and whether the very last
+    one is a sign of the end rather than a part of the text.
+    """
+
+    tokens: list[int]
+    reason: str = ""
+    stop_reason: str = ""
+    hidden: bool = False
+
+    def news(self, choice: Choice, logprobs: Sequence[Logprobs], now: int) -> News:
+        """What there is to tell of it."""
+        found = logprobs[: len(self.tokens)]
+        return News(choice, self.tokens, found, self.reason, self.stop_reason, now, self.hidden)
+
+
+def cut(row: Row, result: RowResult, eos: frozenset[int]) -> End:
+    """The tokens up to the one that ends the answer, and why it does."""
+    sequence, params, tokens = row.sequence, row.sequence.params, result.tokens
+    before = sequence.n_generated
+    for place, token in enumerate(tokens, 1):
+        if before + place >= params.min_tokens:
+            if token in eos and not params.ignore_eos:
+                return End(tokens[:place], "stop", hidden=True)
+            if token in params.stop_token_ids:
+                return End(tokens[:place], "stop", str(token), hidden=True)
+        if before + place >= sequence.max_tokens:
+            return End(tokens[:place], "length")
+    grammar = sequence.grammar
+    done = bool(tokens) and grammar is not None and grammar.finished
+    return End(tokens, "stop" if done else "")
+
+
+def step_failure(error: Exception) -> PenstockError:
+    """What a caller is told of a step that raised this: nothing of the machine that it ran on."""
+    if isinstance(error, PenstockError):
+        return error
+    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+        return ResourceExhausted(
+            "the device ran out of memory in a step of the model",
+            reason="OUT_OF_MEMORY",
+            failure=FailureReason.BACKEND,
+            scheduled=True,
+        )
+    return Internal(
+        f"a step of the model failed: {type(error).__name__}",
+        reason="MODEL_FAILED",
+        failure=FailureReason.BACKEND,
+        scheduled=True,
+    )
