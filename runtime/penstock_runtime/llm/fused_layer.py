@@ -17,6 +17,7 @@ from penstock_runtime.llm.fusion import FusedMlp, FusedNorm
 from penstock_runtime.llm.kv_pool import KvPool
 from penstock_runtime.llm.packed_linear import PackedLinear, is_near, trial_input
 from penstock_runtime.llm.packing import pack
+from penstock_runtime.llm.quantised_linear import QuantisedLinear
 from penstock_runtime.llm.sampling_params import SamplingParams
 from penstock_runtime.llm.sequence import Sequence
 from penstock_runtime.llm.step import Row, StepPlan
@@ -135,8 +136,8 @@ def _fused(module: Any, loaded: LoadedCausalModel) -> FusedLayer | None:
     known = (
         isinstance(mlp, FusedMlp)
         and all(isinstance(norm, FusedNorm) for norm in norms)
-        and isinstance(whole, PackedLinear)
-        and isinstance(out, PackedLinear)
+        and isinstance(whole, PackedLinear | QuantisedLinear)
+        and isinstance(out, PackedLinear | QuantisedLinear)
         and attention.head_dim <= MOST_HEAD_DIM
     )
     if not known:

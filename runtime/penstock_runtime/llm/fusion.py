@@ -15,9 +15,12 @@ from penstock_runtime.llm.packed_linear import (
     JointLinear,
     PackedLinear,
     is_near,
+    of_one_kind,
     packable,
     trial_input,
+    whole_of,
 )
+from penstock_runtime.llm.quantised_linear import QuantisedLinear
 
 _log = logging.getLogger("penstock.llm")
 STYLES = (0, 1, 2)
@@ -70,10 +73,14 @@ def fuse(model: torch.nn.Module, dtype: torch.dtype) -> int:
 def _fuse_one(module: Any, dtype: torch.dtype, kernels: RowKernels | None) -> bool:
     if kernels is not None and _is_norm(module, dtype):
         return _fuse_norm(module, kernels)
-    if kernels is not None and _has_linears(module, dtype, "gate_proj", "up_proj", "down_proj"):
-        return _fuse_mlp(module, kernels)
+    gated = _has_linears(module, dtype, "gate_proj", "up_proj", "down_proj")
+    if kernels is not None and gated and of_one_kind([module.gate_proj, module.up_proj]):
+        return _fuse_mlp(module, dtype, kernels)
     if _has_linears(module, dtype, "q_proj", "k_proj", "v_proj"):
-        joint = JointLinear([module.q_proj, module.k_proj, module.v_proj])
+        layers = [module.q_proj, module.k_proj, module.v_proj]
+        if not of_one_kind(layers):
+            return False
+        joint = JointLinear(layers)
         module.q_proj, module.k_proj, module.v_proj = joint.shares
         return True
     return False
@@ -133,15 +140,17 @@ def _has_linears(module: Any, dtype: torch.dtype, *names: str) -> bool:
 
 
 def _is_linear(module: Any, dtype: torch.dtype) -> bool:
+    if isinstance(module, QuantisedLinear):
+        return True
     return type(module) is torch.nn.Linear and module.weight.dtype == dtype
 
 
-def _fuse_mlp(module: Any, kernels: RowKernels) -> bool:
+def _fuse_mlp(module: Any, dtype: torch.dtype, kernels: RowKernels) -> bool:
     gate = module.gate_proj
-    x = trial_input(TRIAL_ROWS, gate.in_features, dtype=gate.weight.dtype)
+    x = trial_input(TRIAL_ROWS, gate.in_features, dtype=dtype)
     expected = module(x)
-    gate_up = PackedLinear([gate, module.up_proj])
-    down = PackedLinear([module.down_proj])
+    gate_up = whole_of([gate, module.up_proj])
+    down = whole_of([module.down_proj])
     fitting = _fitting(
         expected, ACTIVATIONS, lambda kind: FusedMlp(kernels, gate_up, down, kind)(x)
     )
@@ -160,7 +169,7 @@ def _pack_linears(model: torch.nn.Module, dtype: torch.dtype) -> int:
     packed = 0
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
-            if _is_linear(child, dtype):
+            if _is_linear(child, dtype) and not isinstance(child, QuantisedLinear):
                 setattr(module, name, PackedLinear([child]))  # type: ignore[list-item]
                 packed += 1
     return packed

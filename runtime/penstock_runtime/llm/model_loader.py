@@ -26,6 +26,7 @@ from penstock_runtime.llm.causal_model import (
 )
 from penstock_runtime.llm.gate import Refused
 from penstock_runtime.llm.options import EngineOptions
+from penstock_runtime.llm.quantise import quantise_model
 from penstock_runtime.llm.weights_reader import StoredWeights, read_json, weight_files
 
 _log = logging.getLogger("penstock.llm")
@@ -67,6 +68,9 @@ def load_causal_model(
 def prepare(module: Any, options: EngineOptions) -> LoadedCausalModel:
     """A module of transformers, looked at and made ready to run."""
     module.eval().requires_grad_(False)
+    report = quantise_model(module, options.quantization, kernels=options.cpu_kernels)
+    if report.layers:
+        _log.info("%s: %s", type(module).__name__, report)
     config = module.config.get_text_config()
     loaded = LoadedCausalModel(
         model=module,
@@ -106,12 +110,7 @@ def _paged(loaded: LoadedCausalModel, options: EngineOptions) -> LoadedCausalMod
 
 def _fuses(loaded: LoadedCausalModel, options: EngineOptions) -> bool:
     """Whether weights may be laid out anew: adapters and quantisers need them as they are."""
-    return (
-        loaded.device.type == "cpu"
-        and options.cpu_kernels != "off"
-        and options.quantization == "none"
-        and not options.adapters
-    )
+    return loaded.device.type == "cpu" and options.cpu_kernels != "off"
 
 
 # -- the folder ------------------------------------------------------------------------------------

@@ -10,10 +10,26 @@ from typing import Any
 import torch
 from torch.nn.functional import linear
 
+from penstock_runtime.llm.quantised_linear import QuantisedLinear, join
+
 _log = logging.getLogger("penstock.llm")
 # Rows that a packed weight is laid out for; it serves any number, but for 1 it is laid out worse.
 ROWS = 16
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 5e-3}
+
+
+def of_one_kind(layers: Sequence[Any]) -> bool:
+    """Whether layers can be one: none is quantised, or all are in the same way."""
+    return (
+        len({(type(one), getattr(one, "bits", 0), getattr(one, "group", 0)) for one in layers}) == 1
+    )
+
+
+def whole_of(layers: Sequence[Any]) -> Any:
+    """One layer for several of the same input, packed or, of quantised ones, joined."""
+    if all(isinstance(layer, QuantisedLinear) for layer in layers):
+        return join(layers)
+    return PackedLinear(layers)
 
 
 class PackedLinear(torch.nn.Module):
@@ -110,7 +126,7 @@ class JointLinear:
     """
 
     def __init__(self, layers: Sequence[torch.nn.Linear]) -> None:
-        self.whole = PackedLinear(layers)
+        self.whole = whole_of(layers)
         self.shares = [_Share(self, place) for place in range(len(layers))]
         self.shares[0].add_module("whole", self.whole)
         self._input: torch.Tensor | None = None

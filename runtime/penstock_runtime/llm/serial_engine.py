@@ -1,0 +1,216 @@
+"""The engine of a model that does not run packed: one text after the other, each token by token.
+
+It has the face of `engine.Engine`, so that whoever asks need not know which one answers.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing
+from typing import Protocol
+
+from penstock_runtime.errors import (
+    FailureReason,
+    Internal,
+    InvalidArgument,
+    PenstockError,
+    Unavailable,
+)
+from penstock_runtime.llm.admission import Limits, Queue, never_fits, queue_full
+from penstock_runtime.llm.ending import cut
+from penstock_runtime.llm.engine import StepWatcher, Teller
+from penstock_runtime.llm.generation import Choice, Generation
+from penstock_runtime.llm.roster import BatcherStats
+from penstock_runtime.llm.sampling_params import SamplingParams
+from penstock_runtime.llm.sequence import Grammar, Phase
+from penstock_runtime.llm.step import Row, StepPlan
+
+_log = logging.getLogger("penstock.llm")
+
+# What only an engine that draws the tokens itself can do, by the parameters that ask for it.
+_BEYOND = (
+    "structured",
+    "logprobs",
+    "prompt_logprobs",
+    "logit_bias",
+    "allowed_token_ids",
+    "bad_words",
+    "presence_penalty",
+    "frequency_penalty",
+    "adapter",
+)
+_PLAIN = SamplingParams()
+
+
+class TextRunner(Protocol):
+    """Generates one text."""
+
+    def stream(
+        self, tokens: list[int], params: SamplingParams, max_tokens: int | None, seed: int
+    ) -> Iterator[int]:
+        """The tokens that follow a prompt; closing it ends the generation."""
+
+
+class SerialEngine:
+    """Generates for the requests of one instance, one answer at a time; `reason` is why no more."""
+
+    def __init__(
+        self,
+        name: str,
+        runner: TextRunner,
+        limits: Limits,
+        watcher: StepWatcher,
+        eos_token_ids: Collection[int],
+        reason: str,
+        prepare: Callable[[], None],
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self._runner = runner
+        self._limits = limits
+        self._watcher = watcher
+        self._ends = frozenset(eos_token_ids)
+        self._reason = reason
+        self._prepare = prepare
+        self._clock = clock
+        self._teller: Teller | None = None
+        self._changed = threading.Condition()
+        self._waiting: deque[Choice] = deque()
+        self._running: Choice | None = None
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self, teller: Teller) -> None:
+        """Begin; what is generated is told there."""
+        self._teller = teller
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the token that is computed now."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    @property
+    def healthy(self) -> bool:
+        """Whether it can be expected to generate."""
+        return self._thread.is_alive() or self._teller is None
+
+    def stats(self) -> BatcherStats:
+        """What runs and what waits; there is no cache."""
+        with self._changed:
+            waiting = [choice.sequence.n_prompt for choice in self._waiting]
+            return BatcherStats(
+                int(self._running is not None), len(waiting), 0, 0, 0, 0, 0, sum(waiting)
+            )
+
+    # -- requests: any thread --------------------------------------------------------------------
+
+    def submit(self, generation: Generation) -> None:
+        """Queue the answers of a request, or raise what refuses it."""
+        self._check(generation.ask.params)
+        sequences = generation.sequences
+        for sequence in sequences:
+            error = never_fits(sequence, self._limits, self._limits.max_model_len)
+            if error is not None:
+                raise error
+        with self._changed:
+            if self._stopped:
+                raise Unavailable("the engine of the model has ended; load it anew", scheduled=True)
+            tokens = sum(choice.sequence.n_prompt for choice in self._waiting)
+            refusal = queue_full(sequences, self._limits, Queue(len(self._waiting), tokens))
+            if refusal is not None:
+                raise refusal
+            self._waiting.extend(generation.choices)
+            self._changed.notify_all()
+
+    def end(self, choices: Sequence[Choice]) -> None:
+        """Nothing more is wanted of these."""
+        with self._changed:
+            for choice in choices:
+                choice.sequence.phase = Phase.FINISHED
+                if choice in self._waiting:
+                    self._waiting.remove(choice)
+
+    def release(self, choice: Choice, hold: str, grammar: Grammar | None = None) -> None:
+        """There is nothing here that could keep a text from being generated."""
+        del choice, hold, grammar
+
+    def _check(self, params: SamplingParams) -> None:
+        for name in _BEYOND:
+            if getattr(params, name) != getattr(_PLAIN, name):
+                raise InvalidArgument(
+                    f"'{name}' cannot be had of this model, which generates one text at a time:"
+                    f" {self._reason}",
+                    scheduled=True,
+                )
+
+    # -- the loop --------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        self._prepare()
+        while (choice := self._next()) is not None:
+            try:
+                self._generate(choice)
+            except Exception as error:
+                _log.exception("a text could not be generated")
+                self._tell().fail(choice.generation, _failure(error))
+            with self._changed:
+                self._running = None
+
+    def _next(self) -> Choice | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._stopped)
+            if self._stopped:
+                return None
+            self._running = self._waiting.popleft()
+            return self._running
+
+    def _generate(self, choice: Choice) -> None:
+        sequence = choice.sequence
+        started = sequence.planned_ns = self._clock()
+        sequence.phase = Phase.RUNNING if sequence.phase is Phase.WAITING else sequence.phase
+        tokens = self._runner.stream(
+            sequence.tokens, sequence.params, sequence.max_tokens, sequence.seed
+        )
+        with closing(tokens):  # type: ignore[type-var] # a generator, which can be closed
+            for token in tokens:
+                if sequence.phase is Phase.FINISHED or self._stopped:
+                    return
+                started = self._take(choice, token, started)
+        if sequence.phase is not Phase.FINISHED:
+            raise Internal("the model ended a text that was to go on", scheduled=True)
+
+    def _take(self, choice: Choice, token: int, started: int) -> int:
+        """Take a token in, and tell it; when that was."""
+        sequence, now = choice.sequence, self._clock()
+        row = Row(sequence, len(sequence.tokens) - 1, 1, 0, 1, True)
+        end = cut(sequence, [token], self._ends)
+        sequence.tokens.append(token)
+        choice.compute_ns += now - started
+        if end.reason:
+            sequence.phase = Phase.FINISHED
+        self._tell().put([end.news(choice, (), now)])
+        self._watcher.stepped(StepPlan((row,)), now - started, 0)
+        return now
+
+    def _tell(self) -> Teller:
+        assert self._teller is not None
+        return self._teller
+
+    def __repr__(self) -> str:
+        return f"<SerialEngine {self._thread.name}, {len(self._waiting)} wait>"
+
+
+def _failure(error: Exception) -> PenstockError:
+    if isinstance(error, PenstockError):
+        return error
+    return Internal(
+        f"the model failed: {type(error).__name__}",
+        reason="MODEL_FAILED",
+        failure=FailureReason.BACKEND,
+        scheduled=True,
+    )
