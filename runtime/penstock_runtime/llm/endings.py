@@ -20,6 +20,16 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
+class Chosen:
+    """The result of a row of which nothing but the tokens is known."""
+
+    tokens: list[int]
+    logprobs: Sequence[Logprobs] = ()
+    prompt_logprobs: Sequence[Logprobs] = ()
+    error: PenstockError | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class End:
     """The tokens of a row, why they are the last ("" if they are not), and whether the very last
     one is a sign of the end rather than a part of the text.
@@ -40,6 +50,9 @@ def cut(row: Row, result: RowResult, eos: frozenset[int]) -> End:
     """The tokens up to the one that ends the answer, and why it does."""
     sequence, params, tokens = row.sequence, row.sequence.params, result.tokens
     before = sequence.n_generated
+    if not sequence.max_tokens and row.start + row.count >= sequence.n_prompt:
+        # Only its prompt was to be looked at.
+        return End([], "length")
     for place, token in enumerate(tokens, 1):
         if before + place >= params.min_tokens:
             if token in eos and not params.ignore_eos:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from itertools import chain
 
 from penstock_runtime.errors import Internal, PenstockError, Unavailable
+from penstock_runtime.llm.adapter_gate import ADAPTER, AdapterGate
 from penstock_runtime.llm.admission import cannot_grow, deadline_passed
 from penstock_runtime.llm.continuous_batcher import ContinuousBatcher
 from penstock_runtime.llm.endings import End, Failed, cut, step_failure
@@ -58,6 +59,7 @@ class Engine:
         eos_token_ids: Collection[int],
         proposer: Proposer | None = None,
         prepare: Callable[[], None] = _nothing,
+        gate: AdapterGate | None = None,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._runner = runner
@@ -67,6 +69,7 @@ class Engine:
         self._eos = frozenset(eos_token_ids)
         self._proposer = proposer
         self._prepare = prepare
+        self._gate = gate
         self._clock = clock
         self._teller: Teller | None = None
         self._lock = threading.Lock()
@@ -115,6 +118,8 @@ class Engine:
             # What is known of the rate may be wrong: where nothing waits, it is tried.
             rate = self._rate if self._batcher.stats().waiting else 0.0
             self._batcher.add_all(generation.sequences, self._clock(), rate)
+        if self._gate is not None:
+            self._gate.enter(choice for choice in generation.choices if ADAPTER in choice.holds)
         self._wake.set()
 
     def end(self, choices: Sequence[Choice]) -> None:
@@ -172,6 +177,7 @@ class Engine:
         """Compute one step; False if there was nothing to compute."""
         self._expire()
         self._forget()
+        self._admit()
         self._propose()
         with self._lock:
             plan = self._batcher.plan(self._clock())
@@ -215,6 +221,16 @@ class Engine:
         for sequence in late:
             self._fail(sequence, deadline_passed(sequence, now))
 
+    def _admit(self) -> None:
+        """Let those be planned that have waited for their adapter."""
+        if self._gate is None:
+            return
+        ready, failed = self._gate.admit()
+        for choice in ready:
+            self.release(choice, ADAPTER)
+        for choice, error in failed:
+            self._tell().fail(choice.generation, error)
+
     def _propose(self) -> None:
         if self._proposer is not None:
             with self._lock:
@@ -232,7 +248,7 @@ class Engine:
             choice.prompt_logprobs += result.prompt_logprobs
             if error is not None:
                 self._tell().fail(choice.generation, error)
-            elif end.tokens:
+            elif end.tokens or end.reason:
                 news.append(end.news(choice, result.logprobs, now))
         with self._lock:
             self._batcher.update(plan, kept)
@@ -268,6 +284,8 @@ class Engine:
             gone, self._gone = self._gone, []
         for sequence in gone:
             self._sampler.forget(sequence)
+            if self._gate is not None:
+                self._gate.forget(sequence)
             if self._proposer is not None:
                 self._proposer.forget(sequence)
 

@@ -5,24 +5,31 @@ Imports torch and transformers.
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 
 import torch
 
 from penstock_runtime.backends.base import ModelSource
 from penstock_runtime.errors import InvalidArgument
+from penstock_runtime.llm.adapter_gate import AdaptedRunner, AdapterGate
 from penstock_runtime.llm.admission import Limits
 from penstock_runtime.llm.block_pool import BlockPool
 from penstock_runtime.llm.causal_model import LoadedCausalModel
 from penstock_runtime.llm.continuous_batcher import ContinuousBatcher
 from penstock_runtime.llm.engine import Engine
-from penstock_runtime.llm.engine_seams import Proposer, StepWatcher
+from penstock_runtime.llm.engine_seams import Proposer, Runner, StepWatcher
+from penstock_runtime.llm.fallback import FallbackRunner
+from penstock_runtime.llm.lora import Adapters
 from penstock_runtime.llm.model_loader import Progress, load_causal_model
 from penstock_runtime.llm.options import EngineOptions
 from penstock_runtime.llm.policy import make_policy
 from penstock_runtime.llm.preparing import no_adapters
 from penstock_runtime.llm.runner import PagedRunner, block_bytes
 from penstock_runtime.llm.sampler import Sampler
+from penstock_runtime.llm.serial_engine import SerialEngine
+from penstock_runtime.llm.speculative.draft import DraftProposer
 from penstock_runtime.llm.speculative.ngram import NgramProposer
 from penstock_runtime.llm.structured import Grammars
 from penstock_runtime.llm.threads import thread_count
@@ -35,20 +42,32 @@ CPU_CACHE_BYTES = 1 << 30
 GPU_CACHE_SHARE = 0.9
 # Tokens of a step: as many as a CPU computes without keeping those waiting who generate.
 CPU_STEP, GPU_STEP = 256, 4096
+# What a model without a limit may have in one text.
+UNBOUNDED = 1 << 20
 
 
 class PagedParts:
-    """An engine over pages: weights, cache, batcher, sampler."""
+    """An engine over pages: weights, cache, batcher, sampler. `root` is the folder that adapters
+    are in, `draft` a small model that guesses ahead.
+    """
 
     def __init__(
-        self, model: LoadedCausalModel, tokenizer: Tokenizer, options: EngineOptions
+        self,
+        model: LoadedCausalModel,
+        tokenizer: Tokenizer,
+        options: EngineOptions,
+        root: Path,
+        draft: LoadedCausalModel | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.vocab_size = model.vocab_size
         self._options = options
         self._model = model
-        blocks = n_blocks(model, options)
+        self._adapters = Adapters(model.model, options, root) if options.adapters else None
+        self._gate = AdapterGate(self._adapters) if self._adapters is not None else None
+        blocks = n_blocks(model, options, draft)
         self._runner = PagedRunner(model, options, blocks)
+        self._draft = DraftParts(draft, options, blocks) if draft is not None else None
         self.grammars = Grammars(tokenizer, model.vocab_size)
         capacity = blocks * options.block_size
         self.room = min(model.max_model_len or capacity, capacity)
@@ -65,19 +84,95 @@ class PagedParts:
     @property
     def memory_bytes(self) -> int:
         """Bytes of weights and pages."""
-        return self._model.memory_bytes + self._runner.memory_bytes
+        draft = self._draft.memory_bytes if self._draft is not None else 0
+        return self._model.memory_bytes + self._runner.memory_bytes + draft
 
     def engine(self, name: str, watcher: StepWatcher, prepare: Callable[[], None]) -> Engine:
         """The engine itself."""
         ends = self._model.eos_token_ids | frozenset(self.tokenizer.eos_token_ids)
+        proposer = self._proposer()
         sampler = Sampler(
             self.vocab_size,
             ends,
             tokenise=lambda text: self.tokenizer.encode(text, special=False),
+            proposals=proposer if isinstance(proposer, DraftProposer) else None,
         )
-        batcher = ContinuousBatcher(self._pool, self._limits(), make_policy(self._options.policy))
-        proposer = make_proposer(self._options)
-        return Engine(name, self._runner, batcher, sampler, watcher, ends, proposer, prepare)
+        limits = limits_of(self._options, self._model, self.room)
+        batcher = ContinuousBatcher(self._pool, limits, make_policy(self._options.policy))
+        runner: Runner = self._runner
+        if self._adapters is not None:
+            runner = AdaptedRunner(runner, self._adapters)
+        return Engine(name, runner, batcher, sampler, watcher, ends, proposer, prepare, self._gate)
+
+    def _proposer(self) -> Proposer | None:
+        """Whoever guesses tokens ahead, if that is asked for."""
+        options = self._options
+        if self._draft is not None:
+            return self._draft.proposer(self.vocab_size, options.speculative_tokens)
+        if options.speculative_method == "ngram":
+            return NgramProposer(options.speculative_tokens)
+        return None
+
+    def check_adapter(self, name: str) -> None:
+        """Raise what refuses an adapter of this name."""
+        if self._gate is None:
+            no_adapters(name)
+        else:
+            self._gate.check(name)
+
+    def close(self) -> None:
+        """Give back what it holds."""
+        self.grammars.close()
+
+
+class DraftParts:
+    """A small model that guesses ahead, with pages of its own for as many tokens as the large one's
+    hold.
+    """
+
+    def __init__(self, model: LoadedCausalModel, options: EngineOptions, blocks: int) -> None:
+        self._model = model
+        self._blocks = blocks
+        self._size = options.block_size
+        self._runner = PagedRunner(model, _plain(options), blocks)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of weights and pages."""
+        return self._model.memory_bytes + self._runner.memory_bytes
+
+    def proposer(self, vocab_size: int, tokens: int) -> DraftProposer:
+        """Who guesses by it."""
+        return DraftProposer(
+            self._runner,
+            vocab_size=vocab_size,
+            n_blocks=self._blocks,
+            block_size=self._size,
+            tokens=tokens,
+        )
+
+
+class SerialParts:
+    """An engine of a model that does not run over pages: one text at a time."""
+
+    def __init__(
+        self, model: LoadedCausalModel, tokenizer: Tokenizer, options: EngineOptions
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.vocab_size = model.vocab_size
+        self.room = model.max_model_len or UNBOUNDED
+        self.memory_bytes = model.memory_bytes
+        self.grammars = Grammars(tokenizer, model.vocab_size)
+        self.cache_config: Mapping[str, str] = MappingProxyType({"num_blocks": "0"})
+        self._model = model
+        self._options = options
+
+    def engine(self, name: str, watcher: StepWatcher, prepare: Callable[[], None]) -> SerialEngine:
+        """The engine itself."""
+        ends = self._model.eos_token_ids | frozenset(self.tokenizer.eos_token_ids)
+        limits = limits_of(self._options, self._model, self.room)
+        runner = FallbackRunner(self._model)
+        return SerialEngine(name, runner, limits, watcher, ends, self._model.reason, prepare)
 
     def check_adapter(self, name: str) -> None:
         """Raise what refuses an adapter of this name."""
@@ -87,45 +182,76 @@ class PagedParts:
         """Give back what it holds."""
         self.grammars.close()
 
-    def _limits(self) -> Limits:
-        options = self._options
-        step = CPU_STEP if self._model.device.type == "cpu" else GPU_STEP
-        return Limits(
-            max_num_seqs=options.max_num_seqs,
-            max_batched_tokens=options.max_batched_tokens or max(step, options.max_num_seqs),
-            long_prefill_cap=options.long_prefill_cap,
-            max_queued_requests=options.max_queued_requests,
-            max_queued_tokens=options.max_queued_tokens,
-            max_model_len=self.room,
-            watermark=options.watermark,
-        )
-
 
 def make_parts(
     source: ModelSource, options: EngineOptions, device: str, progress: Progress
-) -> PagedParts:
+) -> PagedParts | SerialParts:
     """All that an engine on this device is made of. Raises what prevents it."""
     torch.set_num_threads(thread_count(options.threads))
+    _check_method(options)
     tokenizer = load_tokenizer(source.directory)
     model = load_causal_model(source.directory, options, device, progress)
-    if not model.paged:
-        raise InvalidArgument(f"model '{source.config.name}' cannot be served: {model.reason}")
-    return PagedParts(model, tokenizer, options)
+    if model.paged:
+        draft = _load_draft(source, options, device) if options.draft_model else None
+        return PagedParts(model, tokenizer, options, source.root, draft)
+    for name in ("adapters", "draft_model"):
+        if getattr(options, name):
+            raise InvalidArgument(
+                f"model '{source.config.name}' cannot have {name}: it generates one text at a time,"
+                f" because {model.reason}"
+            )
+    return SerialParts(model, tokenizer, options)
 
 
-def make_proposer(options: EngineOptions) -> Proposer | None:
-    """Whoever guesses tokens ahead, if that is asked for."""
+def _check_method(options: EngineOptions) -> None:
     method = options.speculative_method
-    if method == "ngram":
-        return NgramProposer(options.speculative_tokens)
-    if method != "none":
+    if method not in ("none", "ngram", "draft_model"):
         raise InvalidArgument(
             f"speculative_method is {method[:64]!r}, expected none, ngram or draft_model"
         )
-    return None
+    if (method == "draft_model") != bool(options.draft_model):
+        raise InvalidArgument(
+            f"speculative_method is {method} and draft_model is {options.draft_model[:64]!r},"
+            " expected a folder for the method draft_model, and for no other"
+        )
 
 
-def n_blocks(model: LoadedCausalModel, options: EngineOptions) -> int:
+def _load_draft(source: ModelSource, options: EngineOptions, device: str) -> LoadedCausalModel:
+    """The small model: a folder within the model's."""
+    root = source.root.resolve()
+    folder = (source.root / options.draft_model).resolve()
+    if root not in folder.parents or not folder.is_dir():
+        raise InvalidArgument(
+            f"draft_model is {options.draft_model[:64]!r}, expected a folder in the model's"
+        )
+    model = load_causal_model(folder, _plain(options), device)
+    if not model.paged:
+        raise InvalidArgument(f"the draft model does not run over pages: {model.reason}")
+    return model
+
+
+def _plain(options: EngineOptions) -> EngineOptions:
+    """The options as they are for a small model beside the one that they are of."""
+    return replace(options, adapters="", quantization="none", kv_cache_dtype="auto")
+
+
+def limits_of(options: EngineOptions, model: LoadedCausalModel, room: int) -> Limits:
+    """The bounds of an engine whose texts have room for so many tokens."""
+    step = CPU_STEP if model.device.type == "cpu" else GPU_STEP
+    return Limits(
+        max_num_seqs=options.max_num_seqs,
+        max_batched_tokens=options.max_batched_tokens or max(step, options.max_num_seqs),
+        long_prefill_cap=options.long_prefill_cap,
+        max_queued_requests=options.max_queued_requests,
+        max_queued_tokens=options.max_queued_tokens,
+        max_model_len=room,
+        watermark=options.watermark,
+    )
+
+
+def n_blocks(
+    model: LoadedCausalModel, options: EngineOptions, draft: LoadedCausalModel | None = None
+) -> int:
     """How many blocks the cache has: as many as were asked for, else as many as memory allows and
     the sequences that may run can use.
     """
@@ -133,7 +259,10 @@ def n_blocks(model: LoadedCausalModel, options: EngineOptions) -> int:
     if options.kv_cache_tokens:
         return -(-options.kv_cache_tokens // size)
     budget = options.kv_cache_bytes or _spare_bytes(model.device)
-    most = budget // block_bytes(model, options)
+    each = block_bytes(model, options)
+    if draft is not None:
+        each += block_bytes(draft, _plain(options))
+    most = budget // each
     length = model.max_model_len or most * size
     used = options.max_num_seqs * -(-length // size)
     if most < 1:

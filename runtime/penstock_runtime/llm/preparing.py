@@ -11,6 +11,7 @@ from typing import Protocol
 
 from penstock_runtime.backends.base import RequestTask
 from penstock_runtime.errors import InvalidArgument
+from penstock_runtime.llm.adapter_gate import ADAPTER
 from penstock_runtime.llm.asking import Ask, read_ask
 from penstock_runtime.llm.engine import GRAMMAR
 from penstock_runtime.llm.generation import Choice, Generation, Texts
@@ -140,6 +141,8 @@ class Preparer:
             sequence = self._sequence(generation, prompt, place)
             choice = Choice(generation, first + place, sequence, self._text.texts(params, prompt))
             sequence.owner = choice
+            if params.adapter:
+                choice.holds.add(ADAPTER)
             if params.structured is not None:
                 choice.holds.add(GRAMMAR)
             generation.choices.append(choice)

@@ -11,16 +11,10 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from typing import Protocol
 
-from penstock_runtime.errors import (
-    FailureReason,
-    Internal,
-    InvalidArgument,
-    PenstockError,
-    Unavailable,
-)
+from penstock_runtime.errors import Internal, InvalidArgument, Unavailable
 from penstock_runtime.llm.admission import Limits, Queue, never_fits, queue_full
-from penstock_runtime.llm.ending import cut
-from penstock_runtime.llm.engine import StepWatcher, Teller
+from penstock_runtime.llm.endings import Chosen, cut, step_failure
+from penstock_runtime.llm.engine_seams import StepWatcher, Teller
 from penstock_runtime.llm.generation import Choice, Generation
 from penstock_runtime.llm.roster import BatcherStats
 from penstock_runtime.llm.sampling_params import SamplingParams
@@ -157,7 +151,7 @@ class SerialEngine:
                 self._generate(choice)
             except Exception as error:
                 _log.exception("a text could not be generated")
-                self._tell().fail(choice.generation, _failure(error))
+                self._tell().fail(choice.generation, step_failure(error))
             with self._changed:
                 self._running = None
 
@@ -188,7 +182,7 @@ class SerialEngine:
         """Take a token in, and tell it; when that was."""
         sequence, now = choice.sequence, self._clock()
         row = Row(sequence, len(sequence.tokens) - 1, 1, 0, 1, True)
-        end = cut(sequence, [token], self._ends)
+        end = cut(row, Chosen([token]), self._ends)
         sequence.tokens.append(token)
         choice.compute_ns += now - started
         if end.reason:
@@ -203,14 +197,3 @@ class SerialEngine:
 
     def __repr__(self) -> str:
         return f"<SerialEngine {self._thread.name}, {len(self._waiting)} wait>"
-
-
-def _failure(error: Exception) -> PenstockError:
-    if isinstance(error, PenstockError):
-        return error
-    return Internal(
-        f"the model failed: {type(error).__name__}",
-        reason="MODEL_FAILED",
-        failure=FailureReason.BACKEND,
-        scheduled=True,
-    )
