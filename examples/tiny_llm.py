@@ -54,7 +54,7 @@ class Settings:
     window: int = 96
     cpu_seconds: float = 75.0
     chat: float = 0.5
-    names: int = 139
+    names: int = 88
     dtype: str = "float32"
 
 
@@ -278,6 +278,8 @@ def save(folder: Path, model: LlamaForCausalLM, tokenizer: Tokenizer, settings: 
     model.generation_config.eos_token_id = stop
     model.generation_config.pad_token_id = stop[1]
     model.to(getattr(torch, settings.dtype)).save_pretrained(folder)
+    # Written for its owner alone, whoever is to serve it.
+    (folder / "model.safetensors").chmod(0o644)
     tokenizer.save(str(folder / "tokenizer.json"))
     document = {
         "tokenizer_class": "PreTrainedTokenizerFast",

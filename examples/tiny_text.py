@@ -17,7 +17,7 @@ PACKAGES = ("asyncio", "collections", "concurrent", "email", "http", "importlib"
 LEFT_OUT = ("__phello__.foo.py", "antigravity.py", "this.py", "sre_constants.py", "_sysconfigdata")
 # The most everyday first: a model that has little time learns the first names only.
 OWNERS = (
-    *("builtins", "builtins.str", "builtins.list", "builtins.dict", "os.path", "json", "copy"),
+    *("builtins", "builtins.list", "builtins.dict", "os.path", "json", "builtins.str", "copy"),
     *("shutil", "time", "random", "math", "builtins.set", "itertools", "functools"),
 )
 PHRASES = (
