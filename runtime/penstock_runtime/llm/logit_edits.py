@@ -75,7 +75,9 @@ class LogitEdits:
             self._apply_masks(x)
         if self._bias:
             places = torch.tensor(list(self._bias), device=x.device)
-            x.view(-1)[places] += torch.tensor(list(self._bias.values()), device=x.device)
+            x.view(-1)[places] += torch.tensor(
+                list(self._bias.values()), dtype=x.dtype, device=x.device
+            )
         if self._banned:
             x.view(-1)[torch.tensor(self._banned, device=x.device)] = -torch.inf
         if self._seen:

@@ -25,6 +25,7 @@ from penstock_runtime.llm.causal_model import (
     longest,
 )
 from penstock_runtime.llm.gate import Refused
+from penstock_runtime.llm.loading import LOADING
 from penstock_runtime.llm.options import EngineOptions
 from penstock_runtime.llm.quantise import quantise_model
 from penstock_runtime.llm.weights_reader import StoredWeights, read_json, weight_files
@@ -152,7 +153,7 @@ def _read(config: Any, weights: StoredWeights, dtype: torch.dtype) -> Any:
     """The module, filled with exactly the weights of the files."""
     model_class = _model_class(config)
     try:
-        with weights as tensors, _quietly():
+        with weights as tensors, LOADING, _quietly():
             module, info = model_class.from_pretrained(
                 None,
                 config=config,

@@ -96,7 +96,7 @@ def quantise_weight(weight: torch.Tensor, bits: int, group: int = GROUPS[0]) -> 
         bits,
         size,
         torch.empty(outputs, inputs * bits // 8, dtype=torch.uint8, device=weight.device),
-        torch.empty(outputs, inputs // size, device=weight.device),
+        torch.empty(outputs, inputs // size, dtype=torch.float32, device=weight.device),
     )
     rows = max(_CHUNK // inputs, 1)
     for first in range(0, outputs, rows):

@@ -4,7 +4,6 @@ Nothing is unpickled, no code of the folder is executed, nothing is fetched.
 """
 
 import inspect
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,9 +18,8 @@ from penstock_runtime.errors import InvalidArgument, PenstockError, Unsupported
 from penstock_runtime.llm.encoders.folder import CONFIG, FolderFiles
 from penstock_runtime.llm.encoders.spec import EncoderSpec
 from penstock_runtime.llm.encoders.task import EMBED, architecture_of
+from penstock_runtime.llm.loading import LOADING
 
-# transformers changes global state of torch while it makes a model.
-LOADING = threading.Lock()
 # What a folder may say that fetches or executes something, or is ours to decide.
 _DROPPED = frozenset(
     {"auto_map", "attn_implementation", "dtype", "torch_dtype", "reference_compile"}
