@@ -175,6 +175,7 @@ class Engine:
 
     def step(self) -> bool:
         """Compute one step; False if there was nothing to compute."""
+        began = self._clock()
         self._expire()
         self._forget()
         self._admit()
@@ -185,15 +186,14 @@ class Engine:
             self._fail(sequence, cannot_grow(sequence, self._batcher.pool.capacity))
         if not plan.rows:
             return bool(plan.stuck)
-        started = self._clock()
         results = self._compute(plan)
         now = self._clock()
-        self._note_rate(plan.n_tokens, now - started)
-        _charge(plan, now - started)
+        self._note_rate(plan.n_tokens, now - began)
+        _charge(plan, now - began)
         news = self._settle(plan, results, now)
         if news:
             self._tell().put(news)
-        self._watcher.stepped(plan, now - started, _accepted(plan, results))
+        self._watcher.stepped(plan, now - began, _accepted(plan, results))
         return True
 
     def _compute(self, plan: StepPlan) -> Sequence[RowResult]:

@@ -193,7 +193,7 @@ def make_parts(
     model = load_causal_model(source.directory, options, device, progress)
     if model.paged:
         draft = _load_draft(source, options, device) if options.draft_model else None
-        return PagedParts(model, tokenizer, options, source.root, draft)
+        return PagedParts(model, tokenizer, options, source.directory, draft)
     for name in ("adapters", "draft_model"):
         if getattr(options, name):
             raise InvalidArgument(
@@ -217,12 +217,12 @@ def _check_method(options: EngineOptions) -> None:
 
 
 def _load_draft(source: ModelSource, options: EngineOptions, device: str) -> LoadedCausalModel:
-    """The small model: a folder within the model's."""
-    root = source.root.resolve()
-    folder = (source.root / options.draft_model).resolve()
-    if root not in folder.parents or not folder.is_dir():
+    """The small model: a folder beside the weights of the large one."""
+    home = source.directory.resolve()
+    folder = (home / options.draft_model).resolve()
+    if home not in folder.parents or not folder.is_dir():
         raise InvalidArgument(
-            f"draft_model is {options.draft_model[:64]!r}, expected a folder in the model's"
+            f"draft_model is {options.draft_model[:64]!r}, expected a folder in the version's"
         )
     model = load_causal_model(folder, _plain(options), device)
     if not model.paged:
