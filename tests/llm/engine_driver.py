@@ -13,6 +13,7 @@ import numpy as np
 
 from penstock_runtime.backends.base import SLOW_READER_S, Arrays, RequestTask
 from penstock_runtime.errors import PenstockError
+from penstock_runtime.llm.adapter_gate import AdapterGate
 from penstock_runtime.llm.admission import Limits
 from penstock_runtime.llm.answers import Answers
 from penstock_runtime.llm.block_pool import BlockPool
@@ -23,7 +24,7 @@ from penstock_runtime.llm.engine_seams import Proposer, Runner
 from penstock_runtime.llm.generation import Generation, Texts
 from penstock_runtime.llm.options import EngineOptions
 from penstock_runtime.llm.policy import make_policy
-from penstock_runtime.llm.preparing import Preparer
+from penstock_runtime.llm.preparing import Preparer, no_adapters
 from penstock_runtime.llm.sampler import Sampler
 from penstock_runtime.llm.sampling_params import SamplingParams
 from penstock_runtime.llm.scribe import Scribe
@@ -242,6 +243,7 @@ def drive(
     eos: Iterable[int] = (),
     options: EngineOptions | None = None,
     caching: bool = True,
+    gate: AdapterGate | None = None,
 ) -> Driver:
     """An engine of this size over this runner."""
     clock = Clock()
@@ -256,12 +258,15 @@ def drive(
     sampler = Sampler(vocab_size, eos)
     tally = EngineTally("tiny", 1, "tiny_0", {})
     watcher = EngineWatcher(tally, clock=clock)
-    engine = Engine("tiny", runner, batcher, sampler, watcher, list(eos), proposer, clock=clock)
+    engine = Engine(
+        "tiny", runner, batcher, sampler, watcher, list(eos), proposer, gate=gate, clock=clock
+    )
     scribe = Scribe(Answers(str), engine.end, watcher, clock=clock)
     engine._teller = scribe
     tally.state = lambda: state_of(engine.stats())
     known = options or EngineOptions(tenant_header="tenant")
-    preparer = Preparer(known, Words(), blocks * size, vocab_size, clock=clock)
+    check = gate.check if gate is not None else no_adapters
+    preparer = Preparer(known, Words(), blocks * size, vocab_size, check_adapter=check, clock=clock)
     return Driver(engine, scribe, batcher, sampler, preparer, tally, clock, proposer)
 
 
