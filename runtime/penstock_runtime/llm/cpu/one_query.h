@@ -76,13 +76,14 @@ struct Chunk {  // at most 16 positions of one page
 
 struct Scratch {
   std::vector<Chunk> chunks;
-  std::vector<float> scores, sums, tops, fades, acc;  // scores: [group, PART]; acc: [group, dim]
-  void fit(int64_t group, int64_t dim) {
+  std::vector<float> scores, fades;  // of one group: [group, PART]
+  std::vector<float> sums, tops, acc;  // of all heads; acc: [heads, dim]
+  void fit(int64_t group, int64_t heads, int64_t dim) {
     scores.resize(group * PART);
-    sums.resize(group);
-    tops.resize(group);
     fades.resize(group);
-    acc.resize(group * dim);
+    sums.assign(heads, 0.0f);
+    tops.assign(heads, -std::numeric_limits<float>::infinity());
+    acc.assign(heads * dim, 0.0f);
   }
 };
 
@@ -191,11 +192,10 @@ void weigh_any(const Layer& layer, int64_t h, const std::vector<Chunk>& chunks, 
 }
 
 template <class K, int N>
-void weigh_group(const Layer& layer, int64_t h, int64_t group, Scratch& s) {
+void weigh_group(const Layer& layer, int64_t h, int64_t group, const Scratch& s, float* acc) {
   constexpr int MOST = N == 0 ? 1 : N <= 4 ? 4 : N <= 8 ? 2 : 1;  // what the registers hold
   const int64_t dim = layer.value_dim;
   const float* fades = s.fades.data();
-  float* acc = s.acc.data();
   int64_t g = 0;
   if constexpr (N > 0) {
     for (; g + MOST <= group; g += MOST)
@@ -225,34 +225,42 @@ inline void with_sixteens(int64_t dim, F&& f) {
   }
 }
 
-// One token's queries of one group of heads over positions [from, to) of its row.
+// Scores of one group of heads over the chunks, and what they weigh of the values.
 template <class T, class K>
-void attend_one(const Layer& layer, const Form& form, const int32_t* table, int64_t h,
-                int64_t group, const T* q, int64_t head_stride, int64_t from, int64_t to,
-                Scratch& s, T* out) {
-  const int64_t dim = layer.value_dim;
-  s.fit(group, dim);
-  std::fill(s.sums.begin(), s.sums.end(), 0.0f);
-  std::fill(s.tops.begin(), s.tops.end(), -std::numeric_limits<float>::infinity());
-  std::fill(s.acc.begin(), s.acc.end(), 0.0f);
+void attend_group(const Layer& layer, const Form& form, int64_t h, int64_t group, const T* q,
+                  int64_t head_stride, int64_t count, int64_t place, Scratch& s) {
+  for (int64_t g = 0; g < group; ++g) {
+    float* scores = &s.scores[g * PART];
+    with_sixteens(layer.key_dim, [&](auto n) {
+      score<T, K, decltype(n)::value>(layer, q + g * head_stride, h, s.chunks, scores);
+    });
+    rescale<K>(layer.key_scales, layer.kv_heads, h, s.chunks, scores);
+    s.fades[g] = soften(scores, count, form, s.tops[place + g], s.sums[place + g]);
+    rescale<K>(layer.value_scales, layer.kv_heads, h, s.chunks, scores);
+  }
+  with_sixteens(layer.value_dim, [&](auto n) {
+    weigh_group<K, decltype(n)::value>(layer, h, group, s, &s.acc[place * layer.value_dim]);
+  });
+}
+
+// One token's queries over positions [from, to) of its row, for heads [first, last) of the cache: a
+// part at a time for all of them, since they lie side by side. `q` and `out` are of the first head.
+template <class T, class K>
+void attend_one(const Layer& layer, const Form& form, const int32_t* table, int64_t first,
+                int64_t last, int64_t group, const T* q, int64_t head_stride, int64_t from,
+                int64_t to, Scratch& s, T* out) {
+  const int64_t dim = layer.value_dim, heads = (last - first) * group;
+  s.fit(group, heads, dim);
   for (int64_t at = from; at < to; at += PART) {
     const int64_t count = std::min(PART, to - at);
     cut(s.chunks, table, layer.block_size, at, at + count);
-    for (int64_t g = 0; g < group; ++g) {
-      float* scores = &s.scores[g * PART];
-      with_sixteens(layer.key_dim, [&](auto n) {
-        score<T, K, decltype(n)::value>(layer, q + g * head_stride, h, s.chunks, scores);
-      });
-      rescale<K>(layer.key_scales, layer.kv_heads, h, s.chunks, scores);
-      s.fades[g] = soften(scores, count, form, s.tops[g], s.sums[g]);
-      rescale<K>(layer.value_scales, layer.kv_heads, h, s.chunks, scores);
+    for (int64_t h = first; h < last; ++h) {
+      const int64_t place = (h - first) * group;
+      attend_group<T, K>(layer, form, h, group, q + place * head_stride, head_stride, count, place, s);
     }
-    with_sixteens(dim, [&](auto n) {
-      weigh_group<K, decltype(n)::value>(layer, h, group, s);
-    });
   }
-  for (int64_t g = 0; g < group; ++g)
-    finish(&s.acc[g * dim], dim, s.tops[g], s.sums[g], form, h * group + g, out + g * dim);
+  for (int64_t g = 0; g < heads; ++g)
+    finish(&s.acc[g * dim], dim, s.tops[g], s.sums[g], form, first * group + g, out + g * dim);
 }
 
 }  // namespace penstock

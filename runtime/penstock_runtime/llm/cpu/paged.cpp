@@ -31,20 +31,26 @@ constexpr int64_t FEW = 6;  // queries of a tile that are not worth laying pages
 
 template <class T, class K>
 void attend_tile(const Layer& layer, const Step& step, const Form& form, const Heads& q,
-                 int64_t heads, T* out, const Tile& tile, int64_t h, Scratch& scratch, Tiled& tiled) {
+                 int64_t heads, T* out, const Tile& tile, int64_t first, int64_t last,
+                 Scratch& scratch, Tiled& tiled) {
   const int64_t group = heads / layer.kv_heads, dim = layer.value_dim;
   const int32_t* table = step.tables + tile.row * step.pages;
   const int64_t back = step.contexts[tile.row] - step.starts[tile.row + 1];
-  const T* queries = (const T*)q.data + tile.first * q.token_stride + h * group * q.head_stride;
-  T* to = out + (tile.first * heads + h * group) * dim;
-  if (tile.count > 1 && tile.count * group >= FEW && many_fit<T, K>(layer, group))
-    return attend_many<T, K>(layer, form, table, h, group, queries, q.token_stride, q.head_stride,
-                             tile.first + back, tile.count, tiled, to, heads * dim);
+  const T* queries = (const T*)q.data + tile.first * q.token_stride;
+  T* to = out + tile.first * heads * dim;
+  if (tile.count > 1 && tile.count * group >= FEW && many_fit<T, K>(layer, group)) {
+    for (int64_t h = first; h < last; ++h)
+      attend_many<T, K>(layer, form, table, h, group, queries + h * group * q.head_stride,
+                        q.token_stride, q.head_stride, tile.first + back, tile.count, tiled,
+                        to + h * group * dim, heads * dim);
+    return;
+  }
   for (int64_t t = 0; t < tile.count; ++t) {
     const int64_t end = tile.first + t + back + 1;
     const int64_t from = form.window > 0 ? std::max<int64_t>(0, end - form.window) : 0;
-    attend_one<T, K>(layer, form, table, h, group, queries + t * q.token_stride, q.head_stride, from,
-                     end, scratch, to + t * heads * dim);
+    attend_one<T, K>(layer, form, table, first, last, group,
+                     queries + t * q.token_stride + first * group * q.head_stride, q.head_stride,
+                     from, end, scratch, to + (t * heads + first * group) * dim);
   }
 }
 
@@ -52,17 +58,21 @@ template <class T, class K>
 void attend_rows(const Layer& layer, const Step& step, const Form& form, const Heads& q,
                  int64_t heads, T* out) {
   const std::vector<Tile> tiles = tiles_of(step, heads / layer.kv_heads);
-  const int64_t works = int64_t(tiles.size()) * layer.kv_heads;
-  const int64_t threads = std::min<int64_t>(at::get_num_threads(), works);
+  const int64_t most = at::get_num_threads();
+  // Heads of one row are better read together, as long as there is enough for all threads.
+  const int64_t apart = int64_t(tiles.size()) < 2 * most && most > 1 ? layer.kv_heads : 1;
+  const int64_t works = int64_t(tiles.size()) * apart, heads_each = layer.kv_heads / apart;
   std::atomic<int64_t> next{0};
   // One by one from a counter: the works differ too much in size to be shared out before.
-  at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
+  at::parallel_for(0, std::min(most, works), 1, [&](int64_t begin, int64_t end) {
     Scratch scratch;
     Tiled tiled;
     for (int64_t thread = begin; thread < end; ++thread)
-      for (int64_t work; (work = next++) < works;)
-        attend_tile<T, K>(layer, step, form, q, heads, out, tiles[work / layer.kv_heads],
-                          work % layer.kv_heads, scratch, tiled);
+      for (int64_t work; (work = next++) < works;) {
+        const int64_t first = work % apart * heads_each;
+        attend_tile<T, K>(layer, step, form, q, heads, out, tiles[work / apart], first,
+                          first + heads_each, scratch, tiled);
+      }
   });
 }
 
