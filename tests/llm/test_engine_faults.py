@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tests.llm.engine_driver import MS, Asked, Driver, drive
+from tests.llm.engine_driver import MS, Asked, Clock, Driver, drive
 from tests.llm.sampling_fakes import RuleGrammar, TableModel
 
 from penstock_runtime.errors import (
@@ -296,6 +296,56 @@ def test_a_deadline_ends_a_request_at_the_next_step() -> None:
     assert all(isinstance(error_of(e), DeadlineExceeded) for e in (runs, waits, usual))
     assert "4 of 200 tokens generated" in error_of(runs).message
     driver.assert_empty()
+
+
+def test_a_deadline_is_refused_for_those_who_wait_and_tried_where_nobody_does() -> None:
+    """What is known of the engine's speed may be wrong, and must be able to become right."""
+    model = Paced(5)
+    driver = drive(model, VOCAB, seqs=2, tokens=16)
+    model.clock = driver.clock
+    driver.ask([1] * 16, max_tokens=1)
+    driver.run()
+
+    tried = driver.ask([2] * 16, max_tokens=1, deadline_ns=driver.clock.now + 3 * MS)
+    for each in range(3):
+        driver.ask([3 + each] * 16, max_tokens=1)
+    with pytest.raises(Unavailable, match="deadline cannot be met"):
+        driver.ask([9] * 16, max_tokens=1, deadline_ns=driver.clock.now + 12 * MS)
+    enough = driver.ask([9] * 16, max_tokens=1, deadline_ns=driver.clock.now + 900 * MS)
+    driver.run()
+
+    assert tried.task.error is None
+    assert enough.task.error is None
+
+
+def test_small_steps_say_nothing_of_an_engines_speed() -> None:
+    """A first token takes long, and a lone one is no measure of what a queue is worked off with."""
+    model = Paced(50)
+    driver = drive(model, VOCAB, seqs=4, tokens=64)
+    model.clock = driver.clock
+    driver.ask([1, 2], max_tokens=4)
+    driver.run()
+
+    for each in range(3):
+        driver.ask([3 + each] * 16, max_tokens=1)
+    asked = driver.ask([9] * 16, max_tokens=1, deadline_ns=driver.clock.now + 200 * MS)
+    driver.run()
+
+    assert asked.task.error is None
+
+
+class Paced(TableModel):
+    """Every step takes so many milliseconds of the driver's clock."""
+
+    def __init__(self, step_ms: int) -> None:
+        super().__init__(VOCAB)
+        self.step_ms = step_ms
+        self.clock: Clock | None = None
+
+    def run(self, plan: StepPlan) -> torch.Tensor:
+        assert self.clock is not None
+        self.clock.now += self.step_ms * MS
+        return super().run(plan)
 
 
 def test_one_choice_that_fails_ends_its_siblings() -> None:

@@ -1,16 +1,18 @@
-"""The engine of models that do not run packed: one text at a time, with the same face."""
+"""The engine of models that do not run packed: one text after the other, with the same face."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from contextlib import contextmanager
 
-import numpy as np
 import pytest
-from tests.llm.engine_driver import WANTED, Task, Words
+from tests.llm.engine_driver import Task, Words
+from tests.llm.test_engine_threads import error_of, task_of, wait_until
 
-from penstock_runtime.errors import InvalidArgument, PenstockError, Unavailable
+from penstock_runtime.errors import DeadlineExceeded, Internal, InvalidArgument, Unavailable
 from penstock_runtime.llm.admission import Limits
 from penstock_runtime.llm.answers import Answers
+from penstock_runtime.llm.executable import GenerativeExecutable
 from penstock_runtime.llm.options import EngineOptions
 from penstock_runtime.llm.preparing import Preparer
 from penstock_runtime.llm.sampling_params import SamplingParams
@@ -18,169 +20,129 @@ from penstock_runtime.llm.scribe import Scribe
 from penstock_runtime.llm.serial_engine import SerialEngine
 from penstock_runtime.llm.watching import EngineWatcher
 from penstock_runtime.observability.engine_metrics import EngineTally
-from penstock_runtime.request import InferRequest, RequestedOutput
 
-ROOM, VOCAB = 64, 100
+LIMITS = Limits(max_model_len=10_000, max_queued_requests=8)
+FOREVER = '{"max_tokens": 5000, "ignore_eos": true}'
 
 
 class Counting:
-    """Goes on by one; `gate` lets one token through at a time where it is set."""
+    """Counts on from the last token of a prompt; a prompt of sevens fails."""
 
     def __init__(self) -> None:
-        self.closed = 0
-        self.gate: threading.Semaphore | None = None
+        self.open = 0
 
     def stream(
         self, tokens: list[int], params: SamplingParams, max_tokens: int | None, seed: int
     ) -> Iterator[int]:
-        del params, seed
+        self.open += 1
         try:
             for place in range(max_tokens or 0):
-                if self.gate is not None:
-                    self.gate.acquire()
-                token = (tokens[0] + place + 1) % VOCAB
-                if token == 13:
-                    raise RuntimeError("thirteen")
-                yield token
+                if tokens[0] == 7:
+                    raise RuntimeError("a secret of the machine's")
+                time.sleep(0.0005)
+                yield (tokens[-1] + place + 1) % 64
         finally:
-            self.closed += 1
+            self.open -= 1
 
 
-class House:
-    """A serial engine with its threads, and whoever asks it."""
-
-    def __init__(self, runner: Counting, **limits: Any) -> None:
-        watcher = EngineWatcher(EngineTally("m", 1, "m_0", {}))
-        known = Limits(max_model_len=ROOM, **limits)
-        self.engine = SerialEngine("m", runner, known, watcher, {50}, "it is odd", _nothing)
-        self.scribe = Scribe(Answers(str), self.engine.end, watcher)
-        self.preparer = Preparer(EngineOptions(), Words(), ROOM, VOCAB)
-        self.scribe.start()
-        self.engine.start(self.scribe)
-
-    def ask(self, first: int, **params: Any) -> Task:
-        request = InferRequest(
-            "m", (), outputs=tuple(map(RequestedOutput, WANTED)), parameters={"max_tokens": 5}
-        )
-        document = str({"temperature": 0, **params}).replace("'", '"')
-        arrays = {
-            "input_ids": np.array([first], np.int64),
-            "sampling_parameters": np.array([document.encode()], object),
-        }
-        task = Waiting(request, arrays)
-        generation = self.preparer.prepare(task)
-        self.engine.submit(generation)
-        task.on_abandon(lambda: self.scribe.abandon(generation))
-        return task
-
-    def stop(self) -> None:
-        self.engine.stop()
-        self.scribe.stop()
+@contextmanager
+def running(
+    runner: Counting, prepare: Callable[[], None] = lambda: None
+) -> Iterator[GenerativeExecutable]:
+    watcher = EngineWatcher(EngineTally("tiny", 1, "tiny_0", {}))
+    engine = SerialEngine("tiny", runner, LIMITS, watcher, [63], "it is odd", prepare)
+    scribe = Scribe(Answers(str), engine.end, watcher)
+    preparer = Preparer(EngineOptions(), Words(), 10_000, 64)
+    executable = GenerativeExecutable(
+        engine, scribe, preparer, lambda _: pytest.fail("no grammars"), lambda: None, lambda: None
+    )
+    scribe.start()
+    engine.start(scribe)
+    try:
+        yield executable
+    finally:
+        executable.close()
+    assert not runner.open
 
 
-class Waiting(Task):
-    """A task that can be waited for."""
+def test_texts_come_one_after_the_other_to_their_ends() -> None:
+    """By length, by the sign of the end, by a stop token and by a stop string; all of n."""
+    tasks = [
+        task_of('{"max_tokens": 5}'),
+        task_of('{"max_tokens": 100}'),
+        task_of('{"max_tokens": 100, "stop_token_ids": [9], "n": 2}'),
+        task_of('{"max_tokens": 5000, "ignore_eos": true, "stop": ["12 13"]}'),
+    ]
+    with running(Counting()) as executable:
+        executable.execute_requests(tasks)
+        wait_until(lambda: all(task.ends for task in tasks))
 
-    def __init__(self, request: InferRequest, arrays: Any) -> None:
-        super().__init__(request, arrays)
-        self.over = threading.Event()
-
-    def send(self, outputs: Any, *more: Any, last: bool = True, **said: Any) -> None:
-        super().send(outputs, *more, last=last, **said)
-        if last:
-            self.over.set()
-
-    def fail(self, error: PenstockError) -> None:
-        super().fail(error)
-        self.over.set()
-
-
-def _nothing() -> None:
-    pass
+    assert tasks[0].ids == [4, 5, 6, 7, 8]
+    assert tasks[1].ids == list(range(4, 64))
+    assert tasks[1].text.endswith(" 62 ")
+    assert tasks[2].ids == [4, 5, 6, 7, 8, 9] * 2
+    assert tasks[3].text.endswith(" 11 ")
 
 
-@pytest.fixture
-def runner() -> Counting:
-    return Counting()
+def test_a_caller_that_goes_makes_room_for_the_next() -> None:
+    """At the next token, and in the queue at once."""
+    runner = Counting()
+    with running(runner) as executable:
+        first, second, third = task_of(FOREVER), task_of(FOREVER), task_of('{"max_tokens": 3}')
+        executable.execute_requests((first, second, third))
+        wait_until(lambda: len(first.answers) > 2)
+        second.abandon()
+        first.abandon()
+        wait_until(lambda: third.ends == 1)
+
+    assert not second.answers
+    assert (first.ends, second.ends) == (0, 0)
 
 
-@pytest.fixture
-def house(runner: Counting) -> Iterator[House]:
-    made = House(runner)
-    yield made
-    made.stop()
+def test_what_fails_is_told_to_its_caller_only() -> None:
+    """A model that raises, a deadline, what cannot be had, a full queue."""
+    bad = task_of('{"max_tokens": 5}')
+    bad.arrays["input_ids"][:] = 7
+    late = task_of(FOREVER, deadline_ns=time.monotonic_ns() + 50_000_000)
+    odd = task_of('{"regex": "a+"}')
+    with running(Counting()) as executable:
+        executable.execute_requests((bad, late, odd))
+        errors = [error_of(task) for task in (bad, late, odd)]
+        held: list[Task] = [task_of(FOREVER) for _ in range(11)]
+        executable.execute_requests(held[:1])
+        wait_until(lambda: len(held[0].answers) > 0)
+        executable.execute_requests(held[1:])
+        full = error_of(held[-1])
+        for task in held:
+            task.abandon()
+        good = task_of('{"max_tokens": 5}')
+        executable.execute_requests((good,))
+        wait_until(lambda: good.ends == 1)
+
+    assert [type(error) for error in errors] == [Internal, DeadlineExceeded, InvalidArgument]
+    assert "secret" not in errors[0].message
+    assert "it is odd" in errors[2].message
+    assert isinstance(full, Unavailable)
+    assert good.ids == [4, 5, 6, 7, 8]
 
 
-def answered(task: Any) -> list[int]:
-    assert task.over.wait(20)
-    ids: list[int] = task.ids
-    return ids
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_engine_that_cannot_begin_keeps_nobody_waiting() -> None:
+    """Who has come is told so, and who comes later as well."""
+    go = threading.Event()
 
+    def prepare() -> None:
+        go.wait(20)
+        raise RuntimeError("no such device")
 
-def test_texts_are_generated_one_after_the_other_and_streamed(house: House) -> None:
-    tasks = [house.ask(20), house.ask(30)]
+    with running(Counting(), prepare) as executable:
+        early = task_of(FOREVER)
+        executable.execute_requests((early,))
+        go.set()
+        error = error_of(early)
+        wait_until(lambda: not executable.ready)
+        late = task_of(FOREVER)
+        executable.execute_requests((late,))
 
-    assert [answered(task) for task in tasks] == [[21, 22, 23, 24, 25], [31, 32, 33, 34, 35]]
-    assert all(len(task.answers) == 5 for task in tasks)
-
-
-def test_a_text_ends_with_the_model_s_own_end(house: House, runner: Counting) -> None:
-    assert answered(house.ask(47)) == [48, 49, 50]
-    assert runner.closed == 1
-
-
-def test_one_that_fails_is_told_why_and_the_next_goes_on(house: House) -> None:
-    failing, next_one = house.ask(11), house.ask(20)
-
-    answered(failing)
-
-    assert str(failing.error) == "a step of the model failed: RuntimeError"
-    assert len(answered(next_one)) == 5
-
-
-def test_a_caller_that_gives_up_ends_its_text_and_frees_the_model(runner: Counting) -> None:
-    runner.gate = threading.Semaphore(1)
-    house = House(runner)
-    first, second = house.ask(20), house.ask(30)
-
-    first.abandon()
-    runner.gate.release(20)
-
-    assert answered(second) == [31, 32, 33, 34, 35]
-    assert runner.closed == 2
-    house.stop()
-
-
-@pytest.mark.parametrize(
-    "beyond",
-    [{"logprobs": 1}, {"regex": "a+"}, {"presence_penalty": 1.0}, {"allowed_token_ids": [1]}],
-)
-def test_what_the_model_cannot_do_is_refused_by_name(house: House, beyond: dict[str, Any]) -> None:
-    with pytest.raises(InvalidArgument, match="one text at a time: it is odd"):
-        house.ask(20, **beyond)
-
-
-def test_a_full_queue_and_a_stopped_engine_refuse_at_once(runner: Counting) -> None:
-    runner.gate = threading.Semaphore(0)
-    house = House(runner, max_queued_requests=1)
-    tasks = [house.ask(20)]
-    wait_until(lambda: house.engine.stats().running == 1)
-    tasks.append(house.ask(21))
-
-    with pytest.raises(Unavailable, match="Exceeds maximum queue size"):
-        house.ask(22)
-
-    runner.gate.release(100)
-    assert all(answered(task) for task in tasks)
-    house.stop()
-    with pytest.raises(Unavailable, match="has ended"):
-        house.ask(23)
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    event = threading.Event()
-    for _ in range(1000):
-        if holds():
-            return
-        event.wait(0.01)
-    raise AssertionError("it never came to be")
+    assert isinstance(error, Internal)
+    assert isinstance(error_of(late), Unavailable)

@@ -11,8 +11,14 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from typing import Protocol
 
-from penstock_runtime.errors import Internal, InvalidArgument, Unavailable
-from penstock_runtime.llm.admission import Limits, Queue, never_fits, queue_full
+from penstock_runtime.errors import Internal, InvalidArgument, PenstockError, Unavailable
+from penstock_runtime.llm.admission import (
+    Limits,
+    Queue,
+    deadline_passed,
+    never_fits,
+    queue_full,
+)
 from penstock_runtime.llm.endings import Chosen, cut, step_failure
 from penstock_runtime.llm.engine_seams import StepWatcher, Teller
 from penstock_runtime.llm.generation import Choice, Generation
@@ -145,15 +151,32 @@ class SerialEngine:
     # -- the loop --------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        self._prepare()
-        while (choice := self._next()) is not None:
-            try:
-                self._generate(choice)
-            except Exception as error:
-                _log.exception("a text could not be generated")
-                self._tell().fail(choice.generation, step_failure(error))
-            with self._changed:
-                self._running = None
+        try:
+            self._prepare()
+            while (choice := self._next()) is not None:
+                self._guarded(choice)
+        finally:
+            self._leave()
+
+    def _guarded(self, choice: Choice) -> None:
+        try:
+            self._generate(choice)
+        except PenstockError as error:
+            self._tell().fail(choice.generation, error)
+        except Exception as error:
+            _log.exception("a text could not be generated")
+            self._tell().fail(choice.generation, step_failure(error))
+        with self._changed:
+            self._running = None
+
+    def _leave(self) -> None:
+        """Nobody may wait for it any more, unless it was asked to end: then others answer."""
+        with self._changed:
+            asked, self._stopped = self._stopped, True
+            left = list(self._waiting)
+        for choice in () if asked else left:
+            error = Internal("the engine of the model died", scheduled=True)
+            self._tell().fail(choice.generation, error)
 
     def _next(self) -> Choice | None:
         with self._changed:
@@ -161,20 +184,23 @@ class SerialEngine:
             if self._stopped:
                 return None
             self._running = self._waiting.popleft()
+            # Here, so that nobody ends it in between.
+            self._running.sequence.phase = Phase.RUNNING
             return self._running
 
     def _generate(self, choice: Choice) -> None:
         sequence = choice.sequence
         started = sequence.planned_ns = self._clock()
-        sequence.phase = Phase.RUNNING if sequence.phase is Phase.WAITING else sequence.phase
         tokens = self._runner.stream(
-            sequence.tokens, sequence.params, sequence.max_tokens, sequence.seed
+            list(sequence.tokens), sequence.params, sequence.max_tokens, sequence.seed
         )
         with closing(tokens):  # type: ignore[type-var] # a generator, which can be closed
             for token in tokens:
                 if sequence.phase is Phase.FINISHED or self._stopped:
                     return
                 started = self._take(choice, token, started)
+                if sequence.deadline_ns is not None and started >= sequence.deadline_ns:
+                    raise deadline_passed(sequence, started)
         if sequence.phase is not Phase.FINISHED:
             raise Internal("the model ended a text that was to go on", scheduled=True)
 
