@@ -52,12 +52,14 @@ class Running:
 
 
 @contextlib.contextmanager
-def started(launch: Launch, folder: Path, core: int) -> Iterator[Running]:
-    """Run it in `folder` until the end of the block; then nothing of its session is left."""
+def started(launch: Launch, folder: Path, *cores: int) -> Iterator[Running]:
+    """Run it in `folder`, on these cores, until the end of the block; then nothing of its session
+    is left.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "log"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **launch.environment}
-    with log.open("wb") as out, pinned(core):
+    with log.open("wb") as out, pinned(*cores):
         process = subprocess.Popen(
             launch.words,
             stdin=subprocess.DEVNULL,
@@ -96,10 +98,10 @@ def _kill(running: Running) -> None:
 
 
 @contextlib.contextmanager
-def pinned(core: int) -> Iterator[None]:
-    """What this thread starts inside the block runs on this core alone."""
+def pinned(*cores: int) -> Iterator[None]:
+    """What this thread starts inside the block runs on these cores alone."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
+    os.sched_setaffinity(0, set(cores))
     try:
         yield
     finally:
