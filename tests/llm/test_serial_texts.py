@@ -142,13 +142,14 @@ def test_a_caller_that_gives_up_ends_its_text_and_frees_the_model(runner: Counti
     runner.gate = threading.Semaphore(1)
     house = House(runner)
     first, second = house.ask(20), house.ask(30)
+    wait_until(lambda: house.engine.stats().running == 1)
 
     first.abandon()
     runner.gate.release(20)
 
     assert answered(second) == [31, 32, 33, 34, 35]
-    assert runner.closed == 2
     house.stop()
+    assert runner.closed == 2
 
 
 @pytest.mark.parametrize(
