@@ -28,6 +28,13 @@ struct Pairs {
 };
 #endif
 
+// How much of a product the registers hold: rows, and vectors of each.
+#ifdef PENSTOCK_AVX512
+constexpr int ROWS = 6, WIDE = 4;
+#else
+constexpr int ROWS = 6, WIDE = 1;
+#endif
+
 // -- c = fade * c + a b for R rows and W vectors; a: [rows, steps], b: [steps, width] -------------
 
 template <class P, int R, int W>
@@ -55,7 +62,7 @@ void product_rows(int64_t rows, const float* a, int64_t a_stride, const float* b
                      fade == nullptr ? nullptr : fade + r, c + r * c_stride, c_stride);
   };
   int64_t r = 0;
-  for (; r + 6 <= rows; r += 6) by.template operator()<6>(r);
+  for (; r + ROWS <= rows; r += ROWS) by.template operator()<ROWS>(r);
   for (; r + 2 <= rows; r += 2) by.template operator()<2>(r);
   for (; r < rows; ++r) by.template operator()<1>(r);
 }
@@ -64,8 +71,8 @@ template <class P>
 void product_all(int64_t rows, int64_t width, const float* a, int64_t a_stride, const float* b,
                  int64_t b_stride, int64_t steps, const float* fade, float* c, int64_t c_stride) {
   int64_t w = 0;
-  for (; w + 4 * LANES <= width; w += 4 * LANES)
-    product_rows<P, 4>(rows, a, a_stride, b + w, b_stride, steps, fade, c + w, c_stride);
+  for (; w + WIDE * LANES <= width; w += WIDE * LANES)
+    product_rows<P, WIDE>(rows, a, a_stride, b + w, b_stride, steps, fade, c + w, c_stride);
   for (; w < width; w += LANES)
     product_rows<P, 1>(rows, a, a_stride, b + w, b_stride, steps, fade, c + w, c_stride);
 }
