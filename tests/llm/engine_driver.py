@@ -29,6 +29,7 @@ from penstock_runtime.llm.sampler import Sampler
 from penstock_runtime.llm.sampling_params import SamplingParams
 from penstock_runtime.llm.scribe import Scribe
 from penstock_runtime.llm.sequence import Grammar
+from penstock_runtime.llm.speculative.verify import Proposals
 from penstock_runtime.llm.watching import EngineWatcher, state_of
 from penstock_runtime.observability.engine_metrics import EngineTally
 from penstock_runtime.request import EMPTY, InferRequest, Parameters, RequestedOutput
@@ -215,6 +216,7 @@ class Driver:
         assert stats.free_blocks == stats.n_blocks
         assert not self.sampler._states
         assert not getattr(self.proposer, "_indices", None)
+        assert not getattr(self.proposer, "_shadows", None)
         for asked in self.asked:
             assert asked.task.ends == (0 if asked.task.gone else 1)
 
@@ -244,6 +246,7 @@ def drive(
     options: EngineOptions | None = None,
     caching: bool = True,
     gate: AdapterGate | None = None,
+    proposals: Proposals | None = None,
 ) -> Driver:
     """An engine of this size over this runner."""
     clock = Clock()
@@ -255,7 +258,7 @@ def drive(
     )
     pool = BlockPool(blocks, size, caching)
     batcher = ContinuousBatcher(pool, limits, make_policy(policy))
-    sampler = Sampler(vocab_size, eos)
+    sampler = Sampler(vocab_size, eos, proposals=proposals)
     tally = EngineTally("tiny", 1, "tiny_0", {})
     watcher = EngineWatcher(tally, clock=clock)
     engine = Engine(

@@ -14,6 +14,7 @@ from penstock_runtime.llm.causal_model import LoadedCausalModel
 from penstock_runtime.llm.model_loader import prepare
 from penstock_runtime.llm.options import EngineOptions
 from penstock_runtime.llm.runner import PagedRunner
+from penstock_runtime.llm.speculative.draft import DraftProposer
 from penstock_runtime.llm.speculative.ngram import NgramProposer
 
 COUNT = 16
@@ -163,6 +164,39 @@ def test_guesses_change_no_text_and_save_steps(family: str) -> None:
     assert guessing.tally.counters()["spec_decode_num_drafts_total"] > 0
     guessing.assert_empty()
     del model
+
+
+@pytest.mark.parametrize("family", CORE[:2])
+def test_the_guesses_of_a_small_model_change_no_text(family: str) -> None:
+    """One that is often wrong, with little room of its own, in a tight pool; by a seed as well."""
+    model, prompts, wanted = case(family)
+    small = prepare(tiny_models.build(family, num_hidden_layers=1), OPTIONS)
+    hot: dict[str, Any] = {"temperature": 0.8, "seed": 11}
+    proposers = [
+        DraftProposer(
+            PagedRunner(each, OPTIONS, 30),
+            vocab_size=model.vocab_size,
+            n_blocks=30,
+            block_size=SIZE,
+            tokens=3,
+        )
+        for each in (model, small)
+    ]
+    plain = engine(family)
+    expected = ask_all(plain, prompts, **hot)
+    plain.run()
+
+    for proposer in proposers:
+        driver = engine(family, blocks=20, proposer=proposer, proposals=proposer)
+        asked = [*ask_all(driver, prompts), *ask_all(driver, prompts, **hot)]
+        free = ask_all(driver, prompts[:3], temperature=1.0)
+        driver.run()
+
+        assert texts(asked) == wanted + texts(expected)
+        assert all(len(each.ids) == COUNT for each in free)
+        assert driver.tally.counters()["spec_decode_num_accepted_tokens_total"] > 0
+        driver.assert_empty()
+        assert len(proposer._free) == 30
 
 
 @pytest.mark.parametrize("family", CORE)

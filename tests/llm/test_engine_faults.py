@@ -1,7 +1,7 @@
 """What goes wrong with one request is no harm to another, and leaves nothing behind."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 import torch
@@ -16,7 +16,9 @@ from penstock_runtime.errors import (
     ResourceExhausted,
     Unavailable,
 )
+from penstock_runtime.llm.adapter_gate import AdapterGate
 from penstock_runtime.llm.options import EngineOptions
+from penstock_runtime.llm.sequence import Sequence
 from penstock_runtime.llm.speculative.ngram import NgramProposer
 from penstock_runtime.llm.step import Row, StepPlan
 
@@ -153,6 +155,101 @@ def test_logits_that_are_no_numbers_fail_their_own_request() -> None:
     assert error_of(marked).reason == "NAN_LOGITS"
     assert [each.ids for each in asked] == undisturbed()
     driver.assert_empty()
+
+
+class Confused(NgramProposer):
+    """Fails now and then, with some of its guesses made."""
+
+    def __init__(self) -> None:
+        super().__init__(3)
+        self.calls = 0
+
+    def propose(self, sequences: Iterable[Sequence]) -> None:
+        super().propose(list(sequences))
+        self.calls += 1
+        if self.calls % 3 == 0:
+            raise RuntimeError("no idea")
+
+
+def test_guesses_that_fail_cost_nobody_anything() -> None:
+    """The step goes without."""
+    proposer = Confused()
+    driver = drive(TableModel(VOCAB), VOCAB, proposer=proposer)
+
+    asked = neighbours(driver)
+    driver.run()
+
+    assert proposer.calls > 6
+    assert [each.ids for each in asked] == undisturbed()
+    driver.assert_empty()
+
+
+class Slots:
+    """Adapters in so many slots; the one called "bad" cannot be loaded."""
+
+    def __init__(self, count: int) -> None:
+        self.users: dict[str, int] = {}
+        self._count = count
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        return tuple(self.users)
+
+    @property
+    def full(self) -> bool:
+        return sum(count > 0 for count in self.users.values()) >= self._count
+
+    def read(self, name: str) -> str:
+        return name
+
+    def load(self, name: str, found: object) -> int:
+        if name == "bad":
+            raise RuntimeError("its factors are rotten")
+        idle = [other for other, count in self.users.items() if not count]
+        if len(self.users) >= self._count:
+            del self.users[idle[0]]
+        self.users[name] = 0
+        return 0
+
+    def acquire(self, name: str) -> int | None:
+        self.users[name] += 1
+        return 0
+
+    def release(self, name: str) -> None:
+        self.users[name] -= 1
+
+    def index(self, name: str) -> int:
+        return 0
+
+    def set_rows(self, indices: object) -> None:
+        """Nothing."""
+
+
+def test_adapters_take_turns_and_a_bad_one_is_no_harm() -> None:
+    """More of them than slots; callers that go while they wait or run leave their slots."""
+    chance = random.Random(3)
+    slots = Slots(2)
+    driver = drive(TableModel(VOCAB), VOCAB, gate=AdapterGate(slots))
+
+    asked = [
+        driver.ask([1, 2, k], max_tokens=6, adapter=chance.choice(("a", "b", "c", "d", "bad")))
+        for k in range(40)
+    ]
+    gone = chance.sample(asked, 10)
+    plain = driver.ask([1, 2], max_tokens=6)
+    for each in gone:
+        driver.step()
+        each.task.abandon()
+    driver.run()
+
+    for each in asked:
+        if each.generation.ask.params.adapter == "bad":
+            assert each.task.gone or isinstance(error_of(each), Internal)
+        elif each not in gone:
+            assert len(each.ids) == 6
+    assert len(plain.ids) == 6
+    driver.assert_empty()
+    assert not any(slots.users.values())
 
 
 class Broken(RuleGrammar):

@@ -86,6 +86,25 @@ def test_logprobs_of_a_prompt_need_no_parameter_beside_the_output() -> None:
     assert len(json.loads(answer["logprobs"][0])) == 1
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_prompt_may_be_looked_at_without_an_answer(stream: bool) -> None:
+    """max_tokens 0: its logprobs, its text if that is wanted, and the end."""
+    driver = driver_of(options=EngineOptions(echo=True), tokens=2)
+    asked = driver.ask(
+        [1, 2, 3], max_tokens=0, prompt_logprobs=1, outputs=EVERYTHING, stream=stream, n=2
+    )
+
+    driver.run()
+
+    answers = asked.task.answers
+    texts = [text.decode() for answer in answers for text in answer["text_output"]]
+    assert texts == ["1 2 3 "] * 2
+    assert len(json.loads(answers[0]["prompt_logprobs"][0])) == 3
+    assert [r for answer in answers for r in answer["finish_reason"]] == [b"length"] * 2
+    assert not asked.ids
+    driver.assert_empty()
+
+
 def test_a_stream_may_ask_for_several_tokens_at_once() -> None:
     """stream_interval is the least that a response has, but for the last."""
     driver = driver_of()

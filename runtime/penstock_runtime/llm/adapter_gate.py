@@ -4,17 +4,21 @@ Files are read by whoever brings a request; slots are given, filled and taken by
 thread, which no request keeps waiting for a disk.
 """
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from penstock_runtime.errors import PenstockError
+from penstock_runtime.llm.endings import step_failure
 from penstock_runtime.llm.engine_seams import Runner
 from penstock_runtime.llm.generation import Choice
 from penstock_runtime.llm.sequence import Phase
 from penstock_runtime.llm.sequence import Sequence as Tokens
 from penstock_runtime.llm.step import StepPlan
+
+_log = logging.getLogger("penstock.llm")
 
 ADAPTER = "adapter"
 
@@ -85,8 +89,9 @@ class AdapterGate:
                     ready.append(choice)
                 else:
                     self._waiting.append(choice)
-            except PenstockError as error:
-                failed.append((choice, error))
+            except Exception as error:
+                _log.exception("an adapter could not be loaded")
+                failed.append((choice, step_failure(error)))
         return ready, failed
 
     def _acquire(self, sequence: Tokens) -> bool:

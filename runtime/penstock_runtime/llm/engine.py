@@ -232,10 +232,18 @@ class Engine:
             self._tell().fail(choice.generation, error)
 
     def _propose(self) -> None:
-        if self._proposer is not None:
-            with self._lock:
-                running = self._batcher.running
+        if self._proposer is None:
+            return
+        with self._lock:
+            running = self._batcher.running
+        try:
             self._proposer.propose(running)
+        except Exception:
+            # Without a guess all is as it would be with one, but slower.
+            _log.exception("nothing could be guessed")
+            for sequence in running:
+                sequence.drafts = []
+                self._proposer.forget(sequence)
 
     def _settle(self, plan: StepPlan, results: Sequence[RowResult], now: int) -> list[News]:
         """Take in what was chosen; what there is to tell of it."""
