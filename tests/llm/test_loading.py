@@ -1,5 +1,6 @@
 """Models are loaded by threads that know nothing of each other."""
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,6 +11,7 @@ pytest.importorskip("transformers")
 import torch
 
 from penstock_runtime.llm.causal_model import LoadedCausalModel
+from penstock_runtime.llm.loading import import_alone
 from penstock_runtime.llm.model_loader import load_causal_model
 from penstock_runtime.llm.options import EngineOptions
 
@@ -28,3 +30,22 @@ def test_models_that_are_loaded_at_once_are_all_complete() -> None:
     assert all(loaded.paged for loaded in found)
     assert torch.get_default_dtype() == torch.float32
     assert len({loaded.memory_bytes for loaded in found}) == 1
+
+
+def test_what_imports_transformers_is_imported_by_one_thread_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A library that puts another module in its own place is half there for whoever comes then."""
+    names = [f"slowly_imported_{number}" for number in range(4)]
+    code = "import time, sys\nsys.inside.append(1)\ntime.sleep(0.01)\nALONE = len(sys.inside)\n"
+    for name in names:
+        (tmp_path / f"{name}.py").write_text(code + "sys.inside.pop()\n")
+        monkeypatch.setitem(sys.modules, name, None)
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "inside", [], raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(import_alone, names))
+
+    assert [module.ALONE for module in found] == [1, 1, 1, 1]

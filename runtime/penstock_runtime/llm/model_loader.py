@@ -138,9 +138,10 @@ def _config(folder: Path) -> Any:
     if document.get("quantization_config") is not None:
         raise InvalidArgument(f"{CONFIG} has a quantization_config, which is not read")
     try:
-        return AutoConfig.from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=False
-        )
+        with LOADING:
+            return AutoConfig.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=False
+            )
     except Exception as error:
         own = " by code of its own, which is not run" if "auto_map" in document else ""
         raise InvalidArgument(
@@ -192,7 +193,8 @@ def _model_class(config: Any) -> Any:
     """The class that generates text by this configuration."""
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise InvalidArgument(f"a model of type {config.model_type!r} does not generate text")
-    found = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    with LOADING:
+        found = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     return found[0] if isinstance(found, tuple) else found
 
 

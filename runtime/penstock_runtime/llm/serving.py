@@ -4,7 +4,6 @@ for every instance.
 torch and transformers are imported when a model is loaded, and not before.
 """
 
-import importlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +23,7 @@ from penstock_runtime.llm.detokenizer import TextStream
 from penstock_runtime.llm.engine_seams import StepWatcher, Teller
 from penstock_runtime.llm.executable import Compile, GeneratingEngine, GenerativeExecutable
 from penstock_runtime.llm.generation import Texts
+from penstock_runtime.llm.loading import import_alone
 from penstock_runtime.llm.options import EngineOptions, read_options
 from penstock_runtime.llm.preparing import Preparer
 from penstock_runtime.llm.roster import BatcherStats
@@ -163,7 +163,7 @@ def build_engine(source: ModelSource, options: EngineOptions, device: str, name:
     """One engine on one device, running. Raises what prevents it."""
     prepare_openmp()
     try:
-        heavy = importlib.import_module("penstock_runtime.llm.parts")
+        heavy = import_alone("penstock_runtime.llm.parts")
     except ImportError as error:
         raise Unsupported(
             "language models need torch, transformers, tokenizers and llguidance, which are not all"

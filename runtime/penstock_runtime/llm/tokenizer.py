@@ -19,6 +19,7 @@ from penstock_runtime.llm.increments import (
     WindowIncrements,
     prime,
 )
+from penstock_runtime.llm.loading import LOADING, import_alone
 from penstock_runtime.llm.token_bytes import read_form
 from penstock_runtime.llm.tokenizer_files import TokenizerFiles, read_files
 
@@ -146,12 +147,12 @@ def _convert(folder: Path) -> Backend:
             "tokenizer.json is missing, and so are tokenizer.model and vocab.json"
         )
     # Only here, as it takes seconds to import and most models do without.
-    from transformers import AutoTokenizer
-
+    transformers = import_alone("transformers")
     try:
-        loaded = AutoTokenizer.from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=False
-        )
+        with LOADING:
+            loaded = transformers.AutoTokenizer.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=False
+            )
         backend: Backend = loaded.backend_tokenizer
     except Exception as error:  # a class of any library that a tokenizer may need
         raise InvalidArgument(

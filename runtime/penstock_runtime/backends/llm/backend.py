@@ -4,7 +4,6 @@ model.safetensors, whether it generates, makes embeddings, reranks or classifies
 torch and transformers are imported when the first such model is loaded, not before.
 """
 
-import importlib
 from types import ModuleType
 
 from penstock_runtime.backends.base import LoadedModel, ModelSource
@@ -16,6 +15,7 @@ from penstock_runtime.llm.encoders.completion import RESULTS, complete
 from penstock_runtime.llm.encoders.folder import recognise
 from penstock_runtime.llm.encoders.spec import labels_of, task_of_source
 from penstock_runtime.llm.encoders.task import CLASSIFY, GENERATE
+from penstock_runtime.llm.loading import import_alone
 from penstock_runtime.llm.serving import complete_generative, load_generative
 
 
@@ -52,7 +52,7 @@ class LanguageModelBackend:
 def _encoders() -> ModuleType:
     prepare_openmp()
     try:
-        return importlib.import_module("penstock_runtime.llm.encoders.model")
+        return import_alone("penstock_runtime.llm.encoders.model")
     except ImportError as error:
         raise Unsupported(
             "language models need torch, transformers and tokenizers, which are not all installed:"
