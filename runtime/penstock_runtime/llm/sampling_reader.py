@@ -90,7 +90,7 @@ _OURS: Mapping[str, Check] = {
     "stop": strings(MAX_STOPS, MAX_STOP_CHARACTERS),
     "include_stop_str_in_output": boolean,
     "ignore_eos": boolean,
-    "max_tokens": integer(0, _INT32),
+    "max_tokens": integer(1, _INT32),
     "min_tokens": integer(0, _INT32),
     "logprobs": integer(0, MAX_LOGPROBS),
     "prompt_logprobs": integer(0, MAX_LOGPROBS),
