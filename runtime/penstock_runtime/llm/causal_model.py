@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from penstock_runtime.llm.completing import LENGTHS
 from penstock_runtime.llm.kv_pool import LayerShape
 
 
@@ -39,7 +40,7 @@ def eos_token_ids(model: Any) -> frozenset[int]:
 
 def longest(config: Any) -> int:
     """How many tokens a text may have; 0 where the configuration sets no limit."""
-    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
+    for name in LENGTHS:
         length = getattr(config, name, None)
         if isinstance(length, int) and length > 0:
             return length

@@ -1,9 +1,16 @@
 """The configuration of a generative model: what its file leaves open is the same for all."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
 
-from penstock_runtime.config import InstanceGroup, ModelConfig, TransactionPolicy
+from penstock_runtime.config import (
+    InstanceGroup,
+    ModelConfig,
+    ModelParameter,
+    TransactionPolicy,
+)
 from penstock_runtime.errors import InvalidArgument
 from penstock_runtime.llm.options import read_options
 from penstock_runtime.llm.signature import declared_inputs, declared_outputs
@@ -11,8 +18,14 @@ from penstock_runtime.llm.signature import declared_inputs, declared_outputs
 BACKEND = "llm"
 
 
-def complete_config(config: ModelConfig) -> ModelConfig:
-    """The configuration with its tensors, decoupled; InvalidArgument for what makes no sense here.
+LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+"""What the length of a text is called in a config.json, by the kind of its model."""
+_LENGTH = "max_model_len"
+
+
+def complete_config(config: ModelConfig, described: Mapping[str, Any]) -> ModelConfig:
+    """The configuration with its tensors, decoupled, and with the length that a config.json
+    (`described`) gives a text; InvalidArgument for what makes no sense here.
 
     A `max_batch_size` above 0 gives all tensors a leading dimension, which is one, as clients of
     TensorRT-LLM's ensemble send them.
@@ -35,7 +48,29 @@ def complete_config(config: ModelConfig) -> ModelConfig:
         output=outputs,
         instance_group=config.instance_group or (InstanceGroup(count=1),),
         model_transaction_policy=TransactionPolicy(decoupled=True),
+        parameters=_with_length(config.parameters, described),
     )
+
+
+def _with_length(
+    parameters: Mapping[str, ModelParameter], described: Mapping[str, Any]
+) -> Mapping[str, ModelParameter]:
+    """Said, so that callers can know it; nothing is said of a model that has no limit."""
+    length = longest(described)
+    if not length or (_LENGTH in parameters and parameters[_LENGTH].string_value.strip() != "0"):
+        return parameters
+    return MappingProxyType({**parameters, _LENGTH: ModelParameter(str(length))})
+
+
+def longest(described: Mapping[str, Any]) -> int:
+    """How many tokens a text may have by a config.json; 0 where that sets no limit."""
+    inner = described.get("text_config")
+    for document in (inner if isinstance(inner, dict) else {}, described):
+        for name in LENGTHS:
+            length = document.get(name)
+            if type(length) is int and length > 0:
+                return length
+    return 0
 
 
 def _check_known(model: str, kind: str, given: Iterable[str], known: set[str]) -> None:

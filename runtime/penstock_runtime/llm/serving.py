@@ -20,6 +20,7 @@ from penstock_runtime.llm.chat import encode_chat
 from penstock_runtime.llm.chat_messages import read_chat
 from penstock_runtime.llm.completing import complete_config
 from penstock_runtime.llm.detokenizer import TextStream
+from penstock_runtime.llm.encoders.folder import config_of
 from penstock_runtime.llm.engine_seams import StepWatcher, Teller
 from penstock_runtime.llm.executable import Compile, GeneratingEngine, GenerativeExecutable
 from penstock_runtime.llm.generation import Texts
@@ -78,7 +79,7 @@ class Parts(Protocol):
 
 def complete_generative(source: ModelSource) -> ModelConfig:
     """The complete configuration of a generative model."""
-    return complete_config(source.config)
+    return complete_config(source.config, config_of(source))
 
 
 def load_generative(source: ModelSource) -> "GenerativeModel":
