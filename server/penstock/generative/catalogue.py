@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from enum import Enum
 
 from penstock.auth.caller import Permit
+from penstock.generative.adapters import Adapted, adapted
 from penstock_runtime.config import ModelConfig
 from penstock_runtime.core import InferenceCore
 from penstock_runtime.errors import InvalidArgument, NotFound, Violation
@@ -66,12 +67,25 @@ class Catalogue:
         return model
 
     def choose_adapted(self, permit: Permit, name: str) -> tuple[Model, str]:
-        """A model that generates, and the adapter in a name such as `model:adapter`."""
+        """A model that generates, and the adapter in a name such as `model:adapter`, or in one that
+        is an adapter's.
+        """
+        known = self._names()
         base, _, adapter = name.partition(":")
-        known = {model.config.name for model in self._core.repository.models()}
-        if not adapter or name in known or base not in known:
-            base, adapter = name, ""
-        return self.choose(permit, base, Task.GENERATE), adapter
+        if name not in known and adapter and base in known:
+            return self.choose(permit, base, Task.GENERATE), adapter
+        if name and name not in known:
+            for each in self.adapted(permit):
+                if each.id == name:
+                    return each.model, each.adapter
+        return self.choose(permit, name, Task.GENERATE), ""
+
+    def adapted(self, permit: Permit) -> list[Adapted]:
+        """The adapters of the models that generate and that the caller may use."""
+        return adapted(self.models(permit, (Task.GENERATE,)), self._names())
+
+    def _names(self) -> set[str]:
+        return {model.config.name for model in self._core.repository.models()}
 
     def _only(self, permit: Permit, task: Task) -> Model:
         models = self.models(permit, (task,))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from penstock.auth.caller import permit_of
+from penstock.generative.adapters import Adapted
 from penstock.generative.catalogue import Catalogue
 from penstock.openai.errors import refused
 from penstock.openai.paths import ROOTS
@@ -37,13 +38,18 @@ class ListFace:
         return made
 
     async def all(self, exchange: Exchange) -> Reply:
-        """Every language model that the caller may use."""
-        models = self._catalogue.models(permit_of(exchange.call))
-        return document_reply({"object": "list", "data": [self._told(model) for model in models]})
+        """Every language model that the caller may use, and behind them their adapters."""
+        permit = permit_of(exchange.call)
+        data = [self._told(model) for model in self._catalogue.models(permit)]
+        data += [self._adapter(each) for each in self._catalogue.adapted(permit)]
+        return document_reply({"object": "list", "data": data})
 
     async def one(self, exchange: Exchange) -> Reply:
         """One of them."""
         name, permit = exchange.value("model"), permit_of(exchange.call)
+        for each in self._catalogue.adapted(permit):
+            if each.id == name:
+                return document_reply(self._adapter(each))
         permit.check(name)
         for model in self._catalogue.models(permit):
             if model.config.name == name:
@@ -55,3 +61,8 @@ class ListFace:
         told = {"id": name, "object": "model", "created": self._since, "owned_by": OWNER}
         told |= {"root": name, "parent": None}
         return told | ({"max_model_len": int(length)} if length.isdecimal() else {})
+
+    def _adapter(self, each: Adapted) -> dict[str, Any]:
+        """As vLLM tells of one: where it lies, and whose it is."""
+        told = self._told(each.model) | {"id": each.id, "root": each.path}
+        return told | {"parent": each.model.config.name}
