@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from penstock.generative.question import CUMULATIVE, LOGPROBS, PROMPT_LOGPROBS
+from penstock.generative.question import CUMULATIVE, LOGPROBS, PROMPT_LOGPROBS, TIME_OUTPUTS
 from penstock_runtime.request import InferResponse
 
 LEAST_LOGPROB = -9999.0
@@ -59,8 +59,21 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
+class Times:
+    """How long an answer took so far, in nanoseconds, and what that costs; 0 for what is not known
+    yet.
+    """
+
+    ttft_ns: int = 0
+    queue_ns: int = 0
+    itl_mean_ns: int = 0
+    compute_ns: int = 0
+    cost: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
-    """One response; `cached_tokens` None where the model does not tell."""
+    """One response; `cached_tokens` and `times` None where the model does not tell."""
 
     choices: tuple[Choice, ...]
     prompt_tokens: int = 0
@@ -68,6 +81,7 @@ class Answer:
     prompt: tuple[Place | None, ...] = ()
     prompt_document: Any = None
     """As `prompt`, as the model said it."""
+    times: Times | None = None
 
 
 def read_answer(response: InferResponse) -> Answer:
@@ -80,6 +94,7 @@ def read_answer(response: InferResponse) -> Answer:
         _first(values, "cached_tokens"),
         tuple(_place(entry) if entry else None for entry in prompt or ()),
         prompt,
+        _times(values),
     )
 
 
@@ -105,6 +120,11 @@ def _choices(values: Mapping[str, list[Any]]) -> Iterator[Choice]:
 def _first(values: Mapping[str, list[Any]], name: str) -> int | None:
     value: int | None = _nth(values, name, 0, None)
     return value
+
+
+def _times(values: Mapping[str, list[Any]]) -> Times | None:
+    said = {name: values[name][0] for name in TIME_OUTPUTS if values.get(name)}
+    return Times(**said) if said else None
 
 
 def _nth(values: Mapping[str, list[Any]], name: str, number: int, default: Any) -> Any:

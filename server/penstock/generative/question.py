@@ -21,6 +21,7 @@ from penstock_runtime.tensor import Tensor, object_array
 
 CHOICE_OUTPUTS = ("text_output", "finish_reason", "stop_reason", "index")
 COUNT_OUTPUTS = ("num_input_tokens", "num_output_tokens", "cached_tokens")
+TIME_OUTPUTS = ("ttft_ns", "queue_ns", "itl_mean_ns", "compute_ns", "cost")
 LOGPROBS, PROMPT_LOGPROBS = "logprobs", "prompt_logprobs"
 CUMULATIVE = "cumulative_logprob"
 

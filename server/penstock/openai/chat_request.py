@@ -53,7 +53,7 @@ def read_chat(fields: Fields, adapter: str = "") -> ChatRequest:
     if top is not None:
         sampling["logprobs"] = top
     more = [name for name in (LOGPROBS, PROMPT_LOGPROBS) if name in sampling]
-    outputs = (*CHOICE_OUTPUTS, *COUNT_OUTPUTS, *more)
+    outputs = (*CHOICE_OUTPUTS, *COUNT_OUTPUTS, *more, *wish.outputs)
     prompt = Prompt.messages(_conversation(fields, tools))
     return ChatRequest(Question(prompt, sampling, wish.stream, outputs), wish, tools, top)
 

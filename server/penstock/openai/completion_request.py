@@ -10,6 +10,7 @@ from penstock.generative.question import (
     CUMULATIVE,
     LOGPROBS,
     PROMPT_LOGPROBS,
+    TIME_OUTPUTS,
     Prompt,
     Question,
 )
@@ -24,10 +25,18 @@ MOST_LOGPROBS = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class StreamWish:
-    """Whether an answer is to come in pieces, and whether they end with what it took."""
+    """Whether an answer is to come in pieces, and whether they end with what it took; `metrics`
+    asks of any answer how long it took.
+    """
 
     stream: bool = False
     usage: bool = False
+    metrics: bool = False
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What a model is asked for so that this can be told."""
+        return TIME_OUTPUTS if self.metrics else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +78,7 @@ def read_completion(fields: Fields, adapter: str = "") -> CompletionRequest:
         sampling["logprobs"] = logprobs
         if echo:
             sampling.setdefault("prompt_logprobs", logprobs)
-    outputs = _outputs(sampling, best_of > n)
+    outputs = (*_outputs(sampling, best_of > n), *wish.outputs)
     prompts = read_prompts(fields)
     if echo and wish.stream and any(prompt.name == "input_ids" for prompt in prompts):
         fields.refuse("echo", "is not offered for token ids in a stream")
@@ -86,7 +95,7 @@ def read_wish(fields: Fields) -> StreamWish:
     options = fields.within("stream_options")
     if options.document and not stream:
         fields.refuse("stream_options", "is given, but 'stream' is not true")
-    return StreamWish(stream, options.flag("include_usage"))
+    return StreamWish(stream, options.flag("include_usage"), fields.flag("include_metrics"))
 
 
 def read_prompts(fields: Fields, name: str = "prompt", most: int = MOST_PROMPTS) -> list[Prompt]:

@@ -35,6 +35,12 @@ _CODES: Mapping[Status, str] = MappingProxyType(
     }
 )
 
+# Clients look for this one, to send less.
+_TOO_LONG = "context_length_exceeded"
+_REASONS: Mapping[str, str] = MappingProxyType(
+    {"PROMPT_TOO_LONG": _TOO_LONG, "NEVER_FITS": _TOO_LONG}
+)
+
 
 def refused(error: PenstockError, request_id: str = "") -> Reply:
     """The answer to a request that fails."""
@@ -49,6 +55,6 @@ def error_document(error: PenstockError, request_id: str = "") -> bytes:
         "message": text_of(error, request_id),
         "type": _TYPES.get(status, "server_error"),
         "param": error.violations[0].field if error.violations else None,
-        "code": error.reason.lower() or _CODES.get(status),
+        "code": _REASONS.get(error.reason) or error.reason.lower() or _CODES.get(status),
     }
     return write_document({"error": said})

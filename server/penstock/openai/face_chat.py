@@ -73,8 +73,8 @@ class ChatFace:
                         piece += document_event(head | {"choices": [choice]} | no_usage)
                 if piece:
                     yield piece
-        if request.wish.usage:
-            yield document_event(head | {"choices": [], "usage": usage.document()})
+        if request.wish.usage or request.wish.metrics:
+            yield document_event(head | {"choices": []} | usage.last(request.wish))
         yield DONE
 
 
@@ -86,6 +86,6 @@ def _told(
     usage.add(0, answer)
     document = identity.head(KIND) | {
         "choices": ChatWriter(request).whole(answer),
-        "usage": usage.document(),
+        **usage.whole(request.wish),
     }
     return document | ({"prompt_logprobs": answer.prompt_document} if answer.prompt else {})

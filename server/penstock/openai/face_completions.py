@@ -79,8 +79,8 @@ class CompletionsFace:
                     yield piece
         if request.bare:
             usage.forget_outputs()
-        if request.wish.usage:
-            yield document_event(head | {"choices": [], "usage": usage.document()})
+        if request.wish.usage or request.wish.metrics:
+            yield document_event(head | {"choices": []} | usage.last(request.wish))
         yield DONE
 
 
@@ -94,4 +94,4 @@ def _told(
     if request.bare:
         usage.forget_outputs()
     choices = CompletionWriter(request).whole(answers)
-    return identity.head(KIND) | {"choices": choices, "usage": usage.document()}
+    return identity.head(KIND) | {"choices": choices} | usage.whole(request.wish)

@@ -2,7 +2,7 @@
 generate text the field `model` names one.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
@@ -29,6 +29,18 @@ from penstock.workshop import Workshop
 from penstock_runtime.core import InferenceCore
 from penstock_runtime.errors import PenstockError
 from penstock_runtime.request import InferRequest, InferResponse
+
+
+def _ms(ns: int) -> str:
+    return f"{ns / 1e6:.3f}"
+
+
+_HEADERS: tuple[tuple[str, str, Callable[[int], str]], ...] = (
+    ("x-prompt-tokens", "num_input_tokens", str),
+    ("x-generated-tokens", "num_output_tokens", str),
+    ("x-queue-time", "queue_ns", _ms),
+    ("x-time-per-token", "itl_mean_ns", _ms),
+)
 
 
 class Asked(NamedTuple):
@@ -94,7 +106,7 @@ class TgiFace:
             return [document] if in_list else document
 
         reply = await self._asker.reply(exchange, responses, told)
-        return replace(reply, headers={**reply.headers, **_counts(responses[0])})
+        return replace(reply, headers={**reply.headers, **_figures(responses[0])})
 
     async def _stream(self, exchange: Exchange, asked: Asked) -> EventsReply:
         def failed(error: PenstockError) -> bytes:
@@ -114,13 +126,11 @@ class TgiFace:
                     yield b"".join(event(write_document(document)) for document in documents)
 
 
-def _counts(response: InferResponse) -> dict[str, str]:
-    """TGI tells what an answer took in its headers too."""
-    found = {
-        header: response.output(name)
-        for header, name in (
-            ("x-prompt-tokens", "num_input_tokens"),
-            ("x-generated-tokens", "num_output_tokens"),
-        )
-    }
-    return {name: str(int(t.numpy().sum())) for name, t in found.items() if t is not None}
+def _figures(response: InferResponse) -> dict[str, str]:
+    """What an answer took is told in headers too: tokens, and milliseconds."""
+    told = {}
+    for header, name, write in _HEADERS:
+        output = response.output(name)
+        if output is not None:
+            told[header] = write(int(output.numpy().sum()))
+    return told

@@ -11,6 +11,7 @@ from penstock.generative.question import (
     CUMULATIVE,
     LOGPROBS,
     PROMPT_LOGPROBS,
+    TIME_OUTPUTS,
     Prompt,
     Question,
 )
@@ -63,6 +64,8 @@ def read_generate(fields: Fields, adapter: str = "", *, stream: bool) -> Generat
     if best_of > 1:
         sampling["n"] = best_of
     outputs: tuple[str, ...] = (*CHOICE_OUTPUTS, *COUNT_OUTPUTS)
+    if not stream:
+        outputs += TIME_OUTPUTS
     if stream or details:
         sampling["logprobs"] = top
         outputs += (LOGPROBS,)
