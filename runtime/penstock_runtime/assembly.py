@@ -20,6 +20,7 @@ from penstock_runtime.scheduling.rates import Rates
 from penstock_runtime.scheduling.timer import Timer
 from penstock_runtime.sequence_book import SequenceBook
 from penstock_runtime.starting import Common, start_model
+from penstock_runtime.wait_graph import WaitGraph
 
 HOLD_HOOK = "TRITONSERVER_DELAY_SCHEDULER"
 HOLD_BACKLOG_HOOK = "TRITONSERVER_BACKLOG_DELAY_SCHEDULER"
@@ -54,7 +55,11 @@ def open_repository(
     book = sequences if sequences is not None else SequenceBook()
     dispatch = Dispatch()
     services = ModelServices(
-        dispatch, custom or CustomMetrics(), engines=engines or EngineBook(), calls=calls
+        dispatch,
+        custom or CustomMetrics(),
+        waits=WaitGraph(rates),
+        engines=engines or EngineBook(),
+        calls=calls,
     )
     common = Common(Timer(), dispatch, hold_until, cache, rates, hold_backlog, book, services)
     loader = Loader(

@@ -27,11 +27,16 @@ from penstock_runtime.stream import release_news
 
 
 class RatedModel:
-    """A loaded model whose instances execute when they have their turn."""
+    """A loaded model whose instances execute when they have their turn; `key` is its name among
+    those that wait for each other.
+    """
 
-    def __init__(self, loaded: LoadedModel, rates: Rates, places: Sequence[Seat]) -> None:
+    def __init__(
+        self, loaded: LoadedModel, rates: Rates, places: Sequence[Seat], key: str = ""
+    ) -> None:
         self._loaded = loaded
         self._rates = rates
+        self._key = key
         self._groups = {seat.placement: seat.group for seat in places}
 
     def executable(self, placement: Placement) -> AnyExecutable:
@@ -39,7 +44,7 @@ class RatedModel:
         made = self._loaded.executable(placement)
         try:
             claim = claim_of(self._groups.get(placement), placement.device_id)
-            turns = Turns(self._rates, self._rates.enter(claim))
+            turns = Turns(self._rates, self._rates.enter(claim, self._key, placement.name))
         except BaseException:
             made.close()
             raise

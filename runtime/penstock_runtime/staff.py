@@ -19,6 +19,7 @@ from penstock_runtime.scheduling.batch_scheduler import BatchScheduler
 from penstock_runtime.scheduling.gate import Gate
 from penstock_runtime.scheduling.rate_limiter import claim_of
 from penstock_runtime.scheduling.rates import Rates
+from penstock_runtime.wait_graph import model_key
 from penstock_runtime.warmup import WarmupRequest
 
 _log = logging.getLogger("penstock.model")
@@ -155,7 +156,9 @@ class Staff:
     def _make(self, seat: Seat) -> ModelInstance:
         gate = Gate()
         if self._rates is not None:
-            gate = self._rates.enter(claim_of(seat.group, seat.placement.device_id))
+            claim = claim_of(seat.group, seat.placement.device_id)
+            key = model_key(self._statistics.model, self._statistics.version)
+            gate = self._rates.enter(claim, key, seat.placement.name)
         instance = ModelInstance(
             seat.placement,
             self._loaded,

@@ -47,6 +47,7 @@ from penstock_runtime.starting_sequence import (
     start_sequence_model,
 )
 from penstock_runtime.unavailable import refuse_unavailable
+from penstock_runtime.wait_graph import model_key
 from penstock_runtime.warmup import warmup_requests
 
 _log = logging.getLogger("penstock.model")
@@ -99,7 +100,8 @@ def start_instances(source: ModelSource, backend: Backend, common: Common) -> Mo
     loaded = backend.load(replace(source, services=common.services))
     if rates is not None and config.sequence_batching is not None:
         # Slots decide what goes together, so that the batch is there before its turn.
-        loaded, rates = RatedModel(loaded, rates, places), None
+        key = model_key(config.name, source.version)
+        loaded, rates = RatedModel(loaded, rates, places, key), None
     statistics = make_statistics(config, source.version, response_cache=cache is not None)
     if sequences is not None:
         homes = [seat.placement for seat in places]

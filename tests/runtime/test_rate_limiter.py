@@ -202,6 +202,23 @@ def test_who_needs_nothing_of_it_goes_past_the_first_in_line() -> None:
     assert limiter.grant() == [1]
 
 
+def test_nothing_is_kept_of_what_one_holds_who_waits_for_another_model() -> None:
+    """The one that it waits for may stand behind, and would wait for it in turn."""
+    limiter: RateLimiter[int] = RateLimiter({R: 2})
+    for key, needed in ((1, 1), (2, 2), (3, 1)):
+        limiter.enter(key, Claim({R: needed}))
+    limiter.ask(1)
+    limiter.grant()
+    for key in (2, 3):
+        limiter.ask(key)
+
+    kept = limiter.grant()
+    limiter.waits(1, 1)
+    given = limiter.grant()
+
+    assert (kept, given) == ([], [3])
+
+
 def test_a_turn_that_was_not_used_is_no_turn() -> None:
     """Who found nothing to execute is before the others next time."""
     limiter: RateLimiter[int] = RateLimiter()

@@ -48,7 +48,7 @@ DECOUPLED = PLAIN + "model_transaction_policy { decoupled: true }\n"
 class House:
     """A repository with these models, and the core that serves it."""
 
-    def __init__(self, root: Path, custom: CustomMetrics) -> None:
+    def __init__(self, root: Path, custom: CustomMetrics, *, rated: bool = False) -> None:
         self.root = root
         options = RepositoryOptions(
             roots=(root,),
@@ -60,7 +60,10 @@ class House:
         )
         self.custom = custom
         self.repository: ModelRepository[Any] = open_repository(
-            options, {"config.pbtxt": parse_config_text}, custom=custom
+            options,
+            {"config.pbtxt": parse_config_text},
+            custom=custom,
+            rate_totals={} if rated else None,
         )
         self.core = InferenceCore(self.repository)
 
@@ -98,9 +101,13 @@ class House:
 
 
 @contextmanager
-def house(root: Path, **models: str | tuple[str, str]) -> Iterator[House]:
-    """A house with these models: their code, or code and configuration."""
-    made = House(root, CustomMetrics())
+def house(
+    root: Path, /, *, rated: bool = False, **models: str | tuple[str, str]
+) -> Iterator[House]:
+    """A house with these models: their code, or code and configuration; with the rate limiter if
+    `rated`.
+    """
+    made = House(root, CustomMetrics(), rated=rated)
     texts: Mapping[str, tuple[str, str]] = {
         name: given if isinstance(given, tuple) else (given, PLAIN)
         for name, given in models.items()

@@ -221,6 +221,51 @@ def test_a_circle_through_an_ensemble_is_found_too(tmp_path: Path) -> None:
         assert made.number("b", 3.0) == 3.0
 
 
+HOLDS = """
+instance_group {
+  count: 1 kind: KIND rate_limiter { resources { name: "R" global: true count: 1 } } }
+"""
+
+
+@pytest.mark.parametrize("kind", ["KIND_CPU", "KIND_PROCESS"])
+def test_who_holds_a_resource_does_not_wait_for_a_model_that_needs_it(
+    tmp_path: Path, kind: str
+) -> None:
+    """It says so at once, directly or by an ensemble; who needs nothing may call it, and ensembles
+    go from one to the other.
+    """
+    steps = """
+    platform: "ensemble"
+    input [ { name: "X" data_type: TYPE_FP32 dims: [ -1 ] } ]
+    output [ { name: "Y" data_type: TYPE_FP32 dims: [ -1 ] } ]
+    ensemble_scheduling { step [
+      { model_name: "inner" model_version: -1
+        input_map { key: "X" value: "X" } output_map { key: "Y" value: "M" } },
+      { model_name: "inner" model_version: -1
+        input_map { key: "X" value: "M" } output_map { key: "Y" value: "Y" } } ] }
+    """
+    own, here = (PLAIN + HOLDS.replace("KIND", one) for one in (kind, "KIND_CPU"))
+    with house(
+        tmp_path,
+        rated=True,
+        inner=(IDENTITY, here),
+        outer=(CALLER.format(model="inner"), own),
+        round=(CALLER.format(model="steps"), here),
+        free=CALLER.format(model="inner"),
+        steps=("", steps),
+    ) as made:
+        errors = [failure(made, model, 1.0) for model in ("outer", "round")]
+
+        for error, (outer, inner) in zip(
+            errors, [("outer", "inner"), ("round", "steps")], strict=True
+        ):
+            assert (
+                f"model '{outer}' cannot wait for model '{inner}': inner version 1 needs resource"
+                f" 'R' of the rate limiter, of which {outer} version 1 holds too much"
+            ) in error.message
+        assert made.number("free", 3.0) == made.number("steps", 3.0) == made.number("inner", 3.0)
+
+
 def test_coroutines_do_not_call_each_other_for_ever(tmp_path: Path) -> None:
     """They hold no instance, so that only the depth of their calls ends them."""
     text = """

@@ -20,7 +20,7 @@ from penstock_runtime.repository.overrides import LoadOverrides
 from penstock_runtime.request import InferRequest, InferResponse
 from penstock_runtime.stream import ResponseStream
 from penstock_runtime.tensor import Tensor
-from penstock_runtime.wait_graph import WaitGraph
+from penstock_runtime.wait_graph import Refusal, WaitGraph
 
 
 def remote_services(link: ChildLink) -> ModelServices:
@@ -138,13 +138,26 @@ class _Waits(WaitGraph):
     def remove_instance(self, model: str) -> None:
         """It knows."""
 
-    def begin(self, model: str, instance: object, targets: Collection[str]) -> bool:  # noqa: ARG002
-        """This instance waits for these; False, and it does not, if it would wait for ever."""
+    def begin(
+        self,
+        model: str,  # noqa: ARG002 - the server knows who asks
+        instance: object,  # noqa: ARG002
+        targets: Collection[str],
+        name: str = "",  # noqa: ARG002
+    ) -> Refusal | None:
+        """This instance waits for these; it does not, and why, if it would wait for ever."""
         if not targets:
-            return True
-        return bool(self._link.ask("begin", graph=self._graph, targets=sorted(targets))["begun"])
+            return None
+        told = self._link.ask("begin", graph=self._graph, targets=sorted(targets))["refused"]
+        return None if told is None else Refusal(*told)
 
-    def end(self, model: str, instance: object, targets: Collection[str]) -> None:  # noqa: ARG002
+    def end(
+        self,
+        model: str,  # noqa: ARG002
+        instance: object,  # noqa: ARG002
+        targets: Collection[str],
+        name: str = "",  # noqa: ARG002
+    ) -> None:
         """It waits no longer."""
         if targets:
             note = {"what": "end", "graph": self._graph, "targets": sorted(targets)}

@@ -6,6 +6,7 @@ Nothing here blocks whoever reads what the process says: what takes its time has
 
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import astuple
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -26,7 +27,7 @@ from penstock_runtime.isolation.values import count_of, error_note, list_of, tex
 from penstock_runtime.model_services import ModelServices
 from penstock_runtime.observability.custom_metrics import CustomKind, CustomMetric
 from penstock_runtime.repository.overrides import parse_load_parameters
-from penstock_runtime.wait_graph import WaitGraph
+from penstock_runtime.wait_graph import WaitGraph, model_key
 
 MOST_LOADS = 16
 MOST_METRICS = 4096
@@ -38,16 +39,21 @@ Answer = Mapping[str, Any]
 
 def instance_key(source: ModelSource) -> str:
     """What a model is called among those that wait for each other."""
-    return f"{source.config.name} version {source.version}"
+    return model_key(source.config.name, source.version)
 
 
 class ServerDesk:
-    """One for each life of a process; `owner` is the instance, which outlives it."""
+    """One for each life of a process; `owner` is the instance, which outlives it, `name` what it
+    is called.
+    """
 
-    def __init__(self, life: Life, tasks: OpenTasks, owner: object, source: ModelSource) -> None:
+    def __init__(
+        self, life: Life, tasks: OpenTasks, owner: object, source: ModelSource, name: str = ""
+    ) -> None:
         self._life = life
         self._tasks = tasks
         self._owner = owner
+        self._name = name
         self._source = source
         self._services = source.services
         self._calls = ServerCalls(life, source.services)
@@ -82,7 +88,7 @@ class ServerDesk:
             self._closed = True
             waits, self._waits = self._waits, []
         for graph, targets in waits:
-            self._graph(graph).end(self._key(graph), self._owner, targets)
+            self._graph(graph).end(self._key(graph), self._owner, targets, self._name)
 
     # -- questions ---------------------------------------------------------------------------------
 
@@ -141,15 +147,15 @@ class ServerDesk:
 
     def _begin(self, _services: ModelServices, frame: Frame) -> Answer:
         graph, targets = wait = self._wait_of(frame)
-        begun = self._graph(graph).begin(self._key(graph), self._owner, targets)
-        if begun:
+        refusal = self._graph(graph).begin(self._key(graph), self._owner, targets, self._name)
+        if refusal is None:
             with self._lock:
                 closed = self._closed or len(self._waits) >= MOST_METRICS
                 if not closed:
                     self._waits.append(wait)
             if closed:
-                self._graph(graph).end(self._key(graph), self._owner, targets)
-        return {"begun": begun}
+                self._graph(graph).end(self._key(graph), self._owner, targets, self._name)
+        return {"refused": None if refusal is None else list(astuple(refusal))}
 
     def _end(self, frame: Frame) -> None:
         graph, targets = wait = self._wait_of(frame)
@@ -157,7 +163,7 @@ class ServerDesk:
             if wait not in self._waits:
                 return
             self._waits.remove(wait)
-        self._graph(graph).end(self._key(graph), self._owner, targets)
+        self._graph(graph).end(self._key(graph), self._owner, targets, self._name)
 
     # -- loading -----------------------------------------------------------------------------------
 

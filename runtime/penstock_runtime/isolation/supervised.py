@@ -155,7 +155,7 @@ class Keeper:
 
         def desk(life: Life) -> ServerDesk:
             made.append(OpenTasks(life))
-            return ServerDesk(life, made[0], self, self.source)
+            return ServerDesk(life, made[0], self, self.source, self.placement.name)
 
         life = Life(config.name, name, self.settings, desk, self._died)
         try:

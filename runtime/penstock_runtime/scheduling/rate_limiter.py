@@ -4,7 +4,8 @@ chances by priority.
 Pure: no clock, no lock, no thread. An instance stands in line with the virtual time at which its
 last execution ends, where one of priority 2 takes twice as long as one of priority 1; who has been
 away gets no credit for that. The first in line that does not fit keeps what it needs from those
-behind it, so that it is not overtaken for ever; they may have all the rest.
+behind it, so that it is not overtaken for ever; they may have all the rest. Not so while one who
+holds some of that waits for another model: that one may be among those behind.
 """
 
 from collections.abc import Hashable, Iterable, Mapping
@@ -50,7 +51,7 @@ KeyT = TypeVar("KeyT", bound=Hashable)
 class _Seat:
     """One instance in the books."""
 
-    __slots__ = ("begins", "claim", "ends", "holds", "number")
+    __slots__ = ("begins", "claim", "ends", "holds", "number", "waits")
 
     def __init__(self, claim: Claim) -> None:
         self.claim = claim
@@ -59,6 +60,8 @@ class _Seat:
         # Its place among those with the same time.
         self.number = 0
         self.holds = False
+        # How many calls of other models it waits for while it executes.
+        self.waits = 0
 
 
 class RateLimiter(Generic[KeyT]):
@@ -138,6 +141,12 @@ class RateLimiter(Generic[KeyT]):
             self.give_back(key)
             seat.ends = seat.begins
 
+    def waits(self, key: KeyT, step: int) -> None:
+        """An instance waits for a call of another model more (1) or less (-1) while it executes."""
+        seat = self._seats.get(key)
+        if seat is not None:
+            seat.waits = max(seat.waits + step, 0)
+
     def grant(self) -> list[KeyT]:
         """Give those their turn who can have it, in order."""
         line = sorted(self._line.items(), key=_place)
@@ -148,7 +157,7 @@ class RateLimiter(Generic[KeyT]):
                 del self._line[key]
                 self._begin(seat)
                 granted.append(key)
-            elif kept is None:
+            elif kept is None and not self._is_waited_with(seat.claim.needs):
                 kept = seat.claim.needs
         return granted
 
@@ -202,6 +211,13 @@ class RateLimiter(Generic[KeyT]):
         return all(
             needed <= self._totals[one] - self._used.get(one, 0) - kept.get(one, 0)
             for one, needed in needs.items()
+        )
+
+    def _is_waited_with(self, needs: Mapping[Resource, int]) -> bool:
+        """Whether one who holds any of these waits for another model meanwhile."""
+        return any(
+            seat.holds and seat.waits and not needs.keys().isdisjoint(seat.claim.needs)
+            for seat in self._seats.values()
         )
 
     def _begin(self, seat: _Seat) -> None:

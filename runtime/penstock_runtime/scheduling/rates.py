@@ -23,18 +23,46 @@ class Rates:
     def __init__(self, totals: Totals = NO_TOTALS) -> None:
         self._limiter: RateLimiter[Gate] = RateLimiter(totals)
         self._lock = threading.Lock()
+        # Per model, whose gates are there by the names of their instances; some of one name while
+        # a version is loaded anew.
+        self._gates: dict[str, dict[Gate, str]] = {}
 
     def check(self, claims: Iterable[Claim]) -> None:
         """InvalidArgument for claims that cannot be met; see `RateLimiter.check`."""
         with self._lock:
             self._limiter.check(claims)
 
-    def enter(self, claim: Claim) -> Gate:
-        """The gate of a new instance with this claim; raises as `check`. `leave` ends it."""
+    def enter(self, claim: Claim, model: str = "", name: str = "") -> Gate:
+        """The gate of a new instance with this claim, and what model and instance are called;
+        raises as `check`. `leave` ends it.
+        """
         gate = Gate()
         with self._lock:
             self._limiter.enter(gate, claim)
+            self._gates.setdefault(model, {})[gate] = name
         return gate
+
+    def claims(self, model: str) -> Mapping[str, Mapping[Resource, int]]:
+        """What each instance of a model needs, by name; nothing for a model that is not here."""
+        with self._lock:
+            known = self._gates.get(model, {})
+            return {name: self._limiter.needs(gate) for gate, name in known.items()}
+
+    def total(self, resource: Resource) -> int:
+        """How much there is of it."""
+        with self._lock:
+            return self._limiter.total(resource)
+
+    def waits(self, model: str, name: str, step: int) -> None:
+        """An instance waits for another model once more (1) or once less (-1): meanwhile nothing
+        is kept from those behind for the sake of what it holds.
+        """
+        with self._lock:
+            for gate, known in self._gates.get(model, {}).items():
+                if known == name:
+                    self._limiter.waits(gate, step)
+            granted = self._limiter.grant() if step > 0 else []
+        _open(granted)
 
     def needs(self, gate: Gate) -> Mapping[Resource, int]:
         """What the instance needs to execute, which never changes; nothing for one that is gone.
@@ -79,6 +107,10 @@ class Rates:
         """The instance is gone, with all that it held; nothing for one that has gone before."""
         with self._lock:
             self._limiter.leave(gate)
+            for model, known in tuple(self._gates.items()):
+                known.pop(gate, None)
+                if not known:
+                    del self._gates[model]
             granted = self._limiter.grant()
         _open(granted)
 

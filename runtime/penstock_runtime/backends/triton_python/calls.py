@@ -16,12 +16,13 @@ from penstock_runtime.backends.triton_python.constants import (
 from penstock_runtime.backends.triton_python.failures import to_triton
 from penstock_runtime.backends.triton_python.inboxes import TellingInbox, TellingLoopInbox
 from penstock_runtime.backends.triton_python.response import InferenceResponse
-from penstock_runtime.backends.triton_python.scope import Scope, current, model_key, services_of
+from penstock_runtime.backends.triton_python.scope import Scope, current, services_of
 from penstock_runtime.backends.triton_python.tensor import Tensor, array_of, datatype_of, foreign
 from penstock_runtime.backends.triton_python.values import InferenceTrace, task_of
 from penstock_runtime.dispatch import Dispatch, Serving
 from penstock_runtime.errors import (
     DeadlineExceeded,
+    FailedPrecondition,
     Internal,
     InvalidArgument,
     PenstockError,
@@ -33,6 +34,7 @@ from penstock_runtime.observability.tracing import Trace
 from penstock_runtime.request import InferRequest, InferResponse, Parameters, RequestedOutput
 from penstock_runtime.stream import ResponseStream
 from penstock_runtime.tensor import Tensor as Value
+from penstock_runtime.wait_graph import Refusal, model_key
 
 DEEPEST = 16
 """How many models' code may wait for each other in a row."""
@@ -124,12 +126,9 @@ class Call:
         if host is None or not self._scope.blocks:
             return
         targets = _executors(self._services.dispatch, model)
-        if not self._services.waits.begin(host.key, host, targets):
-            raise Unavailable(
-                f"model '{host.model}' cannot wait for model '{name}': every instance that could"
-                " answer waits for this call itself",
-                reason="CALLS_GO_ROUND",
-            )
+        refusal = self._services.waits.begin(host.key, host, targets, host.name)
+        if refusal is not None:
+            raise _refused(refusal, host.model, name)
         self._waits = targets
 
     def _moved(self) -> None:
@@ -138,7 +137,7 @@ class Call:
             targets, self._waits = self._waits, frozenset()
         host = self._scope.host
         if targets and host is not None:
-            self._services.waits.end(host.key, host, targets)
+            self._services.waits.end(host.key, host, targets, host.name)
 
     # -- its responses -----------------------------------------------------------------------------
 
@@ -249,6 +248,21 @@ def _only(call: Call, found: Sequence[InferResponse]) -> InferenceResponse:
 def failed(error: PenstockError) -> InferenceResponse:
     """The response of a call that failed."""
     return InferenceResponse([], to_triton(error))
+
+
+def _refused(refusal: Refusal, caller: str, called: str) -> PenstockError:
+    if not refusal.resource:
+        return Unavailable(
+            f"model '{caller}' cannot wait for model '{called}': every instance that could answer"
+            " waits for this call itself",
+            reason="CALLS_GO_ROUND",
+        )
+    return FailedPrecondition(
+        f"model '{caller}' cannot wait for model '{called}': {refusal.needy} needs resource"
+        f" '{refusal.resource}' of the rate limiter, of which {refusal.holder} holds too much until"
+        " it has its own answer",
+        reason="RESOURCE_IS_WAITED_WITH",
+    )
 
 
 def _request(order: Order, scope: Scope) -> InferRequest:

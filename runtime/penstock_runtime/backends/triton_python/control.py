@@ -68,7 +68,7 @@ def _in_turn(scope: Scope, services: ModelServices, name: str) -> Iterator[None]
     if host is None or not scope.loads:
         yield
         return
-    if not services.loads.begin(host.model, host, (name,)):
+    if services.loads.begin(host.model, host, (name,)) is not None:
         raise Unavailable(
             f"model '{host.model}' cannot wait for model '{name}' while it is loaded: that one"
             " waits for it",

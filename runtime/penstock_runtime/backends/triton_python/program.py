@@ -39,7 +39,7 @@ class LoadedTriton:
         target, source = self._target, self._source
         if target is None:
             raise Unavailable(f"model '{source.config.name}' has been closed")
-        host = self._enter()
+        host = self._enter(placement)
         doing = "__init__"
         try:
             with entered(Scope(host, loads=True)):
@@ -54,11 +54,12 @@ class LoadedTriton:
             raise load_failure(error, source.config.name, doing) from error
         return TritonExecutable(made, host, self._handover, self._runner, self._leave)
 
-    def _enter(self) -> Host:
+    def _enter(self, placement: Placement) -> Host:
         source = self._source
         services = source.services
         lending, folder = self._handover.lending, str(source.directory)
-        host = Host(source.config.name, source.version, services, folder, lending)
+        name, version = source.config.name, source.version
+        host = Host(name, version, services, folder, lending, placement.name)
         self._hosts.add(host)
         HOSTS.add(host)
         if services is not None:

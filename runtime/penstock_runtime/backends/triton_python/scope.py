@@ -11,27 +11,24 @@ from penstock_runtime.backends.base import RequestTask
 from penstock_runtime.backends.triton_python.failures import TritonModelException
 from penstock_runtime.backends.triton_python.lending import Lending
 from penstock_runtime.model_services import ModelServices
+from penstock_runtime.wait_graph import model_key
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Host:
-    """One instance of a model on its server; equal to nothing but itself."""
+    """One instance of a model on its server, and its name; equal to nothing but itself."""
 
     model: str
     version: int
     services: ModelServices | None
     directory: str = ""
     lending: Lending | None = None
+    name: str = ""
 
     @property
     def key(self) -> str:
         """What the model is called among those that wait for each other."""
         return model_key(self.model, self.version)
-
-
-def model_key(name: str, version: object) -> str:
-    """The name of a version of a model."""
-    return f"{name} version {version}"
 
 
 @dataclass(frozen=True, slots=True)
