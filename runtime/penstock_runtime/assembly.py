@@ -6,6 +6,7 @@ from functools import partial
 
 from penstock_runtime.backends.registry import default_registry
 from penstock_runtime.dispatch import Dispatch
+from penstock_runtime.examining import examine_model
 from penstock_runtime.llm.calls import CallLog
 from penstock_runtime.model import Model
 from penstock_runtime.model_services import ModelServices
@@ -68,6 +69,7 @@ def open_repository(
         parsers,
         allow_pickle=allow_pickle,
         complete=complete,
+        examiner=partial(examine_model, common=common),
     )
     repository = ModelRepository(options, loader)
     book.bind(repository.get)

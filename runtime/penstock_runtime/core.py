@@ -7,6 +7,7 @@ from typing import Protocol
 
 from penstock_runtime.dispatch import Dispatch
 from penstock_runtime.errors import NotFound, PenstockError
+from penstock_runtime.gathered_stream import GatheredStream
 from penstock_runtime.model import Model
 from penstock_runtime.observability.snapshot import StatisticsSnapshot
 from penstock_runtime.repository.lifecycle import ModelIndexEntry
@@ -84,6 +85,8 @@ class InferenceCore:
 
         `model` is what `model` gave for the request, if it has just been asked.
         """
+        if request.gathered:
+            stream = GatheredStream(stream, request.gathered)
         self._dispatch.infer(request, stream, model)
 
     # -- state -----------------------------------------------------------------------------------

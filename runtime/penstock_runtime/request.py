@@ -42,7 +42,7 @@ class InferRequest(NamedTuple):
     deadline and the numbers in their inputs, whose arrays are numpy's already. The few that are
     traced have a `trace`; a request that is made for another model gets a `child` of it. `depth`
     counts the requests that this one is a part of. The caller of a `single` one takes one response,
-    whatever its model gives others.
+    whatever its model gives others; `gathered` says how a decoupled model's become one.
     """
 
     model_name: str
@@ -63,6 +63,7 @@ class InferRequest(NamedTuple):
     trace: Trace | None = None
     depth: int = 0
     single: bool = False
+    gathered: str = ""
 
     def input(self, name: str) -> Tensor | None:
         """The input of this name, if the request has one."""

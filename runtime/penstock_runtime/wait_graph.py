@@ -1,5 +1,5 @@
-"""Which instances of which models wait for which other models, and what they hold meanwhile: so that
-a wait that could never end is refused instead of begun.
+"""Which instances of which models wait for which others, and what they hold meanwhile: so that a
+wait that could never end is refused instead of begun.
 
 An instance whose code calls another model is busy until that answers, and keeps its resources of
 the rate limiter. A model is stuck if every instance of it waits for a stuck model, or lacks what

@@ -18,6 +18,7 @@ from penstock.restrictions import HEADER_PREFIX
 from penstock.tracer import Plan, Tracer, begin
 from penstock.transport.base import Call
 from penstock.unary_request import UnaryRequest
+from penstock.wishes import wants_gathered
 from penstock_runtime.core import InferenceCore
 from penstock_runtime.errors import Cancelled, InvalidArgument, PenstockError, Unsupported
 from penstock_runtime.model import Model
@@ -116,7 +117,7 @@ class Admission:
         verdict: Plan | bool = True,
     ) -> bool:
         """As `admit` for a request that is decoded. One whose caller takes one response only says
-        what refuses it where its model gives any number of them, and cannot do otherwise.
+        what refuses it where its model gives any number of them, and it does not ask for one.
         """
         holder.request = request
         if permit is not ANYONE:
@@ -126,9 +127,10 @@ class Admission:
         if tell is not None:
             tell(decoupled)
         if decoupled and decoupled_refusal:
-            if not model.answers_whole:
+            way = wants_gathered(request)
+            if not way and not model.answers_whole:
                 raise Unsupported(decoupled_refusal)
-            request = holder.request = request._replace(single=True)
+            request = holder.request = request._replace(single=not way, gathered=way)
         if stream.cancelled:
             raise Cancelled("the request was cancelled")
         if self.tracer is not None and call is not None:

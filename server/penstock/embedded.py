@@ -12,7 +12,7 @@ from penstock.config import ServerOptions
 from penstock.drain import StopRequest
 from penstock.server import Server
 from penstock_runtime.errors import Unavailable
-from penstock_runtime.repository.repository import LoadProgress
+from penstock_runtime.repository.start_report import LoadProgress
 
 START_TIMEOUT_S = 60.0
 

@@ -35,7 +35,8 @@ from penstock_runtime.observability.access_log import AccessLog
 from penstock_runtime.observability.custom_metrics import CustomMetrics
 from penstock_runtime.observability.engine_metrics import EngineBook
 from penstock_runtime.repository.options import ControlMode, RepositoryOptions
-from penstock_runtime.repository.repository import LoadProgress, ModelRepository
+from penstock_runtime.repository.repository import ModelRepository
+from penstock_runtime.repository.start_report import LoadProgress
 from penstock_runtime.response_cache import ResponseCache
 from penstock_runtime.sequence_book import SequenceBook
 

@@ -43,10 +43,12 @@ class RepositoryServicer:
         return describe.index_response(entries).SerializeToString()
 
     async def repository_model_load(self, data: bytes, call: Call) -> bytes:
-        """Load or reload a model; answers once it serves."""
+        """Load or reload a model; answers once it serves. A dry run says what would prevent that,
+        and whether the model serves as it is.
+        """
         loop = asyncio.get_running_loop()
-        name = await loop.run_in_executor(self._threads, self._load, data, permit_of(call))
-        message = inference.RepositoryModelLoadResponse(model_name=name, isLoaded=True)
+        name, loaded = await loop.run_in_executor(self._threads, self._load, data, permit_of(call))
+        message = inference.RepositoryModelLoadResponse(model_name=name, isLoaded=loaded)
         return message.SerializeToString()
 
     async def repository_model_unload(self, data: bytes, call: Call) -> bytes:
@@ -56,14 +58,14 @@ class RepositoryServicer:
         message = inference.RepositoryModelUnloadResponse(model_name=name, isUnloaded=True)
         return message.SerializeToString()
 
-    def _load(self, data: bytes, permit: Permit) -> str:
+    def _load(self, data: bytes, permit: Permit) -> tuple[str, bool]:
         request = parse(inference.RepositoryModelLoadRequest, data, MAX_LOAD_BYTES)
         name = _model_name(request.repository_name, request.model_name)
         permit.check(name)
         overrides = parse_load_parameters(_parameters(request.parameters))
         self._check_parts(permit, name, overrides.config_json)
         self._core.load(name, overrides)
-        return name
+        return name, not overrides.dry_run or self._core.model_ready(name)
 
     def _unload(self, data: bytes, permit: Permit) -> str:
         request = parse(inference.RepositoryModelUnloadRequest, data)

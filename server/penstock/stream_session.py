@@ -1,15 +1,16 @@
 """One ModelStreamInfer call: a reader that admits requests, and one writer for all their answers.
 
-Requests to ordinary models are answered in the order of their arrival, those to decoupled models as
-responses come. A request that fails is answered in-band and the stream goes on. The call's own task
-only reads; what there is to say is written by whoever brings the news, at the end of a turn of the
-loop.
+Requests to ordinary models are answered in the order of their arrival (unless the stream is said to
+be out of order), those to decoupled models as responses come. A request that fails is answered
+in-band and the stream goes on. The call's own task only reads; what there is to say is written by
+whoever brings the news, at the end of a turn of the loop.
 """
 
 import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable
+from functools import partial
 
 from penstock.auth.caller import permit_of
 from penstock.codec.encode import encode_stream_response
@@ -21,9 +22,14 @@ from penstock.stream_reader import StreamReader
 from penstock.stream_request import StreamRequest
 from penstock.stream_writer import StreamWriter
 from penstock.transport.base import Buffer, Call
-from penstock.wishes import TRUE_STATUS_METADATA, TYPED_METADATA, metadata_flag
+from penstock.wishes import (
+    TRUE_STATUS_METADATA,
+    TYPED_METADATA,
+    UNORDERED_METADATA,
+    metadata_flag,
+)
 from penstock.workshop import Workshop
-from penstock_runtime.errors import DeadlineExceeded, Internal, PenstockError
+from penstock_runtime.errors import DeadlineExceeded, Internal, InvalidArgument, PenstockError
 
 # What one request may say before the next one has its turn, and what is written at once.
 _TURN, _TURN_BYTES = 128, 64 << 10
@@ -50,6 +56,7 @@ class StreamSession:
         "_shop",
         "_true_status",
         "_typed",
+        "_unordered",
         "_writer",
     )
 
@@ -59,6 +66,7 @@ class StreamSession:
         self._call = call
         self._typed = metadata_flag(metadata, TYPED_METADATA)
         self._true_status = metadata_flag(metadata, TRUE_STATUS_METADATA)
+        self._unordered = metadata_flag(metadata, UNORDERED_METADATA)
         self._headers = shop.admission.headers(metadata)
         self._permit = permit_of(call)
         self._deadline_ns = call.deadline_ns
@@ -171,15 +179,25 @@ class StreamSession:
         self._admitted(request)
 
     def _decode(self, data: Buffer, request: StreamRequest) -> None:
-        tell = request.note_decoupled
+        tell = partial(self._tell, request) if self._unordered else request.note_decoupled
         admit = self._shop.admission.admit
         headers, permit, call = self._headers, self._permit, self._call
         deadline_ns = self._deadline_ns
         admit(data, request, request, deadline_ns, headers, tell=tell, permit=permit, call=call)
 
+    def _tell(self, request: StreamRequest, decoupled: bool) -> None:
+        """As `note_decoupled` out of order, where nobody could tell what an answer is for that has
+        no id.
+        """
+        request.note_decoupled(decoupled)
+        if not decoupled and request.request is not None and not request.request.id:
+            raise InvalidArgument(
+                "a request of a stream that is out of order needs an id, got none"
+            )
+
     def _admitted(self, request: StreamRequest) -> None:
         request.admitted = True
-        if not request.decoupled:
+        if not request.decoupled and not self._unordered:
             self._order.append(request)
         if request.ended or request.messages:
             self.changed(request)
@@ -190,7 +208,8 @@ class StreamSession:
         """A request has something new; one that has to wait for its turn is looked at then."""
         if request.listed or request.done or not request.admitted:
             return
-        if request.decoupled or request.answered or self._order[0] is request:
+        free = request.decoupled or request.answered or self._unordered
+        if free or self._order[0] is request:
             request.listed = True
             self._ready.append(request)
             if not self._flushing:

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from penstock_runtime.errors import InvalidArgument
+from penstock_runtime.gathered_stream import WAYS
 from penstock_runtime.request import InferRequest
 
 TRUE_STATUS_METADATA = "triton_grpc_error"
@@ -9,6 +11,8 @@ BARE_METADATA = "penstock-bare-stream"
 TYPED_METADATA = "penstock-typed-output"
 TYPED_PARAMETER = "penstock_typed_output"
 TIMING_PARAMETER = "penstock_timing"
+GATHER_PARAMETER = "penstock_responses"
+UNORDERED_METADATA = "penstock-unordered-stream"
 
 
 def wants_typed(request: InferRequest, metadata_says: bool) -> bool:
@@ -17,6 +21,19 @@ def wants_typed(request: InferRequest, metadata_says: bool) -> bool:
     if not parameters:
         return metadata_says
     return bool(parameters.get(TYPED_PARAMETER, metadata_says))
+
+
+def wants_gathered(request: InferRequest) -> str:
+    """How the responses of a decoupled model are to become the one of a call; "" where nothing is
+    said of that. InvalidArgument for what is none of the ways.
+    """
+    way = request.parameters.get(GATHER_PARAMETER, "")
+    if way != "" and way not in WAYS:
+        given = str(way)[:64]
+        raise InvalidArgument(
+            f"parameter '{GATHER_PARAMETER}' is {given!r}, expected one of {', '.join(WAYS)}"
+        )
+    return str(way)
 
 
 def metadata_flag(metadata: Mapping[str, str], key: str) -> bool:

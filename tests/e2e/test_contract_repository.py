@@ -149,6 +149,76 @@ def test_a_reload_that_fails_leaves_the_old_one_serving(
     assert page(running).count('nv_inference_count{model="loaded"') == 1
 
 
+def dry_run(running: Running, model: str, config: str = "") -> tuple[str, str, bool]:
+    """Status and text of a load that is only tried, and whether the model serves."""
+    request = service_pb2.RepositoryModelLoadRequest(model_name=model)
+    request.parameters["dry_run"].bool_param = True
+    if config:
+        request.parameters["config"].string_param = config
+    with stub_of(running) as stub:
+        try:
+            answer = stub.RepositoryModelLoad(request, timeout=20)
+        except grpc.RpcError as error:
+            return error.code().name, error.details(), False
+    told = RepositoryModelLoadResponse.FromString(answer.SerializeToString())
+    return "OK", told.model_name, told.isLoaded
+
+
+def test_a_dry_run_says_what_a_load_would_and_changes_nothing(
+    running: Running, client: Any
+) -> None:
+    """Of a model that serves, one that nobody loaded, and others that could not serve."""
+    before = index(client)
+
+    assert dry_run(running, "loaded") == ("OK", "loaded", True)
+    assert dry_run(running, "never") == ("OK", "never", False)
+    assert dry_run(running, "odd", '{"backend": "python"}') == ("OK", "odd", False)
+    for model, config, text in (
+        ("broken", "", "the weights are gone"),
+        ("guarded", "", "failed"),
+        ("nowhere", "", "failed to poll from model repository"),
+        ("never", '{"backend": "lisp"}', "lisp"),
+        ("never", '{"max_batch_size": -1}', "must be >= 0, got -1"),
+        ("never", '{"instance_group": [{"kind": "KIND_GPU", "gpus": [77]}]}', "77"),
+    ):
+        code, told, _ = dry_run(running, model, config)
+        assert code in ("INVALID_ARGUMENT", "INTERNAL"), (model, told)
+        assert text in told
+    assert index(client) == before
+
+
+def test_a_dry_run_of_an_ensemble_looks_at_what_it_is_made_of(
+    running: Running, client: Any, root: Path
+) -> None:
+    """Also where that does not serve yet, and would be loaded with it."""
+    config = {
+        "platform": "ensemble",
+        "input": [{"name": "X", "data_type": "TYPE_FP32", "dims": [-1]}],
+        "output": [{"name": "Y", "data_type": "TYPE_FP32", "dims": [-1]}],
+        "ensemble_scheduling": {
+            "step": [
+                {
+                    "model_name": "never",
+                    "model_version": -1,
+                    "input_map": {"X": "X"},
+                    "output_map": {"Y": "Y"},
+                }
+            ]
+        },
+    }
+    (root / "chain" / "1").mkdir(parents=True, exist_ok=True)
+    (root / "chain" / "config.json").write_text(json.dumps(config))
+    before = index(client)
+    found = dry_run(running, "chain")
+    config["ensemble_scheduling"]["step"][0]["input_map"] = {"Z": "X"}  # type: ignore[index]
+    wrong = dry_run(running, "chain", json.dumps(config))
+
+    assert found == ("OK", "chain", False)
+    assert wrong[0] == "INVALID_ARGUMENT"
+    assert "Z" in wrong[1]
+    assert index(client) == before
+
+
 def test_a_model_whose_files_are_others_does_not_serve(client: Any) -> None:
     """A repository agent holds them against their digests before they are loaded."""
     with pytest.raises(triton.InferenceServerException) as error:

@@ -146,6 +146,72 @@ def test_a_slow_request_holds_back_later_ones_of_ordinary_models(running: Runnin
         assert [stream.next()[0] for _ in range(4)] == ["first", "0", "1", "2"]
 
 
+def test_a_stream_may_be_out_of_order(running: Running) -> None:
+    """Where its metadata says so: each answer leaves when it is there, by the id of its request,
+    which a request to an ordinary model then needs.
+    """
+    gate = inside(running, "slow")["gate"]
+    gate.clear()
+    with Stream(running, ("penstock-unordered-stream", "true")) as stream:
+        stream.send(asking("slow", -1, "first"))
+        stream.send(*(asking("fast", number, str(number)) for number in range(3)))
+        early = sorted(stream.next()[:2] for _ in range(3))
+        stream.send(asking("fast", 1), asking("count", 1))
+        refused, counted = next(stream.call), stream.next()
+        gate.set()
+
+        assert early == [("0", 0), ("1", 1), ("2", 2)]
+        assert "out of order needs an id, got none" in refused.error_message
+        assert counted[:2] == ("", 0)
+        assert stream.next()[:2] == ("first", -1)
+
+
+@pytest.mark.parametrize(("way", "values"), [("first", [0]), ("last", [2]), ("concat", [0, 1, 2])])
+def test_a_unary_call_takes_what_it_asks_for_of_a_decoupled_model(
+    running: Running, way: str, values: list[float]
+) -> None:
+    """One response of all."""
+    request = asking("count", 3, "u")
+    request.parameters["penstock_responses"].string_param = way
+    with stub_of(running) as stub:
+        response = stub.ModelInfer(request, timeout=20)
+
+    assert response.id == "u"
+    assert np.frombuffer(response.raw_output_contents[0], np.float32).tolist() == values
+    assert list(response.outputs[0].shape) == [len(values)]
+
+
+def test_who_takes_the_first_response_stops_the_model(running: Running) -> None:
+    """As if the caller had gone after it."""
+    names = inside(running, "count")
+    names["gate"].clear()
+    names["cancelled"].clear()
+    request = asking("count", -3)
+    request.parameters["penstock_responses"].string_param = "first"
+    with stub_of(running) as stub:
+        response = stub.ModelInfer(request, timeout=20)
+
+    assert np.frombuffer(response.raw_output_contents[0], np.float32).tolist() == [0]
+    assert names["cancelled"].wait(20)
+
+
+def test_a_way_to_take_responses_that_there_is_not_is_refused(running: Running) -> None:
+    """As is a call of a decoupled model that names none."""
+    request = asking("count", 3)
+    codes = []
+    for way in ("all", None):
+        request.parameters.clear()
+        if way:
+            request.parameters["penstock_responses"].string_param = way
+        with stub_of(running) as stub, pytest.raises(grpc.RpcError) as error:
+            stub.ModelInfer(request, timeout=20)
+        codes.append((error.value.code().name, error.value.details()))
+
+    assert codes[0][0] == "INVALID_ARGUMENT"
+    assert "'penstock_responses' is 'all', expected one of first, last, concat" in codes[0][1]
+    assert codes[1][0] == "UNIMPLEMENTED"
+
+
 def test_responses_of_decoupled_requests_interleave(running: Running) -> None:
     """One that is held in its middle holds nobody back."""
     gate = inside(running, "count")["gate"]

@@ -69,6 +69,7 @@ def test_good_parameters_become_overrides() -> None:
 
     assert found == LoadOverrides("{}", {"1/a/b.pt": b"x", "2/c": b""})
     assert parse_load_parameters({}) == LoadOverrides()
+    assert parse_load_parameters({"dry_run": True}) == LoadOverrides(dry_run=True)
 
 
 def test_files_need_a_configuration() -> None:
@@ -85,6 +86,7 @@ def test_files_need_a_configuration() -> None:
         ({"config": b"{}"}, "invalid value type for load parameter 'config', expected string_p"),
         ({"config": True}, "expected string_param"),
         ({"config": "{}", "file:1/x": "text"}, "'file:1/x', expected bytes_param"),
+        ({"dry_run": "true"}, "'dry_run', expected bool_param"),
     ],
 )
 def test_a_wrong_parameter_is_named(

@@ -9,7 +9,7 @@ from tests.runtime.repository_fakes import Clock, Workshop, make_repository, wri
 from penstock_runtime.errors import FailedPrecondition, InvalidArgument
 from penstock_runtime.repository.lifecycle import ModelIndexEntry, ModelState
 from penstock_runtime.repository.options import ControlMode, RepositoryOptions
-from penstock_runtime.repository.repository import LoadProgress
+from penstock_runtime.repository.start_report import LoadProgress
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Generic
 
 from penstock_runtime.config import ModelConfig
@@ -90,6 +91,28 @@ class Exchange(Generic[ModelT]):
             if isinstance(error, PollFailed | LoadFailed):
                 self._note_failure(folder.name, error.reasons, remember=self._is_kept(folder, home))
             raise
+
+    def examine(
+        self,
+        folder: ModelFolder,
+        config_json: str | None = None,
+        others: Mapping[str, ModelConfig] = MappingProxyType({}),
+    ) -> ModelConfig:
+        """The complete configuration of what `bring_in` would load; nothing is changed, and nothing
+        loaded. PollFailed or LoadFailed say what would be wrong; `others` are configurations of
+        models that do not serve, but would.
+        """
+        config, versions = self._plan(folder, config_json)
+        reasons: dict[int, str] = {}
+        for version in versions:
+            try:
+                complete = self._loader.examine(folder, config, version, others)
+            # A model's own code may be run here, and it may well call sys.exit().
+            except (Exception, SystemExit) as error:
+                reasons[version] = short_reason(error)
+        if reasons:
+            raise LoadFailed(folder.name, reasons)
+        return complete
 
     def take_out(self, name: str, *, wait: bool = False) -> tuple[str, ...]:
         """Let the name stand for nothing; requests under way are answered in the background.

@@ -86,12 +86,19 @@ class BackendFinder(Protocol):
 
 
 ModelT = TypeVar("ModelT", bound=LoadableModel)
+Examiner = Callable[[ModelSource, Backend, Mapping[str, ModelConfig]], None]
+"""Raises what would prevent a load; the configurations are of models that do not serve yet."""
+
+
+def _anything(_source: ModelSource, _backend: Backend, _others: Mapping[str, ModelConfig]) -> None:
+    return
 
 
 class Loader(Generic[ModelT]):
     """Reads configurations and builds models.
 
-    `starter` makes the model and returns when it is warm; `parsers` are by configuration file name
+    `starter` makes the model and returns when it is warm, `examiner` says beforehand what would
+    prevent that; `parsers` are by configuration file name
     and add to JSON and YAML, which are understood without; `allow_pickle` names the models ("*" for
     all) whose weights may be pickles. With `complete` off no model is asked what its configuration
     leaves open.
@@ -106,9 +113,11 @@ class Loader(Generic[ModelT]):
         allow_pickle: Collection[str] = (),
         complete: bool = True,
         agents: Agents | None = None,
+        examiner: Examiner = _anything,
     ) -> None:
         self._backends = backends
         self._starter = starter
+        self._examiner = examiner
         self._parsers: dict[str, ConfigParser] = {
             "config.json": parse_json,
             "config.yaml": parse_yaml,
@@ -150,14 +159,38 @@ class Loader(Generic[ModelT]):
         model.on_stopped(lease.close)
         return model
 
+    def examine(
+        self,
+        folder: ModelFolder,
+        config: ModelConfig,
+        version: int,
+        others: Mapping[str, ModelConfig],
+    ) -> ModelConfig:
+        """The complete configuration of a version that is not loaded. Raises what would prevent its
+        load; `others` are configurations of models that do not serve, but would.
+        """
+        source = self._source(folder, config, version)
+        lease = self._agents.load(source)
+        try:
+            source, backend = self._completed(source if lease is None else lease.source)
+            self._examiner(source, backend, others)
+        finally:
+            if lease is not None:
+                lease.close()
+        return source.config
+
     def _build(self, source: ModelSource) -> ModelT:
+        return self._starter(*self._completed(source))
+
+    def _completed(self, source: ModelSource) -> tuple[ModelSource, Backend]:
+        """The version with its complete configuration, and the backend for it."""
         backend = self._backends.find(source)
         known = backend.complete(source) if self._complete else source.config
         complete = normalise(known)
         check(complete)
         source = replace(source, config=complete)
         # Asked again: completing may have named another backend, as for a module in a model.py.
-        return self._starter(source, self._backends.find(source))
+        return source, self._backends.find(source)
 
     def regrouped(
         self, folder: ModelFolder, config: ModelConfig, kept: ModelConfig, version: int

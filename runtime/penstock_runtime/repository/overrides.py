@@ -19,6 +19,7 @@ from penstock_runtime.repository.index import parse_version
 _log = logging.getLogger("penstock.repository")
 
 FILE_PREFIX = "file:"
+DRY_RUN = "dry_run"
 MAX_COMPONENT_BYTES = 255
 MAX_PATH_BYTES = 2048
 MAX_FILES = 1024
@@ -62,11 +63,12 @@ class LoadOverrides:
     """A configuration as JSON text, and files by `<version>/<name>`.
 
     With files the model's own folder is ignored altogether. InvalidArgument when a file would lie
-    anywhere but in a version's folder.
+    anywhere but in a version's folder. `dry_run`: say what would be wrong, and change nothing.
     """
 
     config_json: str | None = None
     files: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}))
+    dry_run: bool = False
 
     def __post_init__(self) -> None:
         if self.files and self.config_json is None:
@@ -102,21 +104,26 @@ def parse_load_parameters(parameters: Mapping[str, LoadParameter]) -> LoadOverri
     """The parameters of a load call; InvalidArgument names the one that is wrong."""
     config: str | None = None
     files: dict[str, bytes] = {}
+    dry_run = False
     for key, value in parameters.items():
         if key == "config":
             if not isinstance(value, str):
                 raise _wrong_type(key, "string_param")
             config = value
+        elif key == DRY_RUN:
+            if not isinstance(value, bool):
+                raise _wrong_type(key, "bool_param")
+            dry_run = value
         elif key.startswith(FILE_PREFIX):
             if not isinstance(value, bytes):
                 raise _wrong_type(key, "bytes_param")
             files[key.removeprefix(FILE_PREFIX)] = value
         else:
             raise InvalidArgument(
-                f"unrecognized load parameter {_shown(key)}, expected 'config' or "
-                "'file:<version>/<name>'"
+                f"unrecognized load parameter {_shown(key)}, expected 'config', "
+                f"'{DRY_RUN}' or 'file:<version>/<name>'"
             )
-    return LoadOverrides(config, files)
+    return LoadOverrides(config, files, dry_run)
 
 
 def parse_unload_parameters(parameters: Mapping[str, LoadParameter]) -> bool:

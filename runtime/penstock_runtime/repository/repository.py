@@ -6,11 +6,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from typing import Generic
 
+from penstock_runtime.config import ModelConfig
 from penstock_runtime.errors import Unavailable
 from penstock_runtime.repository.background import run_all
 from penstock_runtime.repository.dependencies import Dependencies, MadeOf, affected, in_waves
@@ -30,20 +30,10 @@ from penstock_runtime.repository.overrides import NO_OVERRIDES, LoadOverrides, O
 from penstock_runtime.repository.roots import RepositoryRoots
 from penstock_runtime.repository.routes import check_model_name, shown
 from penstock_runtime.repository.stability import StabilityGate, settled
+from penstock_runtime.repository.start_report import LoadProgress, StartReport
 from penstock_runtime.repository.watcher import Watcher
 
 _log = logging.getLogger("penstock.repository")
-
-
-@dataclass(frozen=True, slots=True)
-class LoadProgress:
-    """One model of the start is done, `done` of `total` so far; `reason` is "" when it serves."""
-
-    name: str
-    done: int
-    total: int
-    seconds: float
-    reason: str = ""
 
 
 class ModelRepository(Generic[ModelT]):
@@ -141,7 +131,7 @@ class ModelRepository(Generic[ModelT]):
         waves = self._dependencies.at_start(self._selected())
         for name in sorted(chain.from_iterable(waves)):
             self.lifecycle.set(name, WHOLE_MODEL, ModelState.LOADING)
-        report = _Report(sum(map(len, waves)), progress)
+        report = StartReport(sum(map(len, waves)), progress)
         for wave in waves:
             jobs = [partial(self._start_one, name, report) for name in wave]
             run_all(jobs, self.options.load_threads, self._stopping)
@@ -160,7 +150,7 @@ class ModelRepository(Generic[ModelT]):
             chosen |= self._roots.names()
         return sorted(chosen)
 
-    def _start_one(self, name: str, report: "_Report") -> None:
+    def _start_one(self, name: str, report: StartReport) -> None:
         began = time.monotonic()
         reason = ""
         try:
@@ -178,22 +168,41 @@ class ModelRepository(Generic[ModelT]):
     # -- by a caller's word ----------------------------------------------------------------------
 
     def load(self, name: str, overrides: LoadOverrides = NO_OVERRIDES) -> None:
-        """Load or reload; returns once the new versions serve, and the old ones drain.
+        """Load or reload; returns once the new versions serve, and the old ones drain. A dry run
+        only says what would prevent that.
 
         Unavailable outside the explicit mode; InvalidArgument or Internal say why it failed, and
         then what served before still does. What an ensemble is made of is loaded before it, as far
         as it does not serve.
         """
         self._check_call(name)
+        if overrides.dry_run:
+            self._examine(name, overrides)
+            return
         self._load_parts(name, overrides.config_json)
         with self._turns.take(name):
-            if overrides.overlong is not None:
-                _log.error("model '%s': an override file has too long a name", name)
-                raise PollFailed(name, "an override file has too long a name")
+            _check_lengths(name, overrides)
             if overrides.files:
                 self._load_files(name, overrides)
                 return
             self._load_one(name, overrides.config_json)
+
+    def _examine(self, name: str, overrides: LoadOverrides) -> None:
+        """Raise what would prevent this load."""
+        others: dict[str, ModelConfig] = {}
+        for part in self._dependencies.below(name, overrides.config_json):
+            if self._exchange.serving(part) is None:
+                others[part] = self._exchange.examine(self._found(part), None, others)
+        _check_lengths(name, overrides)
+        if not overrides.files:
+            self._exchange.examine(self._found(name), overrides.config_json, others)
+            return
+        home = OverrideFolder(overrides.files)
+        try:
+            folder = read_folder(home.path, home.path, name)
+            self._exchange.examine(folder, overrides.config_json, others)
+        finally:
+            home.close()
 
     def parts(self, name: str, config_json: str | None = None) -> Sequence[str]:
         """What the model, an ensemble, is made of, directly or not, as far as it is there."""
@@ -211,11 +220,14 @@ class ModelRepository(Generic[ModelT]):
                 _log.error("%s", error)
 
     def _load_one(self, name: str, config_json: str | None = None) -> None:
+        self._attempt(self._found(name), config_json)
+
+    def _found(self, name: str) -> ModelFolder:
         folder = self._settled(name, self.options.load_settle_seconds)
         if folder is None:
             _log.error("model '%s': load failed, it is not in the model repository", shown(name))
             raise PollFailed(name, "the model is not in the model repository")
-        self._attempt(folder, config_json)
+        return folder
 
     def unload(self, name: str, unload_dependents: bool = False) -> None:
         """Take the model out of service; requests under way are still answered.
@@ -307,22 +319,7 @@ class ModelRepository(Generic[ModelT]):
         return f"<ModelRepository {self.options.control_mode.value}, {self._exchange!r}>"
 
 
-class _Report:
-    """Counts the models of a start as they come up or fail."""
-
-    def __init__(self, total: int, progress: Callable[[LoadProgress], None] | None) -> None:
-        self._total = total
-        self._progress = progress
-        self._lock = threading.Lock()
-        self._all: list[LoadProgress] = []
-
-    def done(self, name: str, seconds: float, reason: str) -> None:
-        with self._lock:
-            entry = LoadProgress(name, len(self._all) + 1, self._total, seconds, reason)
-            self._all.append(entry)
-            if self._progress is not None:
-                self._progress(entry)
-
-    def failures(self) -> tuple[LoadProgress, ...]:
-        with self._lock:
-            return tuple(sorted((e for e in self._all if e.reason), key=lambda e: e.name))
+def _check_lengths(name: str, overrides: LoadOverrides) -> None:
+    if overrides.overlong is not None:
+        _log.error("model '%s': an override file has too long a name", name)
+        raise PollFailed(name, "an override file has too long a name")

@@ -5,7 +5,7 @@ import threading
 
 from penstock.cli.progress import Progress
 from penstock.cli.terminal import is_terminal
-from penstock_runtime.repository.repository import LoadProgress
+from penstock_runtime.repository.start_report import LoadProgress
 
 
 class LoadBar:
