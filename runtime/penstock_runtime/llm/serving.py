@@ -13,14 +13,11 @@ from typing import Any, Protocol
 
 from penstock_runtime.backends.base import ModelSource, Placement
 from penstock_runtime.backends.host import prepare_openmp
-from penstock_runtime.config import ModelConfig
 from penstock_runtime.errors import InvalidArgument, Unsupported
 from penstock_runtime.llm.answers import Answers
 from penstock_runtime.llm.chat import encode_chat
 from penstock_runtime.llm.chat_messages import read_chat
-from penstock_runtime.llm.completing import complete_config
 from penstock_runtime.llm.detokenizer import TextStream
-from penstock_runtime.llm.encoders.folder import config_of
 from penstock_runtime.llm.engine_seams import StepWatcher, Teller
 from penstock_runtime.llm.executable import Compile, GeneratingEngine, GenerativeExecutable
 from penstock_runtime.llm.generation import Texts
@@ -77,12 +74,7 @@ class Parts(Protocol):
         """Give back what it holds."""
 
 
-def complete_generative(source: ModelSource) -> ModelConfig:
-    """The complete configuration of a generative model."""
-    return complete_config(source.config, config_of(source))
-
-
-def load_generative(source: ModelSource) -> "GenerativeModel":
+def load(source: ModelSource) -> "GenerativeModel":
     """The model of a Hugging Face folder; its weights are read when its instances are made."""
     return GenerativeModel(source)
 

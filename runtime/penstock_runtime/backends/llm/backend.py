@@ -11,12 +11,15 @@ from penstock_runtime.backends.host import prepare_openmp
 from penstock_runtime.config import ModelConfig
 from penstock_runtime.errors import Unsupported
 from penstock_runtime.labels import NO_LABELS, Labels
+from penstock_runtime.llm.completing import complete_config
 from penstock_runtime.llm.encoders.completion import RESULTS, complete
-from penstock_runtime.llm.encoders.folder import recognise
+from penstock_runtime.llm.encoders.folder import config_of, recognise
 from penstock_runtime.llm.encoders.spec import labels_of, task_of_source
 from penstock_runtime.llm.encoders.task import CLASSIFY, GENERATE
 from penstock_runtime.llm.loading import import_alone
-from penstock_runtime.llm.serving import complete_generative, load_generative
+
+# Not needed by a server without language models, which starts sooner without it.
+_SERVING = "penstock_runtime.llm.serving"
 
 
 class LanguageModelBackend:
@@ -33,14 +36,14 @@ class LanguageModelBackend:
     def complete(self, source: ModelSource) -> ModelConfig:
         """The configuration with the tensors of the model's task."""
         if task_of_source(source) == GENERATE:
-            return complete_generative(source)
+            return complete_config(source.config, config_of(source))
         return complete(source, self.name)
 
     def load(self, source: ModelSource) -> LoadedModel:
         """The model; the weights of an encoder are read when the first instance asks."""
-        if task_of_source(source) == GENERATE:
-            return load_generative(source)
-        loaded: LoadedModel = _encoders().load(source)
+        generates = task_of_source(source) == GENERATE
+        module = import_alone(_SERVING) if generates else _encoders()
+        loaded: LoadedModel = module.load(source)
         return loaded
 
     def labels(self, source: ModelSource) -> Labels:
