@@ -271,3 +271,30 @@ def test_a_sink_says_that_its_collector_took_nothing(collector: Collector) -> No
     with pytest.raises(Internal, match="did not take them"):
         sink.write([Collected(spans=True).ended()])
     sink.close()
+
+
+def test_what_a_language_model_did_is_a_span_under_its_conventional_name() -> None:
+    """A child of the call's, with all that is said of it and nothing of the call."""
+    collected = Collected(spans=True)
+    trace = executed(collected)
+    trace.attributes |= {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.request.temperature": 0.5,
+        "gen_ai.response.finish_reasons": ("stop",),
+        "penstock.time_to_first_token_s": 0.25,
+    }
+    trace.finish(100)
+
+    spans = exported(trace)
+
+    (call,), (chat,) = spans["a.Service/ModelInfer"], spans["chat m"]
+    assert chat.parent is not None
+    assert call.context is not None
+    assert chat.parent.span_id == call.context.span_id
+    assert attributes(chat) == {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.request.temperature": 0.5,
+        "gen_ai.response.finish_reasons": ("stop",),
+        "penstock.time_to_first_token_s": 0.25,
+    }
+    assert not [name for name in attributes(call) if name.startswith("gen_ai.")]

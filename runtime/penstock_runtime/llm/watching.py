@@ -82,19 +82,17 @@ class EngineWatcher:
             "gen_ai.request.model": self._model,
             "gen_ai.response.model": self._model,
             "gen_ai.response.id": generation.task.request.id,
-            "gen_ai.response.finish_reasons": ",".join(_reasons(generation)),
-            "gen_ai.request.temperature": str(params.temperature),
-            "gen_ai.request.top_p": str(params.top_p),
+            "gen_ai.response.finish_reasons": tuple(_reasons(generation)),
+            "gen_ai.request.temperature": params.temperature,
+            "gen_ai.request.top_p": params.top_p,
             "gen_ai.request.top_k": params.top_k,
             "gen_ai.usage.input_tokens": generation.n_prompt,
             "gen_ai.usage.output_tokens": _output_tokens(generation),
             "gen_ai.usage.cache_read.input_tokens": _cached(generation),
-            "gen_ai.server.time_to_first_token_ns": _since(generation, generation.first_ns),
+            "penstock.time_to_first_token_s": _since(generation, generation.first_ns) / 1e9,
         }
-        if generation.choices:
-            trace.attributes["gen_ai.request.max_tokens"] = generation.choices[
-                0
-            ].sequence.max_tokens
+        for choice in generation.choices[:1]:
+            trace.attributes["gen_ai.request.max_tokens"] = choice.sequence.max_tokens
 
     # -- one request -------------------------------------------------------------------------------
 

@@ -49,6 +49,7 @@ _FAULT_OF_CALLER = frozenset(
 _UNSET = Status(StatusCode.UNSET)
 
 Attributes = Mapping[str, Attribute]
+GENERATION, FIRST_TOKEN = "gen_ai.", "penstock.time_to_first_token_s"
 
 
 class SpanSink:
@@ -95,6 +96,8 @@ class SpanSink:
         if own is None:
             return
         yield self._request(trace, own)
+        if GENERATION + "operation.name" in trace.attributes:
+            yield self._generation(trace, own)
         marks = dict(trace.marks)
         queued, done = marks.get(QUEUE_START), trace.execution
         began = done.start_ns if done is not None else marks.get(COMPUTE_START, trace.end_ns)
@@ -119,6 +122,19 @@ class SpanSink:
             kind=SpanKind.SERVER if remote else SpanKind.INTERNAL,
             status=_status(trace),
             remote=remote,
+        )
+
+    def _generation(self, trace: Trace, own: SpanContext) -> ReadableSpan:
+        """What a language model did, as OpenTelemetry's conventions for generative AI have it."""
+        said = {name: value for name, value in trace.attributes.items() if _generative(name)}
+        return self._span(
+            f"{said[GENERATION + 'operation.name']} {trace.model_name}",
+            own.child(),
+            own,
+            trace.wall(trace.start_ns),
+            trace.wall(trace.end_ns),
+            said,
+            status=_status(trace),
         )
 
     def _code(self, trace: Trace) -> Attributes:
@@ -220,7 +236,7 @@ def _context(context: SpanContext, remote: bool = False) -> OtelContext:
 
 
 def _attributes(trace: Trace) -> Iterator[tuple[str, Attribute]]:
-    yield from trace.attributes.items()
+    yield from ((name, value) for name, value in trace.attributes.items() if not _generative(name))
     yield "triton.model_name", trace.model_name
     yield "triton.model_version", trace.model_version
     yield "triton.request_id", trace.request_id
@@ -235,6 +251,10 @@ def _attributes(trace: Trace) -> Iterator[tuple[str, Attribute]]:
         yield "penstock.instance", trace.execution.instance
     if trace.status is not None:
         yield "error.type", trace.status.value
+
+
+def _generative(name: str) -> bool:
+    return name.startswith((GENERATION, FIRST_TOKEN))
 
 
 def _name(trace: Trace) -> str:

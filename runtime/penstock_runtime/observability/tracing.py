@@ -24,7 +24,7 @@ MOST_RESPONSES = 1024
 _OVERHEAD_BYTES = 2048
 _RESPONSE_BYTES = 64
 
-Attribute = str | int | bool
+Attribute = str | int | bool | float | tuple[str, ...]
 
 
 class Sampler:
