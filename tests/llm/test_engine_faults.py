@@ -144,6 +144,21 @@ def test_an_engine_whose_steps_all_fail_says_so_until_one_does_not() -> None:
     driver.assert_empty()
 
 
+def test_requests_that_fail_beside_others_do_not_make_an_engine_ill() -> None:
+    """However many they are, and wherever they stand in the step."""
+    driver = drive(Poisoned(raising(RuntimeError("gone"))), VOCAB)
+
+    asked = neighbours(driver)
+    bad = [driver.ask([MARK, k], max_tokens=3) for k in range(6)]
+    driver.step()
+
+    assert all(each.task.ends for each in bad)
+    assert driver.engine.healthy
+    driver.run()
+    assert [each.ids for each in asked] == undisturbed()
+    driver.assert_empty()
+
+
 def test_logits_that_are_no_numbers_fail_their_own_request() -> None:
     """The others' texts are what they are without it."""
     driver = drive(Holes(VOCAB), VOCAB)

@@ -1,6 +1,8 @@
-"""Models are loaded by threads that know nothing of each other."""
+"""Models are loaded by threads that know nothing of each other, and not all of them can be."""
 
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,10 +12,14 @@ pytest.importorskip("transformers")
 
 import torch
 
+from penstock_runtime.backends.base import ModelSource
+from penstock_runtime.config import ModelConfig
+from penstock_runtime.errors import InvalidArgument
 from penstock_runtime.llm.causal_model import LoadedCausalModel
 from penstock_runtime.llm.loading import import_alone
 from penstock_runtime.llm.model_loader import load_causal_model
 from penstock_runtime.llm.options import EngineOptions
+from penstock_runtime.llm.serving import build_engine
 
 TRAINED = Path(__file__).parent / "tiny_llm"
 
@@ -49,3 +55,19 @@ def test_what_imports_transformers_is_imported_by_one_thread_at_a_time(
         found = list(pool.map(import_alone, names))
 
     assert [module.ALONE for module in found] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("wrong", [{"policy": "nonsense"}, {"chat_template": "../../x.jinja"}])
+def test_a_model_that_cannot_be_put_together_leaves_no_thread(wrong: dict[str, str]) -> None:
+    """Though its weights are read when that is found."""
+    source = ModelSource(ModelConfig(name="tiny"), 1, TRAINED, TRAINED)
+    options = EngineOptions(dtype="float32", cpu_kernels="off", **wrong)  # type: ignore[arg-type]
+    before = set(threading.enumerate())
+
+    with pytest.raises(InvalidArgument, match=next(iter(wrong))):
+        build_engine(source, options, "cpu", "tiny_0")
+
+    end = time.monotonic() + 20
+    while set(threading.enumerate()) - before:
+        assert time.monotonic() < end, set(threading.enumerate()) - before
+        time.sleep(0.01)

@@ -8,11 +8,19 @@ import pytest
 from tests.llm.engine_driver import MS, WANTED, Driver, Task, Words, drive
 from tests.llm.sampling_fakes import TableModel
 
-from penstock_runtime.errors import Internal, InvalidArgument, PenstockError, ResourceExhausted
+from penstock_runtime.errors import (
+    DeadlineExceeded,
+    Internal,
+    InvalidArgument,
+    PenstockError,
+    ResourceExhausted,
+)
 from penstock_runtime.llm.asking import read_ask
+from penstock_runtime.llm.calls import CallRecord
 from penstock_runtime.llm.options import EngineOptions
 from penstock_runtime.llm.preparing import Preparer
 from penstock_runtime.llm.sampling_params import SamplingParams
+from penstock_runtime.llm.watching import EngineWatcher
 from penstock_runtime.request import InferRequest, RequestedOutput
 
 VOCAB = 64
@@ -288,6 +296,47 @@ class BrokenWatcher:
 
     def trace(self, generation: Any) -> None:
         """Nothing."""
+
+
+class Records:
+    """Keeps what is recorded."""
+
+    content = False
+
+    def __init__(self) -> None:
+        self.kept: list[CallRecord] = []
+
+    def append(self, record: CallRecord) -> bool:
+        self.kept.append(record)
+        return True
+
+
+def test_a_record_says_once_how_each_request_ended() -> None:
+    """Whole, given up, too late by whichever clock, or failed."""
+    driver, records = driver_of(), Records()
+    driver.scribe._watcher = EngineWatcher(
+        driver.tally,
+        records,  # type: ignore[arg-type] # as much of it as is asked
+        driver.clock,
+    )
+
+    whole = driver.ask([1], max_tokens=3)
+    given_up = driver.ask([2], max_tokens=90)
+    late = driver.ask([3], max_tokens=90, deadline_ns=driver.clock.now + 4 * MS)
+    told_by_others = driver.ask([4], max_tokens=90, deadline_ns=driver.clock.now + 4 * MS)
+    driver.step()
+    driver.step()
+    given_up.task.abandon()
+    driver.step()
+    driver.clock.now += 5 * MS
+    told_by_others.task.abandon()
+    driver.run()
+
+    statuses = [record.status for record in records.kept]
+    assert statuses == ["CANCELLED", "OK", "DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED"]
+    assert [record.finish_reason for record in records.kept] == ["abort", "length", *["abort"] * 2]
+    assert records.kept[1].output_tokens == len(whole.ids) == 3
+    assert isinstance(late.task.error, DeadlineExceeded)
 
 
 # -- whole answers, and what they may look like ----------------------------------------------------

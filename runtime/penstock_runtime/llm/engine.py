@@ -187,6 +187,9 @@ class Engine:
         if not plan.rows:
             return bool(plan.stuck)
         results = self._compute(plan)
+        # Of a step in which others were computed, none that failed says anything of the engine.
+        lost = all(isinstance(result, Failed) for result in results)
+        self._failures = self._failures + 1 if lost else 0
         now = self._clock()
         self._note_rate(plan.n_tokens, now - began)
         _charge(plan, now - began)
@@ -206,11 +209,9 @@ class Engine:
             _log.exception("a step of %d sequences failed", len(plan.rows))
             half = len(plan.rows) // 2
             if not half:
-                self._failures += 1
                 return (Failed(step_failure(error)),)
             parts = (StepPlan(plan.rows[:half]), StepPlan(plan.rows[half:]))
             return tuple(chain.from_iterable(map(self._compute, parts)))
-        self._failures = 0
         return results
 
     def _expire(self) -> None:

@@ -163,7 +163,11 @@ def build_engine(source: ModelSource, options: EngineOptions, device: str, name:
             " installed: pip install 'penstock[llm]'"
         ) from error
     parts: Parts = heavy.make_parts(source, options, device, _Progress(source.config.name))
-    return _assemble(source, options, device, name, parts)
+    try:
+        return _assemble(source, options, device, name, parts)
+    except BaseException:
+        parts.close()
+        raise
 
 
 def _assemble(
