@@ -213,6 +213,7 @@ def test_a_structured_answer_has_its_form_also_in_company(client: Any) -> None:
     [
         ({"max_tokens": 5000}, PROMPT, "INVALID_ARGUMENT", "max_tokens 5000"),
         ({}, "x " * 5000, "INVALID_ARGUMENT", "expected at most"),
+        ({"max_tokens": 0}, PROMPT, "INVALID_ARGUMENT", "max_tokens"),
         ({"max_tokens": -1}, PROMPT, "INVALID_ARGUMENT", "max_tokens"),
         ({"n": 1_000_000}, PROMPT, "INVALID_ARGUMENT", "'n'"),
         ({"temperature": -1}, PROMPT, "INVALID_ARGUMENT", "temperature"),
