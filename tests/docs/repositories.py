@@ -3,10 +3,12 @@ servers, small and without heavy libraries.
 """
 
 import json
+import shutil
 from pathlib import Path
 
 from tests.runtime.mar_files import archive, members
 
+TRAINED = Path(__file__).parents[1] / "llm" / "tiny_llm"
 ADD_SUB = """
 import triton_python_backend_utils as pb_utils
 
@@ -83,3 +85,8 @@ def torchserve_archive(file: Path) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(archive(members(MIRROR)))
     return file
+
+
+def language_model(folder: Path) -> Path:
+    """A language model as Hugging Face has it in this folder."""
+    return Path(shutil.copytree(TRAINED, folder))

@@ -5,7 +5,12 @@ from pathlib import Path
 
 import pytest
 from tests.docs.pages import ROOT, blocks, codes, items, tables
-from tests.docs.repositories import mlserver_model, torchserve_archive, triton_model
+from tests.docs.repositories import (
+    language_model,
+    mlserver_model,
+    torchserve_archive,
+    triton_model,
+)
 from tests.docs.sessions import Session
 
 from penstock.cli.lint import lint
@@ -22,6 +27,8 @@ TRITONS = frozenset((Path(__file__).parent / "triton_flags.txt").read_text().spl
 OURS = {name for flag in FLAGS for name in (flag.name, *flag.info.aliases)}
 VERDICTS = ("same", "ignored", "refused")
 SERVERS = ("From Triton", "From MLServer", "From KServe", "From TorchServe")
+LANGUAGE = "From vLLM and TGI"
+CHAPTERS = (*SERVERS, LANGUAGE)
 
 
 @pytest.fixture
@@ -49,7 +56,7 @@ def test_every_block_is_executed_or_says_why_not() -> None:
     """Nothing on the page is only claimed."""
     found = blocks(PAGE)
 
-    assert {block.chapter for block in found} == set(SERVERS)
+    assert {block.chapter for block in found} == set(CHAPTERS)
     for block in found:
         assert block.mark, f"line {block.line}"
         assert block.argument or block.mark not in ("file", "not run"), f"line {block.line}"
@@ -88,7 +95,16 @@ def test_flags_that_are_refused_say_what_to_say_instead(
         assert f"--{name}: {FOREIGN_FLAGS[name].refused}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("chapter", SERVERS)
+def test_a_reader_gets_from_a_folder_to_an_answer(reader: Session, tmp_path: Path) -> None:
+    """The same with a language model."""
+    pytest.importorskip("transformers")
+    pytest.importorskip("llguidance")
+    language_model(tmp_path / "hub" / "tiny")
+
+    reader.follow(block for block in blocks(PAGE) if block.chapter == LANGUAGE)
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
 def test_what_stands_for_something_else_is_there(chapter: str) -> None:
     """Flags and commands in the right column of a chapter's table are penstock's own."""
     (table,) = tables(PAGE, chapter)
