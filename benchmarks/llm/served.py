@@ -37,7 +37,11 @@ class OwnServer:
         long as it was asked to be, and its tokens are not told.
         """
         before, began = cpu_seconds(self.running.pids()), time.perf_counter()
-        asyncio.run(self._ask_all(prompts, max_tokens))
+        try:
+            asyncio.run(self._ask_all(prompts, max_tokens))
+        except InferenceError as error:
+            self.running.check()
+            raise PeerError(f"it answers {error}") from error
         wall_s = time.perf_counter() - began
         cpu_s = cpu_seconds(self.running.pids()) - before
         return Turn(cpu_s, wall_s, [[0] * max_tokens for _ in prompts])
