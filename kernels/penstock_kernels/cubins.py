@@ -37,13 +37,16 @@ class Cubins:
     compile: Compiler = nvrtc.compile_cubin
     compiler_version: Callable[[], str] = nvrtc.version
 
-    def find(self, source: str, instances: tuple[str, ...], arch: str) -> Binary:
-        """The machine code of a source for an architecture (`90`).
+    def find(self, source: str, instances: tuple[str, ...], arch: str, text: str = "") -> Binary:
+        """The machine code of a source for an architecture (`90`): a file of ours, or `text`.
 
         Raises NvrtcMissingError when it was not built ahead of time and there is no compiler, whose
         version is part of a cache entry's name; NvrtcError when that refuses the source.
         """
-        return self._built(source, instances, arch) or self._cached(source, instances, arch)
+        if text:
+            return self._cached(source, text, instances, arch)
+        built = self._built(source, instances, arch)
+        return built or self._cached(source, flattened(source), instances, arch)
 
     def _built(self, source: str, instances: tuple[str, ...], arch: str) -> Binary | None:
         """What was built ahead of time, if it is of this very source."""
@@ -60,13 +63,13 @@ class Cubins:
         except FileNotFoundError:
             return None
 
-    def _cached(self, source: str, instances: tuple[str, ...], arch: str) -> Binary:
-        key = digest(table.source_digest(source, instances), arch, self.compiler_version())
+    def _cached(self, source: str, text: str, instances: tuple[str, ...], arch: str) -> Binary:
+        key = digest(text, *instances, *nvrtc.OPTIONS, arch, self.compiler_version())
         path = self.cache / f"{Path(source).stem}-{key[:32]}.cubin"
         with contextlib.suppress(OSError, ValueError):
             symbols = json.loads(path.with_suffix(".json").read_text())
             return Binary(path.read_bytes(), symbols)
-        made = self.compile(flattened(source), source, instances, arch)
+        made = self.compile(text, source, instances, arch)
         with contextlib.suppress(OSError):
             self.cache.mkdir(parents=True, exist_ok=True)
             # The names come last: whoever finds them finds the code too.

@@ -9,7 +9,8 @@ import numpy as np
 
 from penstock_kernels.cubins import Cubins
 from penstock_kernels.declare import Kernel, Launch
-from penstock_kernels.registry import sources
+from penstock_kernels.registry import unit
+from penstock_kernels.streams import current_stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +23,8 @@ class _Stream:
 class Cuda:
     """Launches kernels through CuPy; arrays are CuPy's or torch's, on the device.
 
-    Each thread works on the device that is current in it. Functions are loaded once per device, at
-    their first launch or by `load`, which must come before a CUDA graph is captured.
+    Each thread works on the device and the stream that are current in it. Functions are loaded once
+    per device, at their first launch or by `load`, which must come before a CUDA graph is captured.
     """
 
     name = "cuda"
@@ -32,43 +33,58 @@ class Cuda:
         self._cupy = cupy
         self._cubins = cubins
         self._lock = threading.Lock()
-        self._functions: dict[tuple[int, str, str], Any] = {}
+        self._functions: dict[tuple[Any, ...], Any] = {}
         # A function lives as long as its module.
-        self._modules: list[Any] = []
+        self._modules: dict[tuple[Any, ...], Any] = {}
 
-    def run(self, kernel: Kernel, arguments: Mapping[str, Any], stream: int = 0) -> None:
-        """Enqueue the kernel's launches on a stream (its handle; 0 is the default one)."""
+    def run(self, kernel: Kernel, arguments: Mapping[str, Any], stream: int | None = None) -> None:
+        """Enqueue the kernel's launches on a stream: its handle, 0 for the default one, None for
+        the thread's current one, which is asked for anew every time.
+        """
         device = int(self._cupy.cuda.runtime.getDevice())
-        on = _Stream(stream)
+        on = _Stream(self.stream() if stream is None else stream)
         for launch in kernel.launches(arguments):
-            self._launch(self._function(device, kernel.source, launch.instance), launch, on)
+            self._launch(self._function(device, kernel, launch.instance), launch, on)
+
+    def stream(self) -> int:
+        """The handle of the stream that this thread works on now: torch's, else CuPy's."""
+        return current_stream(self._cupy)
 
     def load(self, kernel: Kernel) -> None:
         """Load a kernel's functions into the current device."""
         device = int(self._cupy.cuda.runtime.getDevice())
-        self._function(device, kernel.source, kernel.instances[0])
+        self._function(device, kernel, kernel.instances[0])
+
+    def forget(self, kernel: Kernel) -> None:
+        """Unload a kernel that brought its own source; nobody executes it any more."""
+        with self._lock:
+            for table in (self._functions, self._modules):
+                for key in [key for key in table if key[1] == kernel.source]:
+                    del table[key]
 
     def _launch(self, function: Any, launch: Launch, on: _Stream) -> None:
         arguments = tuple(map(_argument, launch.arguments))
         function(launch.grid, launch.block, arguments, launch.shared_bytes, on)
 
-    def _function(self, device: int, source: str, instance: str) -> Any:
-        found = self._functions.get((device, source, instance))
+    def _function(self, device: int, kernel: Kernel, instance: str) -> Any:
+        key = (device, kernel.source, instance)
+        found = self._functions.get(key)
         if found is not None:
             return found
         with self._lock:
-            if (device, source, instance) not in self._functions:
-                self._load(device, source)
-            return self._functions[device, source, instance]
+            if key not in self._functions:
+                self._load(device, kernel)
+            return self._functions[key]
 
-    def _load(self, device: int, source: str) -> None:
+    def _load(self, device: int, kernel: Kernel) -> None:
         arch = str(self._cupy.cuda.Device(device).compute_capability)
-        binary = self._cubins.find(source, sources()[source], arch)
+        text, instances = unit(kernel)
+        binary = self._cubins.find(kernel.source, instances, arch, text)
         module = self._cupy.cuda.function.Module()
         module.load(binary.cubin)
-        self._modules.append(module)
+        self._modules[device, kernel.source] = module
         for instance, symbol in binary.symbols.items():
-            self._functions[device, source, instance] = module.get_function(symbol)
+            self._functions[device, kernel.source, instance] = module.get_function(symbol)
 
 
 def _argument(value: Any) -> Any:

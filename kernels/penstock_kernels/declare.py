@@ -54,7 +54,8 @@ class Kernel:
 
     `source` is a file of `cuda/`; `instances` are C++ name expressions, the same for every
     compiler; `outputs` names the arguments that are written, all others are only read. `plan` is
-    pure.
+    pure. A kernel whose source lies elsewhere brings it as `text`, flattened, and has a `source`
+    that no other has.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Kernel:
     plan: Callable[..., list[Launch]]
     reference: Callable[..., None]
     traffic: Callable[..., Traffic]
+    text: str = ""
 
     def launches(self, arguments: Mapping[str, Any]) -> list[Launch]:
         """The plan, of declared instances only; ValueError for what it or their list refuses."""

@@ -11,6 +11,7 @@ from penstock_kernels.pool import MEAN_POOL
 from penstock_kernels.quantise import DEQUANTISE, QUANTISE
 from penstock_kernels.rotary_cache import ROTARY_CACHE
 from penstock_kernels.sample import SAMPLE
+from penstock_kernels.source import flattened
 
 KERNELS: dict[str, Kernel] = by_name(
     [
@@ -36,6 +37,13 @@ def sources() -> dict[str, tuple[str, ...]]:
     for kernel in KERNELS.values():
         wanted[kernel.source] = wanted.get(kernel.source, ()) + kernel.instances
     return wanted
+
+
+def unit(kernel: Kernel) -> tuple[str, tuple[str, ...]]:
+    """What a compiler is given for a kernel: its source, flattened, and all instances of that."""
+    if kernel.text:
+        return kernel.text, kernel.instances
+    return flattened(kernel.source), sources()[kernel.source]
 
 
 def kernel(name: str) -> Kernel:

@@ -18,8 +18,10 @@ class Runner(Protocol):
     def name(self) -> str:
         """For logs and errors."""
 
-    def run(self, kernel: Kernel, arguments: Mapping[str, Any], stream: int = 0) -> None:
-        """Execute, or enqueue on a stream; the kernel's outputs are written in place."""
+    def run(self, kernel: Kernel, arguments: Mapping[str, Any], stream: int | None = None) -> None:
+        """Execute, or enqueue on a stream (None: the caller's current one); the kernel's outputs
+        are written in place.
+        """
 
 
 class Reference:
@@ -27,7 +29,7 @@ class Reference:
 
     name = "reference"
 
-    def run(self, kernel: Kernel, arguments: Mapping[str, Any], stream: int = 0) -> None:
+    def run(self, kernel: Kernel, arguments: Mapping[str, Any], stream: int | None = None) -> None:
         """Execute; there are no streams here. What the plan refuses is refused here too."""
         if kernel.launches(arguments):
             kernel.reference(**arguments)
@@ -53,9 +55,26 @@ def load(kind: str = "auto") -> Runner:
 @cache
 def runner() -> Runner:
     """This process's."""
-    return load()
+    try:
+        return device_runner()
+    except NoDeviceError:
+        return host_runner()
 
 
-def run(name: str, *, stream: int = 0, **arguments: Any) -> None:
+@cache
+def host_runner() -> Runner:
+    """This process's for arrays of the host, whatever devices there are."""
+    return load("reference")
+
+
+@cache
+def device_runner() -> Cuda:
+    """This process's for arrays on its GPUs; NoDeviceError where there is none that works."""
+    found = load("cuda")
+    assert isinstance(found, Cuda)
+    return found
+
+
+def run(name: str, *, stream: int | None = None, **arguments: Any) -> None:
     """Run the kernel of that name by this process's runner; ValueError for a name there is not."""
     runner().run(registry.kernel(name), arguments, stream)

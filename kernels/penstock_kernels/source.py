@@ -21,6 +21,11 @@ def flatten(path: Path, headers: Path = FOLDER) -> str:
     return _inlined(path.read_text(), path.name, headers, set())
 
 
+def headers(text: str) -> list[str]:
+    """The names that a source includes in quotes."""
+    return _INCLUDE.findall(text)
+
+
 def digest(text: str, *more: str) -> str:
     """Names a source, and what else decides what is made of it."""
     return hashlib.sha256("\0".join((text, *more)).encode()).hexdigest()

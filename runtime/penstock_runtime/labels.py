@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from penstock_runtime.config import ModelConfig, ModelOutput
 from penstock_runtime.config_problem import Problems, error, not_a_file_name
+from penstock_runtime.datatype import DataType
 from penstock_runtime.errors import InvalidArgument
 
 Labels = Mapping[str, tuple[bytes, ...]]
@@ -28,6 +29,11 @@ def read_labels(config: ModelConfig, root: Path) -> Labels:
     """
     found = {o.name: _read(config.name, o, root) for o in config.output if o.label_filename}
     return MappingProxyType(found) if found else NO_LABELS
+
+
+def read_label_file(model: str, output: str, name: str, root: Path) -> tuple[bytes, ...]:
+    """The labels of one file, for an output whose values are labels. Raises as `read_labels`."""
+    return _read(model, ModelOutput(output, DataType.BYTES, label_filename=name), root)
 
 
 def label_problems(config: ModelConfig, root: Path) -> Problems:

@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -162,6 +164,9 @@ class FakeCupy:
     def getDevice(self) -> int:  # noqa: N802
         return self.current
 
+    def get_current_stream(self) -> Any:
+        return type("Stream", (), {"ptr": 5})()
+
     def Device(self, number: int) -> Any:  # noqa: N802
         return type("Device", (), {"compute_capability": ("90", "100")[number]})()
 
@@ -223,3 +228,46 @@ def test_code_is_loaded_once_for_each_device_and_of_its_architecture(tmp_path: P
 
     assert cupy.loaded == [b"code for 90", b"code for 100"]
     assert compiled == ["activation.cu 90", "activation.cu 100"]
+
+
+def test_a_launch_without_a_stream_is_on_the_one_that_the_thread_works_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch's where torch is in use on a GPU, asked anew at every launch; else CuPy's."""
+    cupy, handles = FakeCupy(), iter((7, 9))
+    runner = Cuda(cupy, cubins_in(tmp_path, []))
+    arguments = {
+        "both": OnDevice(2, 16, pointer=100),
+        "out": OnDevice(2, 8, pointer=200),
+    }
+    torch = SimpleNamespace(
+        is_initialized=lambda: True,
+        current_stream=lambda: SimpleNamespace(cuda_stream=next(handles)),
+    )
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+
+    runner.run(GATE, arguments)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=torch))
+    runner.run(GATE, arguments)
+    runner.run(GATE, arguments)
+    runner.run(GATE, arguments, 3)
+
+    assert [launched[-1] for launched in cupy.launched] == [5, 7, 9, 3]
+
+
+def test_a_kernel_that_brings_its_source_is_compiled_alone_and_can_be_forgotten(
+    tmp_path: Path,
+) -> None:
+    """Nothing is loaded of it any more then, on no device; the next run loads it anew."""
+    cupy, compiled = FakeCupy(), list[str]()
+    runner = Cuda(cupy, cubins_in(tmp_path, compiled))
+    own = replace(GATE, source="model-1.cu", text="// a source", instances=GATE.instances[:2])
+
+    runner.load(own)
+    runner.load(own)
+    runner.forget(own)
+    runner.load(own)
+    runner.load(GATE)
+
+    assert compiled == ["model-1.cu 90", "activation.cu 90"]
+    assert len(cupy.loaded) == 3

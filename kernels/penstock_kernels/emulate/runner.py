@@ -7,8 +7,7 @@ from typing import Any
 
 from penstock_kernels.declare import Kernel
 from penstock_kernels.emulate.module import Module
-from penstock_kernels.registry import sources
-from penstock_kernels.source import flattened
+from penstock_kernels.registry import unit
 
 
 class Emulated:
@@ -20,14 +19,14 @@ class Emulated:
         self._cache = cache
         self._order = order
 
-    def run(self, kernel: Kernel, arguments: Mapping[str, Any], stream: int = 0) -> None:
+    def run(self, kernel: Kernel, arguments: Mapping[str, Any], stream: int | None = None) -> None:
         """Execute; `stream` is ignored. Raises KernelFault when the kernel breaks a rule."""
-        module = _module(kernel.source, sources()[kernel.source], self._cache)
+        module = _module(*unit(kernel), self._cache)
         outputs = [arguments[name] for name in kernel.outputs]
         for launch in kernel.launches(arguments):
             module.launch(launch, outputs, self._order)
 
 
 @functools.lru_cache(maxsize=64)
-def _module(source: str, instances: tuple[str, ...], cache: Path) -> Module:
-    return Module(flattened(source), instances, cache)
+def _module(text: str, instances: tuple[str, ...], cache: Path) -> Module:
+    return Module(text, instances, cache)

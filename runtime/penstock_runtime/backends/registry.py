@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from penstock_runtime.backends.base import Backend, ModelSource
 from penstock_runtime.backends.ensemble import EnsembleBackend
 from penstock_runtime.backends.files import listing
+from penstock_runtime.backends.kernel.backend import KernelBackend
 from penstock_runtime.backends.llm.backend import LanguageModelBackend
 from penstock_runtime.backends.mlserver.backend import MLServerBackend
 from penstock_runtime.backends.onnx.backend import OnnxBackend
@@ -66,7 +67,7 @@ class BackendRegistry:
         raise InvalidArgument(
             f"version {source.version} of model '{config.name}' holds nothing that a backend"
             f" recognises, only {listing(source.directory)}; expected model.py, model.pt,"
-            " model.pt2, model.onnx, model-settings.json, a .mar, or config.json with"
+            " model.pt2, model.onnx, model.cu, model-settings.json, a .mar, or config.json with"
             " model.safetensors and tokenizer.json"
         )
 
@@ -94,6 +95,7 @@ def default_registry(*, isolates: bool = True) -> BackendRegistry:
             torch,
             OnnxBackend(),
             PythonBackend(torch),
+            KernelBackend(),
             # Last: what lies beside a model.py or a model.onnx is that model's.
             LanguageModelBackend(),
         ],
