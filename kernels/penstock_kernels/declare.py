@@ -19,6 +19,7 @@ _C_NAMES = {
     "int32": "int",
     "int8": "signed char",
     "uint8": "unsigned char",
+    "float8_e4m3fn": "e4m3",
 }
 # Of every device since 2013: x of the grid, and y and z.
 GRID_LIMITS = (2**31 - 1, 65535, 65535)

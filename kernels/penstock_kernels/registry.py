@@ -1,9 +1,12 @@
 """All kernels, by name."""
 
 from penstock_kernels.activation import SILU_MUL
+from penstock_kernels.bitmask import TOKEN_BITMASK
+from penstock_kernels.cache_write import CACHE_WRITE
 from penstock_kernels.classify import TOP_K
 from penstock_kernels.declare import Kernel, by_name
 from penstock_kernels.gather import GATHER_PAD, SCATTER_ROWS
+from penstock_kernels.gemv import GEMV
 from penstock_kernels.image import IMAGE_NORMALISE
 from penstock_kernels.norm import RMSNORM_RESIDUAL
 from penstock_kernels.paged_decode import PAGED_DECODE
@@ -12,6 +15,7 @@ from penstock_kernels.quantise import DEQUANTISE, QUANTISE
 from penstock_kernels.rotary_cache import ROTARY_CACHE
 from penstock_kernels.sample import SAMPLE
 from penstock_kernels.source import flattened
+from penstock_kernels.verify import VERIFY_MATCH, VERIFY_REJECT
 
 KERNELS: dict[str, Kernel] = by_name(
     [
@@ -25,8 +29,13 @@ KERNELS: dict[str, Kernel] = by_name(
         RMSNORM_RESIDUAL,
         SILU_MUL,
         ROTARY_CACHE,
+        CACHE_WRITE,
         PAGED_DECODE,
+        TOKEN_BITMASK,
         SAMPLE,
+        VERIFY_MATCH,
+        VERIFY_REJECT,
+        GEMV,
     ]
 )
 

@@ -19,6 +19,7 @@ from penstock_kernels.declare import (
     instance,
     int32,
 )
+from penstock_kernels.philox import Stream, philox
 
 AnyArray = npt.NDArray[Any]
 
@@ -30,6 +31,7 @@ _INFINITY = np.float32(np.inf)
 def _plan(
     logits: Any,
     counts: Any,
+    prompt: Any,
     allowed: Any,
     temperature: Any,
     top_k: Any,
@@ -44,18 +46,19 @@ def _plan(
     logprob: Any,
 ) -> list[Launch]:
     """logits: [rows, vocabulary], NaN and -inf are never drawn, +inf is not expected; counts: int32
-    [rows, vocabulary] or None, how often each token stands in the text; allowed: uint32 [rows,
-    ceil(vocabulary / 32)] or None, a bit for each token; top_k: int32 [rows], 0 keeps all; seed,
-    step: int64 [rows]; the other parameters: float32 [rows]; a temperature of 0 takes the highest.
-    token: int32 [rows], -1 where nothing is allowed; logprob: float32 [rows], of the distribution
-    before anything is cut off.
+    [rows, vocabulary] or None, how often each token was generated; prompt: uint32 [rows,
+    ceil(vocabulary / 32)] or None, a bit for each token that stands before those: repetition is of
+    both, presence and frequency of what was generated; allowed: such bits or None; top_k: int32
+    [rows], 0 keeps all; seed, step: int64 [rows]; the other parameters: float32 [rows]; a
+    temperature of 0 takes the highest. token: int32 [rows], -1 where nothing is allowed; logprob:
+    float32 [rows], of the distribution before anything is cut off.
     """
     rows, vocabulary = logits.shape
     if not rows:
         return []
     if not vocabulary:
         raise ValueError("a vocabulary of 0 tokens, expected at least 1")
-    given = (logits, counts, allowed, temperature, top_k, top_p, min_p)
+    given = (logits, counts, prompt, allowed, temperature, top_k, top_p, min_p)
     more = (repetition, presence, frequency, seed, step, token, logprob, int32(vocabulary))
     name = instance("sample", c_name(logits), str(_THREADS))
     return [Launch(name, grid(rows), (_THREADS, 1, 1), given + more)]
@@ -64,6 +67,7 @@ def _plan(
 def _reference(
     logits: Any,
     counts: Any,
+    prompt: Any,
     allowed: Any,
     temperature: Any,
     top_k: Any,
@@ -79,8 +83,9 @@ def _reference(
 ) -> None:
     for r in range(len(logits)):
         penalties = (repetition[r], presence[r], frequency[r])
-        seen = None if counts is None else counts[r]
-        x = _penalised(logits[r].astype(np.float32), seen, penalties)
+        written = None if counts is None else counts[r]
+        before = None if prompt is None else _bits(prompt[r], logits.shape[1])
+        x = _penalised(logits[r].astype(np.float32), written, before, penalties)
         if allowed is not None:
             x[~_bits(allowed[r], x.size)] = -_INFINITY
         if temperature[r] > 0:
@@ -126,13 +131,15 @@ def _kept(x: AnyArray, weights: AnyArray, top_k: int, top_p: float, min_p: float
     return kept
 
 
-def _penalised(x: AnyArray, seen: Any, penalties: tuple[Any, Any, Any]) -> AnyArray:
-    if seen is None:
-        return x
+def _penalised(x: AnyArray, written: Any, before: Any, penalties: tuple[Any, Any, Any]) -> AnyArray:
     repetition, presence, frequency = penalties
-    repeated = np.where(x > 0, x / repetition, x * repetition)
-    lowered: AnyArray = (repeated - frequency * seen - presence).astype(np.float32)
-    return np.where(seen > 0, lowered, x)
+    if written is None and before is None:
+        return x
+    count = np.zeros(x.size, np.int32) if written is None else written
+    seen = count > 0 if before is None else before | (count > 0)
+    x = np.where(seen, np.where(x > 0, x / repetition, x * repetition), x)
+    lowered: AnyArray = (x - frequency * count - presence * (count > 0)).astype(np.float32)
+    return lowered
 
 
 def _bits(words: Any, size: int) -> AnyArray:
@@ -140,24 +147,15 @@ def _bits(words: Any, size: int) -> AnyArray:
 
 
 def _uniform(tokens: AnyArray, seed: int, step: int) -> AnyArray:
-    """Philox 4x32-10's first word for each token, as a float between 0 and 1, neither of them."""
-    low = np.uint64(0xFFFFFFFF)
-    half = np.uint64(32)
-    c0 = tokens.astype(np.uint64)
-    c1, c2 = (np.full_like(c0, step >> by & 0xFFFFFFFF) for by in (0, 32))
-    c3 = np.zeros_like(c0)
-    k0, k1 = seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF
-    for _ in range(10):
-        first, second = c0 * np.uint64(0xD2511F53), c2 * np.uint64(0xCD9E8D57)
-        c0, c2 = second >> half ^ c1 ^ np.uint64(k0), first >> half ^ c3 ^ np.uint64(k1)
-        c1, c3 = second & low, first & low
-        k0, k1 = (k0 + 0x9E3779B9) & 0xFFFFFFFF, (k1 + 0xBB67AE85) & 0xFFFFFFFF
-    return ((c0 >> np.uint64(9)).astype(np.float32) + np.float32(0.5)) * np.float32(2**-23)
+    """The first word for each token, as a float between 0 and 1, neither of them."""
+    first, *_ = philox(tokens, step, Stream.TOKEN, seed)
+    return ((first >> np.uint64(9)).astype(np.float32) + np.float32(0.5)) * np.float32(2**-23)
 
 
 def _traffic(
     logits: Any,
     counts: Any,
+    prompt: Any,
     allowed: Any,
     temperature: Any,
     top_k: Any,
@@ -171,7 +169,7 @@ def _traffic(
     token: Any,
     logprob: Any,
 ) -> Traffic:
-    read = sum(array.nbytes for array in (logits, counts, allowed) if array is not None)
+    read = sum(array.nbytes for array in (logits, counts, prompt, allowed) if array is not None)
     # Eleven parameters and answers of a row; exp and a comparison for each logit.
     return Traffic(read + len(logits) * 52, 2 * logits.size)
 

@@ -4,47 +4,15 @@ One law per kernel, shared by the tests of the reference, of the executor and of
 kernel must not read is NaN or 0xff; outputs are poisoned before it runs.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from hypothesis import strategies as st
+from tests.kernels.law import BF16, F16, F32, FLOATS, SEEDS, Arguments, Law, near, normal
+from tests.kernels.laws_cache import CACHE_LAWS
+from tests.kernels.laws_decode import DECODE_LAWS
 from tests.kernels.laws_sample import check_sampling, samplings
-
-Arguments = dict[str, Any]
-BF16 = np.dtype(ml_dtypes.bfloat16)
-F16, F32 = np.dtype(np.float16), np.dtype(np.float32)
-FLOATS = (F16, BF16, F32)
-# Of the largest magnitude: a few units in the last place of the output.
-TOLERANCE = {F16: 1.1e-3, BF16: 8.5e-3, F32: 4e-6}
-SEEDS = st.integers(0, 2**32 - 1)
-
-
-@dataclass(frozen=True, slots=True)
-class Law:
-    """`check` is given the arguments before and after the run, and asserts."""
-
-    kernel: str
-    arguments: st.SearchStrategy[Arguments]
-    check: Callable[[Arguments, Arguments], None]
-    # Outputs whose old content matters are not poisoned.
-    kept: tuple[str, ...] = field(default=())
-
-
-def near(actual: Any, exact: Any, dtype: Any) -> None:
-    """Equal to float64 within the tolerance of a dtype, relative to the largest magnitude."""
-    exact = np.asarray(exact, np.float64)
-    largest = float(np.abs(exact).max(initial=0))
-    difference = np.abs(np.asarray(actual).astype(np.float64) - exact)
-    # Said by `not greater`, NaN would pass.
-    assert (difference <= TOLERANCE[np.dtype(dtype)] * largest + 1e-7).all(), difference.max()
-
-
-def normal(random: Any, shape: Any, dtype: Any) -> Any:
-    return random.standard_normal(shape).astype(dtype)
-
+from tests.kernels.laws_verify import VERIFY_LAWS
 
 # -- gather and scatter ----------------------------------------------------------------------------
 
@@ -352,93 +320,6 @@ def check_gate(before: Arguments, after: Arguments) -> None:
         near(after["out"], gate / (1 + np.exp(-gate)) * up, after["out"].dtype)
 
 
-@st.composite
-def rotations(draw: st.DrawFn) -> Arguments:
-    random, dtype = np.random.default_rng(draw(SEEDS)), draw(st.sampled_from(FLOATS))
-    tokens, heads = draw(st.integers(1, 3)), draw(st.sampled_from([(1, 1), (4, 2), (6, 1)]))
-    dim, slots, positions = draw(st.sampled_from([2, 16, 128])), 7, 11
-    slot = random.permutation(slots)[:tokens].astype(np.int64)
-    slot[random.random(tokens) < 0.3] = -1
-    angles = random.uniform(0, 7, (positions, dim // 2))
-    return {
-        "q": normal(random, (tokens, heads[0], dim), dtype),
-        "k": normal(random, (tokens, heads[1], dim), dtype),
-        "v": normal(random, (tokens, heads[1], dim), dtype),
-        "position": random.integers(0, positions, tokens).astype(np.int32),
-        "slot": slot,
-        "cosine": np.cos(angles).astype(F32),
-        "sine": np.sin(angles).astype(F32),
-        "k_cache": normal(random, (slots, heads[1], dim), dtype),
-        "v_cache": normal(random, (slots, heads[1], dim), dtype),
-    }
-
-
-def check_rotation(before: Arguments, after: Arguments) -> None:
-    """A pair of dimensions is a complex number, which its angle turns."""
-    turn = before["cosine"].astype(float) + 1j * before["sine"].astype(float)
-    dtype, half = before["q"].dtype, before["q"].shape[2] // 2
-    k_cache, v_cache = before["k_cache"].astype(float), before["v_cache"].astype(float)
-    for token, position in enumerate(before["position"]):
-
-        def turned(heads: Any, by: Any = turn[position]) -> Any:
-            z = (heads[:, :half].astype(float) + 1j * heads[:, half:].astype(float)) * by
-            return np.concatenate([z.real, z.imag], axis=1)
-
-        near(after["q"][token], turned(before["q"][token]), dtype)
-        slot = before["slot"][token]
-        if slot >= 0:
-            k_cache[slot] = turned(before["k"][token])
-            v_cache[slot] = before["v"][token].astype(float)
-    near(after["k_cache"], k_cache, dtype)
-    np.testing.assert_array_equal(after["v_cache"].astype(float), v_cache)
-
-
-@st.composite
-def decodings(draw: st.DrawFn) -> Arguments:
-    random, dtype = np.random.default_rng(draw(SEEDS)), draw(st.sampled_from([F16, BF16]))
-    lengths = draw(st.lists(st.sampled_from([0, 1, 5, 16, 33]), min_size=1, max_size=2))
-    kv_heads, group, dim = draw(st.sampled_from([1, 2])), draw(st.sampled_from([1, 4, 8])), 64
-    page_size, splits = draw(st.sampled_from([4, 16])), draw(st.sampled_from([1, 3]))
-    if draw(st.booleans()):
-        dim = 128
-    rows, pages = len(lengths), -(-max(*lengths, 1) // page_size)
-    table = random.permutation(rows * pages + 2)[: rows * pages].reshape(rows, pages)
-    # Slots that no row has reached are NaN.
-    caches = np.full((2, (rows * pages + 2) * page_size, kv_heads, dim), np.nan, dtype)
-    for row, length in enumerate(lengths):
-        at = np.arange(length)
-        slots = table[row, at // page_size] * page_size + at % page_size
-        caches[:, slots] = normal(random, (2, length, kv_heads, dim), dtype)
-    q = normal(random, (rows, kv_heads * group, dim), dtype)
-    return {
-        "q": q,
-        "k_cache": caches[0],
-        "v_cache": caches[1],
-        "table": table.astype(np.int32),
-        "length": np.array(lengths, np.int32),
-        "partial": np.zeros((*q.shape[:2], splits, dim + 2), F32),
-        "out": np.zeros_like(q),
-        "scale": dim**-0.5,
-        "page_size": page_size,
-    }
-
-
-def check_decoding(before: Arguments, after: Arguments) -> None:
-    """One row, one head, one token after another."""
-    size, kv_heads = before["page_size"], before["k_cache"].shape[1]
-    for row, length in enumerate(before["length"].tolist()):
-        pages = before["table"][row].tolist()
-        slots = [pages[token // size] * size + token % size for token in range(length)]
-        for head, own in enumerate(before["q"][row].astype(float)):
-            of = head // (before["q"].shape[1] // kv_heads)
-            scores = [own @ before["k_cache"][slot, of].astype(float) for slot in slots]
-            weights = np.exp(np.array(scores) * before["scale"])
-            exact = np.zeros(own.size)
-            for weight, slot in zip(weights / max(weights.sum(), 1e-300), slots, strict=True):
-                exact += weight * before["v_cache"][slot, of].astype(float)
-            near(after["out"][row, head], exact, before["q"].dtype)
-
-
 LAWS = [
     Law("gather_pad", gathers(), check_gather),
     Law("scatter_rows", scatters(), check_scatter, kept=("slab",)),
@@ -449,7 +330,8 @@ LAWS = [
     Law("dequantise", dequantisations(), check_dequantisation),
     Law("rmsnorm_residual", norms(), check_norm, kept=("residual",)),
     Law("silu_mul", gates(), check_gate),
-    Law("paged_decode", decodings(), check_decoding),
     Law("sample", samplings(FLOATS), check_sampling),
-    Law("rotary_cache", rotations(), check_rotation, kept=("q", "k_cache", "v_cache")),
+    *CACHE_LAWS,
+    *DECODE_LAWS,
+    *VERIFY_LAWS,
 ]

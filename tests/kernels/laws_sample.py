@@ -15,7 +15,7 @@ def sampling(logits: Any, **given: Any) -> Arguments:
     rows = len(logits)
     floats = dict.fromkeys(("temperature", "top_p", "repetition"), 1.0)
     floats |= dict.fromkeys(("min_p", "presence", "frequency"), 0.0)
-    call: Arguments = {"logits": logits, "counts": None, "allowed": None}
+    call: Arguments = {"logits": logits, "counts": None, "prompt": None, "allowed": None}
     call |= {name: np.full(rows, value, np.float32) for name, value in floats.items()}
     call |= {"top_k": np.zeros(rows, np.int32), "step": np.zeros(rows, np.int64)}
     call |= {"seed": np.arange(rows, dtype=np.int64)}
@@ -31,6 +31,7 @@ def samplings(draw: st.DrawFn, dtypes: Any) -> Arguments:
     logits = random.integers(-24, 24, (rows, vocabulary)).astype(np.float32) / 4
     logits[random.random(logits.shape) < draw(st.sampled_from([0, 0.1, 1]))] = -np.inf
     words = random.integers(0, 2**32, (rows, -(-vocabulary // 32)), dtype=np.uint32)
+    before = random.integers(0, 2**32, words.shape, dtype=np.uint32)
     counts = random.integers(0, 3, logits.shape).astype(np.int32)
 
     def each(*values: float) -> Any:
@@ -39,6 +40,7 @@ def samplings(draw: st.DrawFn, dtypes: Any) -> Arguments:
     return sampling(
         logits.astype(draw(st.sampled_from(dtypes))),
         counts=draw(st.sampled_from([None, counts])),
+        prompt=draw(st.sampled_from([None, before])),
         allowed=draw(st.sampled_from([None, words])),
         temperature=each(0, 0.5, 1, 2),
         top_k=random.choice(np.array([0, 1, 3, 40, 1000], np.int32), rows),
@@ -52,18 +54,22 @@ def samplings(draw: st.DrawFn, dtypes: Any) -> Arguments:
     )
 
 
+def bit(words: Any, token: int) -> bool:
+    return bool(int(words[token // 32]) >> token % 32 & 1)
+
+
 def final(call: Arguments, row: int) -> Any:
     """The row's logits before any cut, token by token."""
     x = call["logits"][row].astype(np.float64)
     for token in range(x.size):
-        seen = 0 if call["counts"] is None else int(call["counts"][row, token])
-        if seen:
+        written = 0 if call["counts"] is None else int(call["counts"][row, token])
+        if written or (call["prompt"] is not None and bit(call["prompt"][row], token)):
             by = float(call["repetition"][row])
             x[token] = x[token] / by if x[token] > 0 else x[token] * by
-            x[token] -= float(call["frequency"][row]) * seen + float(call["presence"][row])
+        if written:
+            x[token] -= float(call["frequency"][row]) * written + float(call["presence"][row])
         if call["allowed"] is not None:
-            word = int(call["allowed"][row, token // 32])
-            x[token] = x[token] if word >> token % 32 & 1 else -np.inf
+            x[token] = x[token] if bit(call["allowed"][row], token) else -np.inf
     return x / float(call["temperature"][row]) if call["temperature"][row] > 0 else x
 
 

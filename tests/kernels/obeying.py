@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from tests.kernels.laws import Arguments, Law
+from tests.kernels.law import Arguments, Law
 
 from penstock_kernels import registry
 from penstock_kernels.run import Runner

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.kernels.executor import CACHE, ORDERS, needs_compiler
-from tests.kernels.laws import LAWS, Law
+from tests.kernels.law import Law
+from tests.kernels.laws import LAWS
 from tests.kernels.obeying import obeyed
 
 from penstock_kernels.emulate.runner import Emulated

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.kernels.laws import LAWS, Law
+from tests.kernels.law import Law
+from tests.kernels.laws import LAWS
 
 from penstock_kernels import registry
 from penstock_kernels.declare import (

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.kernels.laws import LAWS, Law
+from tests.kernels.law import Law
+from tests.kernels.laws import LAWS
 from tests.kernels.obeying import obeyed
 
 from penstock_kernels.registry import KERNELS

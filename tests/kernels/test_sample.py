@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from tests.kernels.executor import CACHE, needs_compiler
-from tests.kernels.laws import FLOATS
+from tests.kernels.law import FLOATS
 from tests.kernels.laws_sample import Arguments, final, may_be_drawn, sampling, samplings
 
 from penstock_kernels.emulate.runner import Emulated

@@ -1,4 +1,4 @@
-#include "common.cuh"
+#include "philox.cuh"
 // The next token of each row in one launch: penalties, grammar mask, temperature, min-p, top-k, top-p, a seeded
 // draw, and its log probability. One block per row, without a sort: thresholds are found digit by digit, and all
 // sums that decide anything are of integers, so the order of threads changes nothing.
@@ -8,18 +8,6 @@ struct Row {
   int top_k;
 };
 
-// Philox 4x32-10 (Salmon et al. 2011): the first word for a counter and a key.
-__device__ __forceinline__ unsigned philox(unsigned c0, unsigned c1, unsigned c2, unsigned k0, unsigned k1) {
-  unsigned c3 = 0;
-#pragma unroll
-  for (int i = 0; i < 10; ++i) {
-    unsigned high0 = __umulhi(0xD2511F53u, c0), low0 = 0xD2511F53u * c0;
-    unsigned high1 = __umulhi(0xCD9E8D57u, c2), low1 = 0xCD9E8D57u * c2;
-    c0 = high1 ^ c1 ^ k0, c1 = low1, c2 = high0 ^ c3 ^ k1, c3 = low0;
-    k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
-  }
-  return c0;
-}
 // Greater for the greater number; 0 for what is never drawn.
 __device__ __forceinline__ unsigned key_of(float x) {
   unsigned bits = __float_as_uint(x);
@@ -37,16 +25,16 @@ template <class T>
 struct Logits {
   const T* logits;
   const int* counts;
+  const unsigned* prompt;
   const unsigned* allowed;
   Row row;
   __device__ __forceinline__ float operator()(int token) const {
     if (allowed && !(allowed[token / 32] >> token % 32 & 1)) return -__int_as_float(0x7f800000);
     float x = float(logits[token]);
-    int seen = counts ? counts[token] : 0;
-    if (seen > 0) {
-      x = x > 0 ? x / row.repetition : x * row.repetition;
-      x -= row.frequency * seen + row.presence;
-    }
+    int written = counts ? counts[token] : 0;
+    bool seen = written > 0 || (prompt && prompt[token / 32] >> token % 32 & 1);
+    if (seen) x = x > 0 ? x / row.repetition : x * row.repetition;
+    if (written > 0) x -= row.frequency * written + row.presence;
     return row.temperature > 0 ? x / row.temperature : x;
   }
 };
@@ -136,19 +124,22 @@ __device__ unsigned threshold(const Logits<T>& logit, int vocabulary, unsigned l
   return prefix > least ? prefix : least;
 }
 
-// logits: [rows, vocabulary]; counts: [rows, vocabulary], how often each token stands in the text, or null;
-// allowed: [rows, ceil(vocabulary / 32)] bits, or null; the parameters: [rows] each. A temperature of 0 takes the
+// logits: [rows, vocabulary]; counts: [rows, vocabulary], how often each token was generated, or null; prompt: bits
+// as of `allowed`, of the tokens that stand before what was generated, or null: repetition counts those too, presence
+// and frequency do not. allowed: [rows, ceil(vocabulary / 32)] bits, or null; the parameters: [rows] each. A temperature of 0 takes the
 // highest; top_k of 0 and top_p of 1 keep all. token is -1 where nothing is allowed. logprob is of the
 // distribution before anything is cut off.
 template <class T, int THREADS>
-__global__ void __launch_bounds__(THREADS)
-    sample(const T* __restrict__ logits, const int* __restrict__ counts, const unsigned* __restrict__ allowed,
+__global__ void __launch_bounds__(THREADS, 2)
+    sample(const T* __restrict__ logits, const int* __restrict__ counts, const unsigned* __restrict__ prompt,
+           const unsigned* __restrict__ allowed,
            const float* __restrict__ temperature, const int* __restrict__ top_k, const float* __restrict__ top_p,
            const float* __restrict__ min_p, const float* __restrict__ repetition, const float* __restrict__ presence,
            const float* __restrict__ frequency, const long long* __restrict__ seed, const long long* __restrict__ step,
            int* __restrict__ token, float* __restrict__ logprob, int vocabulary) {
   long long r = blockIdx.x;
   Logits<T> logit{logits + r * vocabulary, counts ? counts + r * vocabulary : nullptr,
+                  prompt ? prompt + r * ((vocabulary + 31) / 32) : nullptr,
                   allowed ? allowed + r * ((vocabulary + 31) / 32) : nullptr,
                   Row{temperature[r], min_p[r], top_p[r], repetition[r], presence[r], frequency[r], top_k[r]}};
   const Row& row = logit.row;
@@ -190,7 +181,7 @@ __global__ void __launch_bounds__(THREADS)
     for (int i = threadIdx.x; i < vocabulary; i += THREADS) {
       float x = logit(i);
       if (key_of(x) < least) continue;
-      unsigned bits = philox(i, own_step, own_step >> 32, own_seed, own_seed >> 32);
+      unsigned bits = philox4(i, own_step, own_step >> 32, 0, own_seed, own_seed >> 32).w[0];
       float uniform = ((bits >> 9) + 0.5f) * 1.1920928955078125e-7f;
       unsigned long long key = (unsigned long long)key_of(x - highest - logf(-logf(uniform))) << 32 | ~(unsigned)i;
       best = key > best ? key : best;

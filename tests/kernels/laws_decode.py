@@ -1,0 +1,124 @@
+"""Laws of attention over a paged cache and of what multiplies by quantised weights."""
+
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+from tests.kernels.law import BF16, F16, F32, SEEDS, Arguments, Law, near, normal
+from tests.kernels.laws_cache import FP8, INT8
+
+# A head's dimension and its group: beside what instances have, and in parts.
+HEADS = [(64, 1), (64, 4), (128, 8), (96, 3), (80, 12), (256, 2)]
+
+
+def paged(random: Any, lengths: list[int], page_size: int, shape: Any, stored: Any) -> Any:
+    """Tables, caches and scales of rows of these lengths; slots that none has reached are NaN."""
+    rows, pages = len(lengths), -(-max(*lengths, 1) // page_size)
+    table = random.permutation(rows * pages + 2)[: rows * pages].reshape(rows, pages)
+    size = (2, (rows * pages + 2) * page_size)
+    scales = np.full((*size, shape[0]), np.nan, F32)
+    caches = np.full((*size, *shape), -1, np.int8).view(stored) if stored.itemsize == 1 else None
+    if caches is None:
+        caches = np.full((*size, *shape), np.nan, stored)
+    for row, length in enumerate(lengths):
+        at = np.arange(length)
+        slots = table[row, at // page_size] * page_size + at % page_size
+        values = normal(random, (2, length, *shape), F32)
+        caches[:, slots] = (values * 40 if stored == INT8 else values).astype(stored)
+        scales[:, slots] = random.uniform(0.01, 0.03, (2, length, shape[0]))
+    return table.astype(np.int32), caches, scales if stored.itemsize == 1 else (None, None)
+
+
+@st.composite
+def decodings(draw: st.DrawFn) -> Arguments:
+    random, dtype = np.random.default_rng(draw(SEEDS)), draw(st.sampled_from([F16, BF16]))
+    lengths = draw(st.lists(st.sampled_from([0, 1, 5, 16, 33]), min_size=1, max_size=2))
+    (dim, group), kv_heads = draw(st.sampled_from(HEADS)), draw(st.sampled_from([1, 2]))
+    page_size, splits = draw(st.sampled_from([4, 16])), draw(st.sampled_from([1, 3]))
+    stored = draw(st.sampled_from([dtype, INT8, FP8]))
+    table, caches, scales = paged(random, lengths, page_size, (kv_heads, dim), stored)
+    q = normal(random, (len(lengths), kv_heads * group, dim), dtype)
+    sinks = random.uniform(-2, 4, q.shape[1]).astype(F32)
+    return {
+        "q": q,
+        "k_cache": caches[0],
+        "v_cache": caches[1],
+        "k_scale": scales[0],
+        "v_scale": scales[1],
+        "table": table,
+        "length": np.array(lengths, np.int32),
+        "sinks": draw(st.sampled_from([None, sinks])),
+        "partial": np.zeros((*q.shape[:2], splits, dim + 2), F32),
+        "out": np.zeros_like(q),
+        "scale": dim**-0.5,
+        "softcap": draw(st.sampled_from([0.0, 0.0, 1.5])),
+        "window": draw(st.sampled_from([0, 0, 1, 7, 40])),
+        "page_size": page_size,
+    }
+
+
+def check_decoding(before: Arguments, after: Arguments) -> None:
+    """One row, one head, one token after another."""
+    size, kv_heads = before["page_size"], before["k_cache"].shape[1]
+    for row, length in enumerate(before["length"].tolist()):
+        pages = before["table"][row].tolist()
+        first = max(0, length - before["window"]) if before["window"] else 0
+        slots = [pages[token // size] * size + token % size for token in range(first, length)]
+        for head, own in enumerate(before["q"][row].astype(float)):
+            of = head // (before["q"].shape[1] // kv_heads)
+            scores = np.array([own @ kept(before, "k", slot, of) for slot in slots])
+            scores = scores * before["scale"]
+            if before["softcap"]:
+                scores = before["softcap"] * np.tanh(scores / before["softcap"])
+            weights = np.exp(scores)
+            total = weights.sum()
+            if before["sinks"] is not None:
+                total += np.exp(float(before["sinks"][head]))
+            exact = np.zeros(own.size)
+            for weight, slot in zip(weights / max(total, 1e-300), slots, strict=True):
+                exact += weight * kept(before, "v", slot, of)
+            near(after["out"][row, head], exact, before["q"].dtype)
+
+
+def kept(call: Arguments, name: str, slot: int, head: int) -> Any:
+    found = call[f"{name}_cache"][slot, head].astype(float)
+    scale = call[f"{name}_scale"]
+    return found if scale is None else found * float(scale[slot, head])
+
+
+@st.composite
+def products(draw: st.DrawFn) -> Arguments:
+    random, dtype = np.random.default_rng(draw(SEEDS)), draw(st.sampled_from([F16, BF16]))
+    bits, rows = draw(st.sampled_from([8, 4])), draw(st.sampled_from([1, 2, 3, 8]))
+    inputs, outputs = draw(st.sampled_from([32, 264, 544])), draw(st.sampled_from([1, 8, 19]))
+    if bits == 4:
+        inputs = inputs // 32 * 32
+    groups = inputs // 32 if bits == 4 else 1
+    return {
+        "x": normal(random, (rows, inputs), dtype),
+        "data": random.integers(0, 256, (outputs, inputs * bits // 8)).astype(np.uint8),
+        "scale": random.uniform(-0.1, 0.1, (outputs, groups)).astype(F32),
+        "bias": draw(st.sampled_from([None, normal(random, outputs, F32)])),
+        "y": np.zeros((rows, outputs), dtype),
+        "bits": bits,
+    }
+
+
+def check_product(before: Arguments, after: Arguments) -> None:
+    """Integer times scale, one by one."""
+    x, bits, wide = before["x"].astype(float), before["bits"], before["data"].astype(int)
+    if bits == 4:
+        wide = np.stack([wide % 16, wide // 16], -1).reshape(len(wide), -1)
+    whole = np.where(wide >= 2 ** (bits - 1), wide - 2**bits, wide)
+    scale = before["scale"].astype(float)
+    weight = whole * np.repeat(scale, whole.shape[1] // scale.shape[1], axis=1)
+    exact = x @ weight.T
+    if before["bias"] is not None:
+        exact = exact + before["bias"].astype(float)
+    near(after["y"], exact, before["x"].dtype)
+
+
+DECODE_LAWS = [
+    Law("paged_decode", decodings(), check_decoding),
+    Law("gemv", products(), check_product),
+]
