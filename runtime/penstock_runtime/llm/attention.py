@@ -15,6 +15,7 @@ from transformers import AttentionInterface
 
 from penstock_runtime.llm.attention_form import Form
 from penstock_runtime.llm.cpu_kernels import CpuKernels
+from penstock_runtime.llm.device_kernels import DeviceKernels
 from penstock_runtime.llm.kv_pool import KvPool, LayerCache
 from penstock_runtime.llm.packing import PackedBatch, Span
 
@@ -26,11 +27,14 @@ SCORE_ELEMENTS = 8 << 20
 
 @dataclass(slots=True)
 class PagedStep:
-    """What one step's attention works on; `masks` and `groups` are made once for all layers."""
+    """What one step's attention works on; `masks` and `groups` are made once for all layers.
+    `kernels` are the CPU's, `device` a GPU's.
+    """
 
     batch: PackedBatch
     pool: KvPool
     kernels: CpuKernels | None = None
+    device: DeviceKernels | None = None
     native: Any = None
     masks: dict[tuple[int, int, int | None], torch.Tensor] = field(default_factory=dict)
     groups: list[tuple[int, int, int]] | None = None
@@ -80,19 +84,31 @@ def attend(
     step: PagedStep,
     form: Form,
 ) -> None:
-    """Keep k and v and attend with q, in torch: [tokens, heads, dim] each."""
+    """Keep k and v and attend with q, in torch or by a GPU's kernels: [tokens, heads, dim] each."""
     batch = step.batch
-    cache.store(k, v, batch.slots)
-    if step.groups is None:
-        step.groups = _decode_groups(batch, cache)
-    for first, end, pages in step.groups:
-        out[first:end] = _decode(q[first:end], cache, step, form, (first, end, pages))
+    if step.device is not None and step.device.attends(q, cache):
+        step.device.store(cache, k, v, batch.slots)
+        if batch.n_decodes:
+            own = slice(0, batch.n_decodes)
+            step.device.decode(out[own], q[own], cache, batch, form)
+    else:
+        cache.store(k, v, batch.slots)
+        _decode_in_groups(out, q, cache, step, form)
     for span in batch.spans[batch.n_decodes :]:
         part = slice(span.start, span.end)
         if span.count == span.context and form.plain and _sees_all(span, form, cache):
             out[part] = _dense(q[part], k[part], v[part], None, form, causal=True)
         else:
             out[part] = _chunk(q[part], cache, step, form, span)
+
+
+def _decode_in_groups(
+    out: torch.Tensor, q: torch.Tensor, cache: LayerCache, step: PagedStep, form: Form
+) -> None:
+    if step.groups is None:
+        step.groups = _decode_groups(step.batch, cache)
+    for first, end, pages in step.groups:
+        out[first:end] = _decode(q[first:end], cache, step, form, (first, end, pages))
 
 
 def _sees_all(span: Span, form: Form, cache: LayerCache) -> bool:

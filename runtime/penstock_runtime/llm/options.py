@@ -51,6 +51,7 @@ class EngineOptions:
     max_loras: int = 8
     max_lora_rank: int = 64
     cpu_kernels: str = "auto"
+    cuda_kernels: str = "auto"
     threads: int = 0
     cuda_graphs: bool = True
     price_per_hour: float = 0.0

@@ -18,6 +18,7 @@ from penstock_runtime.llm.admission import Limits
 from penstock_runtime.llm.block_pool import BlockPool
 from penstock_runtime.llm.causal_model import LoadedCausalModel
 from penstock_runtime.llm.continuous_batcher import ContinuousBatcher
+from penstock_runtime.llm.device_sampler import DeviceSampler
 from penstock_runtime.llm.engine import Engine
 from penstock_runtime.llm.engine_seams import Proposer, Runner, StepWatcher
 from penstock_runtime.llm.fallback import FallbackRunner
@@ -96,6 +97,7 @@ class PagedParts:
             ends,
             tokenise=lambda text: self.tokenizer.encode(text, special=False),
             proposals=proposer if isinstance(proposer, DraftProposer) else None,
+            device=DeviceSampler(self._runner.device) if self._runner.device else None,
         )
         limits = limits_of(self._options, self._model, self.room)
         batcher = ContinuousBatcher(self._pool, limits, make_policy(self._options.policy))

@@ -1,8 +1,8 @@
 """A linear layer whose weight is quantised: it computes in the dtype of what it is given.
 
-There are two ways to multiply, and both give the product with the numbers that the weight stands
-for: the kernel of `quantised_kernel` (bf16 on a CPU that has it), and torch, which is given those
-numbers a tile at a time, so that they never all exist.
+There are three ways to multiply, and all give the product with the numbers that the weight stands
+for: the kernel of `quantised_kernel` (bf16 on a CPU that has it), a GPU's for a few rows, and
+torch, which is given those numbers a tile at a time, so that they never all exist.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from penstock_runtime.llm.device_kernels import DeviceKernels, device_kernels
 from penstock_runtime.llm.quantised_kernel import QuantisedKernel
 from penstock_runtime.llm.quantised_weight import QuantisedWeight, concatenate
 
@@ -45,6 +46,7 @@ class QuantisedLinear(torch.nn.Module):
         self.register_buffer("bias", None if bias is None else bias.detach().float())
         self.kernel = kernel if kernel is not None and kernel.fits(weight) else None
         self._bound = self.kernel.bind(weight, self.bias) if self.kernel is not None else None
+        self.device_kernels: DeviceKernels | None = device_kernels("auto", weight.data.device)
 
     @property
     def quantised(self) -> QuantisedWeight:
@@ -64,6 +66,10 @@ class QuantisedLinear(torch.nn.Module):
         rows = x.reshape(-1, self.in_features)
         if self._bound is not None and x.dtype == torch.bfloat16 and x.device.type == "cpu":
             y = self._bound(rows)
+        elif self.device_kernels is not None and self.device_kernels.multiplies(
+            rows, self.quantised
+        ):
+            y = self.device_kernels.multiply(rows, self.quantised, self.bias)
         else:
             y = multiply(rows, self.quantised, self.bias)
         return y.view(*x.shape[:-1], self.out_features)
@@ -77,6 +83,7 @@ class QuantisedLinear(torch.nn.Module):
         self.bias = None if bias is None else bias.to(device)
         fits = self.kernel is not None and self.kernel.fits(self.quantised)
         self._bound = self.kernel.bind(self.quantised, self.bias) if self.kernel and fits else None
+        self.device_kernels = device_kernels("auto", device)
         return self
 
     def extra_repr(self) -> str:

@@ -12,10 +12,15 @@ from penstock_runtime.llm import attention, kv_pool
 from penstock_runtime.llm.attention import PagedStep
 from penstock_runtime.llm.causal_model import LoadedCausalModel
 from penstock_runtime.llm.cpu_kernels import kernels_for
+from penstock_runtime.llm.cuda_graphs import CudaCapturer, DecodeGraphs
+from penstock_runtime.llm.device_kernels import device_kernels
 from penstock_runtime.llm.kv_pool import KvPool
 from penstock_runtime.llm.options import EngineOptions
 from penstock_runtime.llm.packing import PackedBatch, pack
 from penstock_runtime.llm.step import StepPlan
+
+# What a table of a graph is made for where a model sets no limit.
+MOST_TOKENS = 1 << 17
 
 
 def block_bytes(model: LoadedCausalModel, options: EngineOptions) -> int:
@@ -43,6 +48,8 @@ class PagedRunner:
             options.kv_cache_dtype,
         )
         self.kernels = kernels_for(options.cpu_kernels, model.device, model.dtype)
+        self.device = device_kernels(options.cuda_kernels, model.device)
+        self.graphs = self._decode_graphs(options)
         self._picks = "logits_to_keep" in inspect.signature(self.model.forward).parameters
 
     block_bytes = staticmethod(block_bytes)
@@ -55,14 +62,41 @@ class PagedRunner:
     @torch.inference_mode()
     def run(self, plan: StepPlan) -> torch.Tensor:
         """float32 [logits, vocabulary]: those that the rows want, one row after the other."""
+        if self.graphs is not None:
+            logits = self.graphs.run(plan)
+            if logits is not None:
+                return logits
         batch = pack(plan, self.pool.block_size, self.loaded.device)
         if not batch.n_tokens:
             return self._nothing()
-        step = PagedStep(batch, self.pool, self.kernels)
+        step = PagedStep(batch, self.pool, self.kernels, self.device)
         if not batch.wanted.shape[0]:
             self._forward(self.model.base_model, step)
             return self._nothing()
         return self._logits(batch, step).float()
+
+    def _decode_graphs(self, options: EngineOptions) -> DecodeGraphs | None:
+        """Graphs of decode steps, where the kernels do all that lies between the model's parts;
+        adapters change between steps, and a graph would not see it.
+        """
+        if self.device is None or not options.cuda_graphs or options.adapters:
+            return None
+        capturer = CudaCapturer()
+        longest = min(
+            self.loaded.max_model_len or MOST_TOKENS, self.pool.n_blocks * options.block_size
+        )
+        return DecodeGraphs(
+            self.decoded,
+            capturer,
+            self.loaded.device,
+            most_rows=options.max_num_seqs,
+            pages=-(-longest // options.block_size),
+            block_size=options.block_size,
+        )
+
+    def decoded(self, batch: PackedBatch) -> torch.Tensor:
+        """The logits of a batch, and nothing that a graph could not record."""
+        return self._logits(batch, PagedStep(batch, self.pool, None, self.device)).float()
 
     def _logits(self, batch: PackedBatch, step: PagedStep) -> torch.Tensor:
         if self._picks:

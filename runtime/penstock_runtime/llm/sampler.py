@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from penstock_runtime.errors import PenstockError
+from penstock_runtime.llm.device_sampler import DeviceSampler
 from penstock_runtime.llm.draw_state import DrawState, Tokenise
 from penstock_runtime.llm.draws import (
     Draw,
@@ -47,8 +48,8 @@ class RowResult:
 
 class Sampler:
     """Draws from the logits of a model of this vocabulary. `tokenise` gives the tokens of a bad
-    word; `proposals` knows the distributions of drafts that are not to be matched. Used by one
-    thread.
+    word; `proposals` knows the distributions of drafts that are not to be matched; `device` draws
+    where the logits are. Used by one thread.
     """
 
     def __init__(
@@ -58,11 +59,14 @@ class Sampler:
         *,
         tokenise: Tokenise | None = None,
         proposals: Proposals | None = None,
+        device: DeviceSampler | None = None,
     ) -> None:
         self._vocab_size = vocab_size
         self._eos_token_ids = frozenset(eos_token_ids)
         self._tokenise = tokenise
         self._proposals = proposals
+        # It keeps no distributions, which drafts are rejected by.
+        self._device = device if proposals is None else None
         self._states: dict[Sequence, DrawState] = {}
         self.speculation = SpeculationStats()
 
@@ -85,7 +89,10 @@ class Sampler:
             return _sample_plain(plan, logits)
         results = [RowResult() for _ in plan.rows]
         draws = self._draws(plan, results)
-        drawn = _draw(list(draws.values()), logits)
+        left = list(draws.values())
+        if self._device is not None:
+            left = self._device.draw(left, logits)
+        drawn = _draw(left, logits) if left else None
         self._settle(draws, drawn, results)
         self._add_logprobs(draws, results, logits)
         self._add_prompt_logprobs(plan, results, logits)

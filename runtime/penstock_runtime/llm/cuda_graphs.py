@@ -1,0 +1,176 @@
+"""Steps in which every row decodes one token, as CUDA graphs: captured once for each size of batch,
+over buffers that stay where they are, and replayed for every step of that size or a little less.
+
+What is behind the last row keeps nothing (its slot is negative) and sees nothing (its context is
+0). What a step computes it is given; how graphs are captured too, so that it is tested without a
+GPU. A step that cannot be captured is computed as any other, from then on.
+"""
+
+import logging
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from penstock_runtime.llm.packing import PackedBatch, Span, pack
+from penstock_runtime.llm.step import StepPlan
+
+_log = logging.getLogger("penstock.llm")
+_CPU = torch.device("cpu")
+Compute = Callable[[PackedBatch], torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """What a graph writes, and how to run it again."""
+
+    output: torch.Tensor
+    replay: Callable[[], None]
+
+
+class Capturer(Protocol):
+    """Makes a graph of what a function does."""
+
+    def capture(self, compute: Callable[[], torch.Tensor]) -> Captured:
+        """The function is called several times, at the end with everything recorded."""
+
+
+class CudaCapturer:
+    """CUDA's own graphs, which share one pool of memory: they never run at once."""
+
+    def __init__(self) -> None:
+        self._pool: Any = None
+
+    def capture(self, compute: Callable[[], torch.Tensor]) -> Captured:
+        """Warm up beside the current stream, as torch wants it, and record."""
+        here = torch.cuda.current_stream()
+        beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        beside.wait_stream(here)
+        with torch.cuda.stream(beside):
+            compute()
+        here.wait_stream(beside)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        # Other threads may allocate meanwhile.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            output = compute()
+        self._pool = graph.pool()
+        return Captured(output, graph.replay)
+
+
+class DecodeGraphs:
+    """The graphs of one model's decode steps. `compute` gives the logits of a batch in which each
+    row has one token; `pages` is how wide its tables are. Used by the engine's thread.
+    """
+
+    def __init__(
+        self,
+        compute: Compute,
+        capturer: Capturer,
+        device: torch.device,
+        *,
+        most_rows: int,
+        pages: int,
+        block_size: int,
+    ) -> None:
+        self._compute = compute
+        self._capturer = capturer
+        self._block_size = block_size
+        self._pages = pages
+        self.sizes = batch_sizes(most_rows)
+        self._graphs: dict[int, Captured] = {}
+        self._buffers = _Buffers(self.sizes[-1], pages, device)
+        self.broken = False
+
+    def run(self, plan: StepPlan) -> torch.Tensor | None:
+        """The logits of the plan's rows, which stand until the next call; None where the step is
+        not of one token a row, or too large.
+        """
+        rows = len(plan.rows)
+        if self.broken or not 0 < rows <= self.sizes[-1] or not _decodes(plan):
+            return None
+        batch = pack(plan, self._block_size, _CPU)
+        if batch.tables.shape[1] > self._pages:
+            return None
+        size = self.sizes[bisect_left(self.sizes, rows)]
+        self._buffers.fill(batch, size)
+        graph = self._graphs.get(size) or self._captured(size)
+        if graph is None:
+            return None
+        graph.replay()
+        return graph.output[:rows]
+
+    def _captured(self, size: int) -> Captured | None:
+        batch = self._buffers.batch(size)
+        try:
+            graph = self._capturer.capture(lambda: self._compute(batch))
+        except Exception as error:
+            self.broken = True
+            _log.warning("decode steps run without CUDA graphs: %s", error)
+            return None
+        self._graphs[size] = graph
+        return graph
+
+    def __repr__(self) -> str:
+        return f"<DecodeGraphs of {sorted(self._graphs)} rows, out of {list(self.sizes)}>"
+
+
+class _Buffers:
+    """Where the graphs find a step: on the device, with a copy on the host that is written first,
+    so that a step takes two copies. The host waits for a step's tokens before it writes the next.
+    """
+
+    def __init__(self, rows: int, pages: int, device: torch.device) -> None:
+        pinned = device.type == "cuda"
+        self._longs = torch.zeros(3, rows, dtype=torch.int64, pin_memory=pinned)
+        self._ints = torch.zeros(rows, 1 + pages, dtype=torch.int32, pin_memory=pinned)
+        self._device_longs = self._longs.to(device, copy=True)
+        self._device_ints = self._ints.to(device, copy=True)
+        # A graph reads contexts and tables as they are for any other step: dense.
+        self._tables = torch.zeros(rows, pages, dtype=torch.int32, device=device)
+        self._contexts = torch.zeros(rows, dtype=torch.int32, device=device)
+        self._places = torch.arange(rows, device=device)
+
+    def fill(self, batch: PackedBatch, size: int) -> None:
+        """Have this batch in the first rows, and nothing in the rows behind it."""
+        rows, pages = batch.tables.shape
+        self._longs[0, :size] = 0
+        self._longs[1, :size] = 0
+        self._longs[2, :size] = -1
+        self._longs[0, :rows] = batch.input_ids[0]
+        self._longs[1, :rows] = batch.positions[0]
+        self._longs[2, :rows] = batch.slots
+        self._ints[rows:size, 0] = 0
+        self._ints[:rows, 0] = batch.contexts
+        self._ints[:rows, 1 : 1 + pages] = batch.tables
+        self._device_longs.copy_(self._longs, non_blocking=True)
+        self._device_ints[:size].copy_(self._ints[:size], non_blocking=True)
+        self._contexts[:size] = self._device_ints[:size, 0]
+        self._tables[:size] = self._device_ints[:size, 1:]
+
+    def batch(self, size: int) -> PackedBatch:
+        """The first rows as a batch; its spans say nothing but that each row decodes."""
+        return PackedBatch(
+            self._device_longs[0:1, :size],
+            self._device_longs[1:2, :size],
+            self._device_longs[2, :size],
+            self._tables[:size],
+            self._contexts[:size],
+            torch.arange(size + 1, dtype=torch.int32, device=self._tables.device),
+            self._places[:size],
+            tuple(Span(row, row, 1, 1) for row in range(size)),
+            size,
+        )
+
+
+def batch_sizes(most: int) -> tuple[int, ...]:
+    """The sizes that are captured: close together where a padded row costs most."""
+    sizes = [1, 2, 4, *range(8, 64, 8), *range(64, 257, 16), *range(320, max(most, 320) + 64, 64)]
+    kept = [size for size in sizes if size < most]
+    return (*kept, most)
+
+
+def _decodes(plan: StepPlan) -> bool:
+    return all(row.decodes and row.logits == 1 and not row.drafts for row in plan.rows)
