@@ -122,6 +122,7 @@ class FakeModel:
         )
         self.version = 1
         self.decoupled = decoupled
+        self.answers_whole = False
         self.healthy = True
         self.jobs: list[Job] = []
         self.statistics = ModelStatistics(name, 1)

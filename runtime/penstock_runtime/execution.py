@@ -23,7 +23,7 @@ from penstock_runtime.errors import (
     PenstockError,
 )
 from penstock_runtime.observability.statistics import ModelStatistics, RequestTiming
-from penstock_runtime.request import Timing
+from penstock_runtime.request import InferResponse, Timing
 from penstock_runtime.scheduling.answering import Answering
 from penstock_runtime.scheduling.base import Pending
 from penstock_runtime.scheduling.dynamic_batcher import cancelled_error
@@ -100,7 +100,7 @@ def _compute(
         for p in members
     ]
     answers = answers_of(desk.plan, batch, outputs, contexts, timings)
-    _account(desk, batch, start, merged, computed)
+    _account(desk, batch, spoilt(answers), start, merged, computed)
     if any(timings):
         note_execution(members, timings, batch.rows)
     return answers
@@ -125,21 +125,55 @@ def answers_of(
             ]
     parameters = [context.said for context in contexts]
     responses = plan.split(batch, outputs, parameters, timings)
-    return [
-        partial(pending.stream.put, response)
-        for pending, response in zip(members, responses, strict=True)
-    ]
+    return list(map(ready_answer, members, responses))
 
 
-def _account(desk: Desk, batch: Batch, start: int, merged: int, computed: int) -> None:
+class Spoilt:
+    """Answers a request whose response cannot be given with the error that says why: it was
+    executed, but is no success.
+    """
+
+    __slots__ = ("error", "pending")
+
+    def __init__(self, pending: Pending, error: PenstockError) -> None:
+        self.pending = pending
+        self.error = error
+
+    def __call__(self) -> object:
+        """Give the answer."""
+        return self.pending.stream.fail(self.error)
+
+
+def ready_answer(pending: Pending, response: InferResponse) -> Callable[[], object]:
+    """What answers a request with its response, or as `Spoilt`."""
+    try:
+        return pending.stream.ready(response)
+    except PenstockError as error:
+        return Spoilt(pending, error)
+
+
+def spoilt(answers: Sequence[object]) -> Mapping[Pending, FailureReason]:
+    """How those requests are counted whose answers are errors."""
+    return {one.pending: one.error.failure for one in answers if type(one) is Spoilt}
+
+
+def _account(
+    desk: Desk,
+    batch: Batch,
+    lost: Mapping[Pending, FailureReason],
+    start: int,
+    merged: int,
+    computed: int,
+) -> None:
     end = time.monotonic_ns()
     desk.scheduler.predictor.observe(end - start, batch.rows)
     # Whoever gave up in the meantime was executed, but is no success.
-    stayed = [pending for pending in batch.members if not pending.stream.cancelled]
+    stayed = [p for p in batch.members if not p.stream.cancelled and p not in lost]
     if len(stayed) < len(batch.members):
         for pending in batch.members:
             if pending not in stayed:
-                desk.statistics.record_failure(FailureReason.CANCELED, end - pending.arrived_ns)
+                reason = lost.get(pending, FailureReason.CANCELED)
+                desk.statistics.record_failure(reason, end - pending.arrived_ns)
     requests = [
         RequestTiming(end - p.arrived_ns, start - p.arrived_ns, p.batch_size) for p in stayed
     ]

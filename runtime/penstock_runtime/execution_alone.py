@@ -14,7 +14,7 @@ from penstock_runtime.backends.base import Arrays, Executable, Straight
 from penstock_runtime.batch import Batch
 from penstock_runtime.context import PendingContext
 from penstock_runtime.errors import FailureReason, PenstockError
-from penstock_runtime.execution import Desk, answers_of, as_penstock_error
+from penstock_runtime.execution import Desk, Spoilt, answers_of, as_penstock_error
 from penstock_runtime.observability.statistics import AloneTiming
 from penstock_runtime.request import Timing
 from penstock_runtime.scheduling.base import Pending
@@ -111,6 +111,8 @@ def _answer(
 ) -> None:
     batch = Batch.of((pending,))
     (answer,) = answers_of(desk.plan, batch, outputs, (context,), (timing,))
+    if type(answer) is Spoilt:
+        raise answer.error
     if timing is not None:
         note_execution(batch.members, (timing,), batch.rows)
     desk.scheduler.answer(pending, answer)

@@ -7,7 +7,6 @@ step that fails is not tried again: a model that remembers might then take it tw
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from penstock_runtime.config import ModelConfig
 from penstock_runtime.config_scheduling import SequenceBatching
 from penstock_runtime.context_sequence import StepContext
 from penstock_runtime.errors import FailureReason, Internal
-from penstock_runtime.execution import Desk, as_penstock_error
+from penstock_runtime.execution import Desk, as_penstock_error, ready_answer, spoilt
 from penstock_runtime.execution_stream import end_stream, forward_responses
 from penstock_runtime.observability.statistics import RequestTiming
 from penstock_runtime.request import Timing
@@ -120,7 +119,7 @@ def _compute(
     for turn, context in zip(step.turns, own, strict=True):
         turn.sequence.again = context.rescheduled
     done = [turn for turn in step.turns if not turn.sequence.again]
-    _account(desk, step, done, start, merged, computed)
+    _account(desk, step, done, spoilt(answers), (start, merged, computed))
     return answers
 
 
@@ -156,23 +155,29 @@ def _answers(
             timed.append((pending, timing))
         batch = Batch.of((pending,))
         (response,) = desk.plan.split(batch, part, [context.said], [timing])
-        answers.append(partial(pending.stream.put, response))
+        answers.append(ready_answer(pending, response))
     if timed:
         note_execution([p for p, _ in timed], [timing for _, timing in timed], len(turns))
     return answers
 
 
 def _account(
-    desk: Desk, step: Step, done: Sequence[Turn], start: int, merged: int, computed: int
+    desk: Desk,
+    step: Step,
+    done: Sequence[Turn],
+    lost: Mapping[Pending, FailureReason],
+    times: tuple[int, int, int],
 ) -> None:
     """Count the execution, and the requests that it answers; rows without a turn do not count."""
+    start, merged, computed = times
     end = time.monotonic_ns()
     desk.scheduler.predictor.observe(end - start)
     spent = []
     for turn in done:
         pending = turn.pending
-        if pending.stream.cancelled:
-            desk.statistics.record_failure(FailureReason.CANCELED, end - pending.arrived_ns)
+        if pending.stream.cancelled or pending in lost:
+            reason = lost.get(pending, FailureReason.CANCELED)
+            desk.statistics.record_failure(reason, end - pending.arrived_ns)
         else:
             spent.append(RequestTiming(end - pending.arrived_ns, start - pending.arrived_ns, 1))
     desk.statistics.record_batch(

@@ -5,7 +5,6 @@ Whatever the model does, each request gets exactly one last answer and moves exa
 
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -183,12 +182,12 @@ def end_stream(desk: Desk, pending: Pending, start: int, merged: int, output_ns:
         pending.batch_size,
         desk.name,
     )
+    answer = pending.stream.ready(desk.plan.last(pending, timing))
     request = RequestTiming(
         end - pending.arrived_ns, start - pending.arrived_ns, pending.batch_size
     )
     desk.scheduler.predictor.observe(end - start)
     desk.statistics.record_batch(pending.batch_size, [request], merged - start, infer_ns, output_ns)
     note_execution((pending,), (timing,), pending.batch_size)
-    last = desk.plan.last(pending, timing)
-    desk.scheduler.answer(pending, partial(pending.stream.put, last))
+    desk.scheduler.answer(pending, answer)
     desk.scheduler.answered(1)

@@ -65,6 +65,25 @@ class GatheredStream(ResponseStream):
             self._give_up_rest()
         return not full
 
+    def ready(self, response: InferResponse) -> Callable[[], object]:
+        """What answers with all that was kept, and this; raises what keeps it from that."""
+        with self._lock:
+            if self._over:
+                return bool
+            if not response.empty:
+                self._keep(_copy(response))
+            if self._bytes > self._most_bytes:
+                raise _too_much(self._bytes, self._most_bytes)
+            answer = joined(self._kept)
+        give = self._target.ready(answer._replace(final=True, timing=response.timing))
+
+        def give_once() -> object:
+            with self._lock:
+                over, self._over = self._over, True
+            return False if over else give()
+
+        return give_once
+
     def _keep(self, response: InferResponse) -> None:
         if self._way == LAST:
             self._kept.clear()

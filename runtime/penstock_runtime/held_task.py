@@ -234,15 +234,20 @@ class HeldTask(RequestTask):
             self._succeeded(pending)
 
     def _finish(self, response: InferResponse | None, started: int) -> None:
-        pending = self._take()
+        pending = self.pending
         if pending is None:
             return
-        desk = self._run.desk
-        last = response or desk.plan.last(pending, None)
-        timing = self._timing(pending, started)
-        last = last._replace(timing=timing)
+        desk, timing = self._run.desk, self._timing(pending, started)
+        last = (response or desk.plan.last(pending, None))._replace(timing=timing)
+        try:
+            answer = pending.stream.ready(last)
+        except PenstockError as error:
+            self.fail(error)
+            return
+        if self._take() is None:
+            return
         note_execution((pending,), (timing,), pending.batch_size)
-        desk.scheduler.answer(pending, partial(pending.stream.put, last))
+        desk.scheduler.answer(pending, answer)
         self._count(pending, started, "empty" if response is None else "success")
         self._succeeded(pending)
 
@@ -298,7 +303,7 @@ def _answer_of(
         if array is not None and desk.plan.fits(array, pending.batch_size):
             return partial(pending.stream.put_only, only, pending.id, array, timing)
     response = desk.plan.whole(pending, outputs, parameters, timing)
-    return partial(pending.stream.put, response)
+    return pending.stream.ready(response)
 
 
 def _slow_reader(patience_s: float) -> ResourceExhausted:

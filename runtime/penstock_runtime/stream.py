@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from penstock_runtime.datatype import DataType
@@ -193,6 +194,8 @@ class ResponseStream:
     """The inbox's note that its loop will look at this stream anyway."""
     wants_timing = True
     """Whether anyone looks at the timing of a response."""
+    placed = False
+    """Whether outputs have places, which they may not fit."""
 
     def __init__(self, inbox: Inbox | None = None) -> None:
         self.inbox: Inbox = inbox if inbox is not None else ThreadInbox()
@@ -205,6 +208,12 @@ class ResponseStream:
     def put(self, response: InferResponse) -> bool:
         """Add a response; `response.final` ends the stream. False when nobody will read it."""
         return self._add(response, response.final)
+
+    def ready(self, response: InferResponse) -> Callable[[], object]:
+        """What gives this response, the last of its request. Raises what keeps it from being given,
+        so that a request can be counted by what becomes of it, before it has its answer.
+        """
+        return partial(self.put, response)
 
     def put_only(self, kind: "OneOutput", identity: str, array: Any, timing: Timing | None) -> bool:
         """Add the one response there will be, which has one output and no parameters; as `put`.

@@ -35,19 +35,32 @@ class TracedStream(ResponseStream):
         self.trace = trace
         self._target = target
         self.wants_timing = True
+        self.placed = target.placed
 
     # -- producer side ---------------------------------------------------------------------------
 
     def put(self, response: InferResponse) -> bool:
         """Pass the response on."""
+        self._told(response)
+        return self._target.put(response)
+
+    def ready(self, response: InferResponse) -> Callable[[], object]:
+        """As the target's; it is noted when it is given."""
+        answer = self._target.ready(response)
+
+        def give() -> object:
+            self._told(response)
+            return answer()
+
+        return give
+
+    def _told(self, response: InferResponse) -> None:
         self._note(response.model_version, response.timing)
         if not response.empty:
             self.trace.responded(_clock())
             self.trace.tensors(BACKEND_OUTPUT, response.outputs)
-        if not response.final:
-            return self._target.put(response)
-        self._over()
-        return self._target.put(response)
+        if response.final:
+            self._over()
 
     def put_only(self, kind: OneOutput, identity: str, array: Any, timing: Timing | None) -> bool:
         """As `put`; the target may have a shorter way to encode it."""

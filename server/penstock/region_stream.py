@@ -7,6 +7,7 @@ decoupled request overwrites the one before.
 
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from penstock_runtime.datatype import DataType
@@ -34,6 +35,7 @@ class RegionStream(ResponseStream):
         self.wants_timing = target.wants_timing
         self._target = target
         self._uses = dict(uses)
+        self.placed = bool(uses)
         self._give_back = give_back
         # Nobody lets go of a region while another writes into it.
         self._writing = threading.Lock()
@@ -43,12 +45,20 @@ class RegionStream(ResponseStream):
 
     def put(self, response: InferResponse) -> bool:
         """Write the outputs that are wanted in regions, and pass on what is left to say."""
-        if self._uses:
-            try:
-                response = self._write(response)
-            except PenstockError as error:
-                self.fail(error)
-                return False
+        try:
+            written = self._write(response)
+        except PenstockError as error:
+            self.fail(error)
+            return False
+        return self._pass_on(written)
+
+    def ready(self, response: InferResponse) -> Callable[[], object]:
+        """What gives this response, whose outputs are in their regions by now; raises why they are
+        not.
+        """
+        return partial(self._pass_on, self._write(response))
+
+    def _pass_on(self, response: InferResponse) -> bool:
         if response.final:
             self.settle()
         return self._target.put(response)
@@ -64,6 +74,8 @@ class RegionStream(ResponseStream):
         """The response with its outputs in their regions, all or, but for a fault of the memory,
         none.
         """
+        if not self._uses:
+            return response
         with self._writing:
             # Nobody reads it, or the request has ended with an error of ours.
             if self._settled or self.cancelled:

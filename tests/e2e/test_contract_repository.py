@@ -179,7 +179,7 @@ def test_a_dry_run_says_what_a_load_would_and_changes_nothing(
         ("nowhere", "", "failed to poll from model repository"),
         ("never", '{"backend": "lisp"}', "lisp"),
         ("never", '{"max_batch_size": -1}', "must be >= 0, got -1"),
-        ("never", '{"instance_group": [{"kind": "KIND_GPU", "gpus": [77]}]}', "77"),
+        ("never", '{"instance_group": [{"kind": "KIND_GPU", "gpus": [77]}]}', "GPU"),
     ):
         code, told, _ = dry_run(running, model, config)
         assert code in ("INVALID_ARGUMENT", "INTERNAL"), (model, told)

@@ -13,6 +13,7 @@ import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from tests.e2e.asking import write
 from tests.e2e.regions import Region, given, output, region, settled, tensor, until, write_models
 from tests.e2e.running import MODELS, Running, ServerThread, options
 from tests.transports import TRANSPORTS
@@ -27,14 +28,44 @@ LIMIT = 8
 NO_ID = "[request id: <id_unknown>] "
 
 
+TRITON = """
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def execute(self, requests):
+        tensors = [pb_utils.get_input_tensor_by_name(request, "X") for request in requests]
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("Y", t.as_numpy())]) for t in tensors]
+"""
+ROW = """
+input { name: "X" data_type: TYPE_FP32 dims: [ 4 ] }
+output { name: "Y" data_type: TYPE_FP32 dims: [ 4 ] }
+"""
+CONFIGS = {
+    "triton": 'backend: "python"' + ROW,
+    "chain": 'platform: "ensemble"'
+    + ROW
+    + """
+        ensemble_scheduling { step { model_name: "triton" model_version: -1
+          input_map { key: "X" value: "X" } output_map { key: "Y" value: "Y" } } }""",
+    "kept": 'backend: "python" response_cache { enable: true }' + ROW,
+    "steps": 'backend: "python" max_batch_size: 2 sequence_batching {}' + ROW,
+}
+
+
 @pytest.fixture(scope="module", params=TRANSPORTS)
 def running(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Running]:
     """A server that lets clients share memory, on each transport."""
     root = write_models(tmp_path_factory.mktemp("refusing"))
+    for name, config in CONFIGS.items():
+        write(root, name, TRITON if "ensemble" not in config else "", config)
     settings = options(
-        [root, MODELS], allow_client_shm=True, max_shm_regions=LIMIT, transport=request.param
+        [root, MODELS],
+        allow_client_shm=True,
+        max_shm_regions=LIMIT,
+        transport=request.param,
+        cache_config=("local,size=100000",),
     )
     with ServerThread(settings) as made:
         yield made
@@ -153,6 +184,58 @@ def test_a_request_is_refused_with_its_status_and_its_text(
         assert refused.value.details().startswith(text)
     until(lambda: settled(running))
     assert shared.get(np.uint8, 64).tolist() == [9] * 64
+
+
+def outcomes(running: Running, model: str) -> tuple[int, int]:
+    """Requests that succeeded and that failed, as statistics have it."""
+    found = running.server.core.model(model).statistics.snapshot()
+    return found.success.count, found.fail.count
+
+
+def whole(request: Any) -> None:
+    """All responses of a decoupled model as one."""
+    request.inputs[0].shape[:] = [1]
+    request.raw_input_contents[0] = bytes(4)
+    request.parameters["penstock_responses"].string_param = "concat"
+
+
+def sequence(request: Any) -> None:
+    """A sequence of one request."""
+    request.parameters["sequence_id"].int64_param = 7
+    request.parameters["sequence_start"].bool_param = True
+    request.parameters["sequence_end"].bool_param = True
+
+
+@pytest.mark.parametrize(
+    ("model", "more"),
+    [
+        ("held", {}),
+        ("triton", {"shape": [4]}),
+        ("chain", {"shape": [4]}),
+        ("kept", {"shape": [4]}),
+        ("steps", {"change": sequence}),
+        ("count", {"change": whole}),
+    ],
+)
+def test_who_cannot_be_given_its_outputs_counts_as_failed(
+    running: Running, stub: Any, shared: Region, model: str, more: dict[str, Any]
+) -> None:
+    """However it was executed, or found in the cache; and only that request."""
+    assert shared.name
+    before = outcomes(running, model)
+
+    for size in (64, 11, 11):
+        request = infer(wanted=at(size=size), model=model, **more)
+        if size == 64:
+            stub.ModelInfer(request, timeout=20)
+            continue
+        with pytest.raises(grpc.RpcError) as refused:
+            stub.ModelInfer(request, timeout=20)
+        assert refused.value.code().name == "INTERNAL"
+        assert "should be at least" in refused.value.details()
+
+    until(lambda: settled(running))
+    assert outcomes(running, model) == (before[0] + 1, before[1] + 2)
 
 
 def system(name: str = "n", key: str = KEY, size: int = 64, offset: int = 0) -> Any:

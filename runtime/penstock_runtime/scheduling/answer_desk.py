@@ -9,6 +9,7 @@ from penstock_runtime.errors import PenstockError
 from penstock_runtime.observability.statistics import ModelStatistics, RequestTiming
 from penstock_runtime.request import EMPTY, InferResponse, Timing
 from penstock_runtime.response_cache import Kept
+from penstock_runtime.scheduling.base import Pending
 from penstock_runtime.scheduling.flight import Caller
 from penstock_runtime.scheduling.ordering import Answer, OrderKeeper
 from penstock_runtime.stream import OneOutput
@@ -45,20 +46,27 @@ class AnswerDesk:
         pending, lookup_ns = caller.pending, caller.lookup_ns
         total_ns = self._clock() - pending.arrived_ns
         queue_ns = max(total_ns - lookup_ns, 0)
+        timing = Timing(queue_ns, cache_hit=True) if pending.stream.wants_timing else None
+        try:
+            answer = self._answer_of(pending, kept, timing)
+        except PenstockError as error:
+            self.fail(caller, error)
+            return
         spent = RequestTiming(total_ns, queue_ns, pending.batch_size)
         # Before it is answered: whoever has an answer finds it in the statistics.
         self._statistics.record_cache_hit(spent, lookup_ns)
+        self.answer(caller, answer)
+
+    def _answer_of(self, pending: Pending, kept: Kept, timing: Timing | None) -> Answer:
+        """What gives a request what was kept. Raises what keeps it from being given."""
         stream = pending.stream
-        timing = Timing(queue_ns, cache_hit=True) if stream.wants_timing else None
         first = kept.outputs[0] if len(kept.outputs) == 1 else None
-        if first is not None and not first.is_raw:
-            kind = self._kind(first)
-            self.answer(caller, partial(stream.put_only, kind, pending.id, first.array, timing))
-            return
+        if first is not None and not first.is_raw and not stream.placed:
+            return partial(stream.put_only, self._kind(first), pending.id, first.array, timing)
         response = InferResponse(
             self._model, self._version, pending.id, kept.outputs, EMPTY, True, False, timing
         )
-        self.answer(caller, partial(stream.put, response))
+        return stream.ready(response)
 
     def _kind(self, output: Tensor) -> OneOutput:
         """What responses of this one output have in common, for who encodes them."""

@@ -242,7 +242,7 @@ class EnsembleRun:
     def _finish(self) -> None:
         """Every step is done: the last answer."""
         pending, kit = self._pending, self._kit
-        response = self._last()
+        answer = pending.stream.ready(self._last())
         self._over = True
         total_ns = kit.clock() - pending.arrived_ns
         if pending.stream.cancelled:
@@ -259,7 +259,7 @@ class EnsembleRun:
                 spent.compute_output_ns,
             )
             self._count("empty")
-        pending.stream.put(response)
+        answer()
         self._leave()
 
     def _last(self) -> InferResponse:

@@ -58,6 +58,7 @@ class Flight(ResponseStream):
         self.caller = caller
         self.followers: dict[Pending, Caller] = {}
         self.wants_timing = target.wants_timing
+        self.placed = target.placed
         self._tower = tower
         self._target = target
         self._begun = False
@@ -78,6 +79,10 @@ class Flight(ResponseStream):
             self._begun = True
             return target.put(response)
         return self._land(response, partial(target.put, response))
+
+    def ready(self, response: InferResponse) -> Answer:
+        """As the caller's stream; it is for everyone once it is given."""
+        return partial(self._land, response, self._target.ready(response))
 
     def put_only(self, kind: OneOutput, identity: str, array: Any, timing: Timing | None) -> bool:
         """As `put`; the stream of the caller may have a shorter way to encode it."""
