@@ -119,3 +119,24 @@ def test_prefixes_of_one_adapter_are_not_those_of_another(home: Path) -> None:
     cached = [one.generation.choices[0].sequence.cached_tokens for one in (other, same)]
     assert cached == [0, 4]
     assert other.ids == alone(home, "b")
+
+
+def test_an_adapter_that_is_put_into_the_folder_for_them_is_offered_at_once(home: Path) -> None:
+    torch.set_num_threads(1)
+    options = EngineOptions(adapters="*=more", max_loras=2, cpu_kernels="off", block_size=4)
+    (home / "more").mkdir()
+    loaded = prepare(lora_folders.model(), options)
+    adapters = Adapters(loaded.model, options, home)
+    runner = AdaptedRunner(PagedRunner(loaded, options, 64), adapters)
+    driver = drive(runner, loaded.vocab_size, gate=AdapterGate(adapters))
+    with pytest.raises(NotFound, match="there is no adapter 'a', only none"):
+        ask(driver, "a")
+
+    lora_folders.write(home / "more" / "a", 1)
+    asked = ask(driver, "a")
+    driver.run()
+
+    assert asked.ids == alone(home, "a")
+    for name in ("../a", "more/a", "."):
+        with pytest.raises(NotFound):
+            ask(driver, name)

@@ -15,6 +15,8 @@ from penstock_runtime.llm.lora_file import AdapterFile, Factors, adapter_folder,
 from penstock_runtime.llm.lora_linear import NONE, AdapterRows, LoraForward
 from penstock_runtime.llm.options import EngineOptions
 
+OTHERS, MOST_OTHERS = "*", 1024
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -53,7 +55,7 @@ class _Slot:
 
 class Adapters:
     """`options.adapters` lists them: `name=folder`, several with commas between, folders inside of
-    the model's (`root`). At most `max_loras` are loaded at once: the one that was not used for the
+    the model's (`root`); with `*=folder` whatever lies in that folder when it is asked for is one. At most `max_loras` are loaded at once: the one that was not used for the
     longest time makes room, unless sequences use it. Make it after the model is quantised and
     fused: what an adapter changes are the layers that are there then.
     """
@@ -62,10 +64,10 @@ class Adapters:
         self._model = model
         self._root = Path(root)
         self._max_rank, self._slots = options.max_lora_rank, options.max_loras
-        self._offered = read_list(options.adapters)
-        if self._offered and not self._slots:
+        self._listed = read_list(options.adapters)
+        if self._listed and not self._slots:
             raise InvalidArgument("max_loras is 0, expected 1 or more to load adapters")
-        for name, path in self._offered.items():
+        for name, path in self._listed.items():
             adapter_folder(self._root, path, name)
         first = next(model.parameters())
         self._dtype, self._device = first.dtype, first.device
@@ -78,7 +80,7 @@ class Adapters:
     @property
     def names(self) -> tuple[str, ...]:
         """Those that are offered."""
-        return tuple(self._offered)
+        return tuple(self._offered())
 
     @property
     def loaded(self) -> tuple[str, ...]:
@@ -91,13 +93,26 @@ class Adapters:
         """Read one that is offered from its files and see that it fits, from any thread. NotFound
         names those that are offered, InvalidArgument what is wrong with its files.
         """
-        path = self._offered.get(name)
+        known = self._offered()
+        path = known.get(name)
         if path is None:
-            offered = ", ".join(sorted(self._offered)[:16]) or "none"
+            offered = ", ".join(sorted(known)[:16]) or "none"
             raise NotFound(f"there is no adapter {name[:64]!r}, only {offered}")
         found = read_adapter(self._root, path, name, self._max_rank, self._dtype)
         self._check(found)
         return found
+
+    def _offered(self) -> dict[str, str]:
+        """The folder of each: of those that are listed, and of what is in the folder for all others
+        now.
+        """
+        known = dict(self._listed)
+        home = known.pop(OTHERS, None)
+        if home is None:
+            return known
+        inside = sorted(adapter_folder(self._root, home, OTHERS).iterdir())[:MOST_OTHERS]
+        others = {path.name: f"{home}/{path.name}" for path in inside if path.is_dir()}
+        return {**others, **known}
 
     def load(self, name: str, found: AdapterFile | None = None) -> int:
         """Have it in a slot, whose number is returned; `found` where it was read before.
@@ -219,12 +234,12 @@ class Adapters:
         )
 
     def __repr__(self) -> str:
-        return f"<Adapters {len(self._loaded)} of {len(self._offered)} in {self._slots} slots>"
+        return f"<Adapters {len(self._loaded)} of {len(self._offered())} in {self._slots} slots>"
 
 
 def read_list(text: str) -> dict[str, str]:
-    """The folder of each adapter in `name=folder,name=folder`. InvalidArgument names what is wrong
-    with it.
+    """The folder of each adapter in `name=folder,name=folder`; under the name "*" that of folders
+    which are adapters by their own names. InvalidArgument names what is wrong with it.
     """
     found: dict[str, str] = {}
     for entry in filter(None, (part.strip() for part in text.split(","))):

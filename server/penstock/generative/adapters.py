@@ -21,9 +21,11 @@ class Adapted:
 
 
 def adapters_of(config: ModelConfig) -> dict[str, str]:
-    """The folders of a model's adapters by their names, as its parameter `adapters` lists them."""
+    """The folders of a model's adapters by their names, as its parameter `adapters` lists them;
+    those that come and go (`*=folder`) are not told of.
+    """
     entries = (entry.partition("=") for entry in config.parameter("adapters").split(","))
-    return {name.strip(): path.strip() for name, _, path in entries if name.strip()}
+    return {name.strip(): path.strip() for name, _, path in entries if name.strip(" *")}
 
 
 def adapted(models: Sequence[Model], taken: Collection[str]) -> list[Adapted]:
