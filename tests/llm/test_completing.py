@@ -1,10 +1,14 @@
 """What is said of a language model that its configuration leaves open."""
 
+import logging
 from typing import Any
 
 import pytest
 
-from penstock_runtime.config import ModelConfig, ModelParameter
+from penstock_runtime.config import ModelConfig, ModelInput, ModelParameter
+from penstock_runtime.config_scheduling import DynamicBatching
+from penstock_runtime.datatype import DataType
+from penstock_runtime.errors import InvalidArgument
 from penstock_runtime.llm.completing import complete_config
 
 
@@ -32,3 +36,37 @@ def test_the_length_of_a_text_is_said_if_anything_says_it(
     found = complete_config(config(**said), described)
 
     assert found.parameter("max_model_len") == told
+
+
+def test_a_slip_of_the_pen_in_a_parameter_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        complete_config(config(max_num_seq="8", team="x"), {})
+
+    assert caplog.messages == [
+        "model 'm': the engine has no parameter 'max_num_seq', did you mean 'max_num_seqs'?"
+    ]
+
+
+def test_a_configuration_comes_to_all_tensors_and_any_number_of_responses() -> None:
+    complete = complete_config(ModelConfig("m"), {"max_position_embeddings": 128})
+
+    assert complete.decoupled
+    assert complete.answers_whole
+    assert complete.find_input("sampling_parameters") is not None
+    assert complete.find_output("text_output") is not None
+    assert complete.parameter("max_model_len") == "128"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (ModelConfig("m", dynamic_batching=DynamicBatching()), "dynamic_batching is set"),
+        (ModelConfig("m", input=(ModelInput("X", DataType.FP32),)), "input 'X' is none of"),
+        (config(block_size="x"), "block_size is 'x'"),
+    ],
+)
+def test_what_makes_no_sense_for_a_language_model_is_refused(
+    config: ModelConfig, said: str
+) -> None:
+    with pytest.raises(InvalidArgument, match=said):
+        complete_config(given, {})

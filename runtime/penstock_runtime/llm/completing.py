@@ -1,7 +1,9 @@
 """The configuration of a generative model: what its file leaves open is the same for all."""
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any
 
@@ -12,10 +14,11 @@ from penstock_runtime.config import (
     TransactionPolicy,
 )
 from penstock_runtime.errors import InvalidArgument
-from penstock_runtime.llm.options import read_options
+from penstock_runtime.llm.options import OPTION_NAMES, read_options
 from penstock_runtime.llm.signature import declared_inputs, declared_outputs
 
 BACKEND = "llm"
+_log = logging.getLogger("penstock.llm")
 
 
 LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
@@ -31,6 +34,7 @@ def complete_config(config: ModelConfig, described: Mapping[str, Any]) -> ModelC
     TensorRT-LLM's ensemble send them.
     """
     read_options(config)
+    _tell_unknown(config)
     for name in ("dynamic_batching", "sequence_batching"):
         if getattr(config, name) is not None:
             raise InvalidArgument(
@@ -71,6 +75,19 @@ def longest(described: Mapping[str, Any]) -> int:
             if type(length) is int and length > 0:
                 return length
     return 0
+
+
+def _tell_unknown(config: ModelConfig) -> None:
+    """A parameter that the engine does not know may be for others, or a slip of the pen."""
+    for name in config.parameters:
+        near = get_close_matches(name, OPTION_NAMES, 1, 0.8) if name not in OPTION_NAMES else ()
+        for meant in near:
+            _log.warning(
+                "model '%s': the engine has no parameter '%s', did you mean '%s'?",
+                config.name,
+                name[:64],
+                meant,
+            )
 
 
 def _check_known(model: str, kind: str, given: Iterable[str], known: set[str]) -> None:

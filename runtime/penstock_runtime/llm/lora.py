@@ -55,9 +55,10 @@ class _Slot:
 
 class Adapters:
     """`options.adapters` lists them: `name=folder`, several with commas between, folders inside of
-    the model's (`root`); with `*=folder` whatever lies in that folder when it is asked for is one. At most `max_loras` are loaded at once: the one that was not used for the
-    longest time makes room, unless sequences use it. Make it after the model is quantised and
-    fused: what an adapter changes are the layers that are there then.
+    the model's (`root`); with `*=folder` whatever lies in that folder when it is asked for is one.
+    At most `max_loras` are loaded at once: the one that was not used for the longest time makes
+    room, unless sequences use it. Make it after the model is quantised and fused: what an adapter
+    changes are the layers that are there then.
     """
 
     def __init__(self, model: torch.nn.Module, options: EngineOptions, root: Path | str) -> None:

@@ -58,6 +58,9 @@ class EngineOptions:
     chat_template: str = ""
 
 
+OPTION_NAMES = tuple(field.name for field in fields(EngineOptions))
+
+
 def read_options(config: ModelConfig) -> EngineOptions:
     """The options of a configuration; InvalidArgument names a parameter whose value is no good."""
     values: dict[str, Any] = {}
