@@ -25,7 +25,7 @@ _PER_THREAD = 8
 # y of a grid: more rows take more launches.
 _ROWS = 65535
 
-_CASTS = (
+CASTS = (
     ("float32", "float16"),
     ("float32", "bfloat16"),
     ("float32", "float32"),
@@ -153,7 +153,7 @@ def _parts(rows: int, width: int) -> list[range]:
 GATHER_PAD = Kernel(
     name="gather_pad",
     source="gather.cu",
-    instances=tuple(instance("gather_pad", c_type(a), c_type(b)) for a, b in _CASTS),
+    instances=tuple(instance("gather_pad", c_type(a), c_type(b)) for a, b in CASTS),
     outputs=("out", "mask"),
     plan=_gather_plan,
     reference=_gather_reference,

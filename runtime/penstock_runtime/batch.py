@@ -49,6 +49,7 @@ class BatchPlan:
     """How one model's batches are merged and split; `labels` are those of its outputs' classes."""
 
     def __init__(self, config: ModelConfig, version: int, labels: Labels = NO_LABELS) -> None:
+        self.config = config
         self._name = config.name
         self._version = str(version)
         self.decoupled = config.decoupled

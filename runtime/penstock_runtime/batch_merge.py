@@ -4,13 +4,15 @@ common length, flat, or one for all; and the inputs that only tell of the batch.
 Which of these a model needs is chosen once per load.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from penstock_kernels.ragged import (
     accumulated_counts,
     element_counts,
+    gather_cast,
     gather_flat,
     gather_padded,
     gather_rows,
@@ -18,9 +20,10 @@ from penstock_kernels.ragged import (
     length_mask,
     max_count_shape,
 )
+from penstock_runtime.batch_cast import casts_of
 from penstock_runtime.config import BatchInput, ModelConfig, ModelInput
 from penstock_runtime.config_scheduling import LengthBatching
-from penstock_runtime.datatype import DataType
+from penstock_runtime.datatype import DataType, float32_to_bf16
 from penstock_runtime.scheduling.base import Pending
 from penstock_runtime.scheduling.length_batcher import padded_length
 
@@ -30,6 +33,8 @@ Merge = Callable[[Members], dict[str, Any]]
 """The model's inputs by name, made of those of its requests, which have the same ones."""
 Gather = Callable[[Parts, int], Any]
 """One input, made of those of the requests and the length to which this batch is padded."""
+
+NO_CASTS: Mapping[str, DataType] = MappingProxyType({})
 
 _TELLS: dict[str, Callable[[Parts, Any], Any]] = {
     "BATCH_ELEMENT_COUNT": element_counts,
@@ -43,11 +48,11 @@ _TELLS: dict[str, Callable[[Parts, Any], Any]] = {
 
 def make_merge(config: ModelConfig) -> Merge:
     """How batches of this model are merged."""
-    rules = _length_rules(config)
+    rules, casts = length_rules(config), casts_of(config)
     shaped = any(declared.is_shape_tensor for declared in config.input)
-    if rules is None and not (shaped or config.ragged_inputs or config.batch_input):
+    if rules is None and not (shaped or casts or config.ragged_inputs or config.batch_input):
         return merge_rows
-    return ShapedMerge(config, rules)
+    return ShapedMerge(config, rules, casts)
 
 
 def merge_rows(members: Members) -> dict[str, Any]:
@@ -71,10 +76,16 @@ class Told(NamedTuple):
 class ShapedMerge:
     """Merges what is more than rows: each input as its declaration says."""
 
-    def __init__(self, config: ModelConfig, rules: LengthBatching | None) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        rules: LengthBatching | None,
+        casts: Mapping[str, DataType] = NO_CASTS,
+    ) -> None:
         self._lengths = rules
         self._gather = {
-            declared.name: _gather(config, rules, declared) for declared in config.input
+            declared.name: _gather(config, rules, declared, casts.get(declared.name))
+            for declared in config.input
         }
         self._told = tuple(_told(batch_input) for batch_input in config.batch_input)
 
@@ -95,7 +106,7 @@ class ShapedMerge:
         return merged
 
 
-def _length_rules(config: ModelConfig) -> LengthBatching | None:
+def length_rules(config: ModelConfig) -> LengthBatching | None:
     """The rules of padding, if anything is padded; strings are grouped, never padded."""
     rules = config.dynamic_batching.length_batching if config.dynamic_batching else None
     named = [config.find_input(name) for name in rules.input] if rules is not None else ()
@@ -104,19 +115,33 @@ def _length_rules(config: ModelConfig) -> LengthBatching | None:
     )
 
 
-def _gather(config: ModelConfig, rules: LengthBatching | None, declared: ModelInput) -> Gather:
+def _gather(
+    config: ModelConfig,
+    rules: LengthBatching | None,
+    declared: ModelInput,
+    cast: DataType | None,
+) -> Gather:
     if declared.name in config.ragged_inputs:
         return _flat
     if declared.is_shape_tensor:
         return _one_for_all
     if rules is None or declared.name not in rules.input or declared.data_type is DataType.BYTES:
-        return _rows
+        return _rows if cast is None else partial(_cast, cast=cast)
     axis = declared.dims.index(-1) + (1 if config.max_batch_size > 0 else 0)
-    return partial(_padded, axis=axis, pad_value=rules.pad_value)
+    padded = partial(_padded, axis=axis, pad_value=rules.pad_value)
+    if cast is None:
+        return padded
+    return lambda parts, length: _cast([padded(parts, length)], length, cast=cast)
 
 
 def _rows(parts: Parts, _length: int) -> Any:
     return gather_rows(parts)
+
+
+def _cast(parts: Parts, _length: int, *, cast: DataType) -> Any:
+    if cast is DataType.BF16:
+        return float32_to_bf16(gather_rows(parts))
+    return gather_cast(parts, cast.numpy)
 
 
 def _flat(parts: Parts, _length: int) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 from penstock_kernels.ragged import scatter_rows
 from penstock_runtime.backends.base import Executable
 from penstock_runtime.batch import Batch, BatchPlan
+from penstock_runtime.batch_merge import Merge
 from penstock_runtime.context import PendingContext
 from penstock_runtime.errors import (
     DeadlineExceeded,
@@ -41,6 +42,12 @@ class Desk:
     plan: BatchPlan
     scheduler: Answering
     statistics: ModelStatistics
+    # How inputs are put together on the instance's device; None: as the plan does, on the host.
+    staged: Merge | None = None
+
+    def merge(self, batch: Batch) -> dict[str, Any]:
+        """The inputs of a batch, where the instance takes them."""
+        return self.plan.merge(batch) if self.staged is None else self.staged(batch.members)
 
     def fail(self, pending: Pending, error: PenstockError, started_ns: int | None = None) -> None:
         """The last answer of a request that did not succeed; its execution had begun then."""
@@ -88,7 +95,7 @@ def _compute(
     """Execute; what answers each member, in row order."""
     members = batch.members
     contexts = [PendingContext(pending, pending.stream) for pending in members]
-    inputs = desk.plan.merge(batch)
+    inputs = desk.merge(batch)
     merged = time.monotonic_ns()
     outputs = executable.execute(inputs, contexts)
     computed = time.monotonic_ns()

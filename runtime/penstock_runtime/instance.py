@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,10 +13,12 @@ from penstock_runtime.backends.base import (
     LoadedModel,
     Placement,
     RequestExecutable,
+    Staged,
     StreamingExecutable,
     Supervised,
 )
 from penstock_runtime.batch import Batch, BatchPlan
+from penstock_runtime.batch_staging import staged_merge
 from penstock_runtime.errors import Internal, PenstockError, Unavailable
 from penstock_runtime.execution import Desk, execute_batch
 from penstock_runtime.execution_alone import execute_alone
@@ -235,6 +238,10 @@ class ModelInstance:
                 f"instance '{self.placement.name}' failed to start: {type(error).__name__}"
             )
             return None
+        deck = executable.deck if isinstance(executable, Staged) else None
+        if deck is not None:
+            staged = staged_merge(self._desk.plan.config, deck)
+            self._desk = replace(self._desk, staged=staged)
         return executable
 
     def _work(self, executable: AnyExecutable) -> None:

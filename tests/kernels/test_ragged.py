@@ -11,10 +11,14 @@ from penstock_kernels.ragged import (
     AnyArray,
     accumulated_counts,
     element_counts,
+    gather_cast,
     gather_flat,
+    gather_padded,
+    gather_rows,
     item_shapes,
     max_count_shape,
     scatter_flat,
+    scatter_rows,
 )
 
 DTYPES = st.sampled_from(["f4", "f2", "i8", "u1", "?", "O"])
@@ -108,3 +112,42 @@ def test_a_batch_of_another_size_is_not_cut() -> None:
     """Too many elements or too few say both numbers."""
     with pytest.raises(ValueError, match="5 elements cannot be cut into 6"):
         scatter_flat(np.zeros(5), [2, 4])
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 5)), min_size=1, max_size=5))
+def test_padding_puts_every_row_where_a_loop_would(shapes: list[tuple[int, int]]) -> None:
+    """Whether parts have one row, none or several, and whatever their order in memory."""
+    parts = [np.arange(r * n * 2, dtype=np.int32).reshape(r, n, 2) + 1 for r, n in shapes]
+
+    found = gather_padded(parts, 5, 1, -7)
+    turned = gather_padded([np.asfortranarray(part) for part in parts], 5, 1, -7)
+
+    rows = [row for part in parts for row in part]
+    expected = np.full((len(rows), 5, 2), -7, np.int32)
+    for to, row in zip(expected, rows, strict=True):
+        to[: len(row)] = row
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(turned, expected)
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=9))
+def test_joined_rows_are_cut_into_what_they_were(counts: list[int]) -> None:
+    """Whether all have one row or not; what is cut may be written, and shares the batch's memory."""
+    parts = [np.full((count, 3), n, np.float32) for n, count in enumerate(counts)]
+
+    batch = gather_rows(parts)
+    cut = scatter_rows(batch, counts)
+
+    assert [part.tolist() for part in cut] == [part.tolist() for part in parts]
+    assert batch.flags.writeable
+    assert all(np.shares_memory(part, batch) for part in cut if part.size)
+
+
+def test_a_cast_on_the_way_is_that_of_numpy() -> None:
+    """One pass; too large for the new type is infinite, and nobody is warned."""
+    parts = [np.array([[1.5, 1e30]], np.float32), np.array([[-2, 7]], np.float32)]
+
+    found = gather_cast(parts, np.float16)
+
+    assert found.dtype == np.float16
+    assert found.tolist() == [[1.5, np.inf], [-2, 7]]

@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 from penstock_runtime.config import ModelConfig
 from penstock_runtime.context import RequestContext
 from penstock_runtime.errors import FailedPrecondition, PenstockError
+from penstock_runtime.memory.staging import Deck
 from penstock_runtime.model_services import ModelServices
 from penstock_runtime.request import EMPTY, InferRequest, Parameters
 
@@ -62,6 +63,15 @@ class Executable(Protocol):
 
     def close(self) -> None:
         """Give back what this instance holds."""
+
+
+class Staged(ABC):
+    """An executable whose inputs may be put together where it takes them, by a deck of its own."""
+
+    @property
+    @abstractmethod
+    def deck(self) -> Deck | None:
+        """That of its device; None where the host puts them together."""
 
 
 class Straight(ABC):

@@ -11,12 +11,14 @@ from typing import Any
 
 import torch
 
-from penstock_runtime.backends.base import Arrays
+from penstock_runtime.backends.base import Arrays, Staged
 from penstock_runtime.backends.completion import kept_outputs, provided_inputs, provided_types
 from penstock_runtime.backends.failure import execution_failure
 from penstock_runtime.backends.outputs import OutputPlan
+from penstock_runtime.backends.torch_deck import TorchDeck, deck_of
 from penstock_runtime.backends.torch_program import Parameter, TorchProgram
 from penstock_runtime.backends.torch_tensors import as_tensor, to_torch, torch_dtype
+from penstock_runtime.batch_cast import casts_of
 from penstock_runtime.config import ModelConfig, ModelInput, ModelOutput
 from penstock_runtime.context import RequestContext
 from penstock_runtime.datatype import DataType
@@ -36,6 +38,7 @@ class TorchPlan:
         self.keys = parameter_keys(config, parameters)
         self.datatypes = {declared.name: declared.data_type for declared in config.input}
         self.datatypes.update(provided_types(config))
+        self.datatypes.update(casts_of(config))
         _refuse_bytes(config)
         outputs = (*config.output, *kept_outputs(config))
         self._indices = _indices(list(dict.fromkeys(output.name for output in outputs)))
@@ -105,13 +108,18 @@ def _mismatch(
     )
 
 
-class TorchExecutable:
+class TorchExecutable(Staged):
     """An instance; its weights are those of every other instance on the device."""
 
     def __init__(self, plan: TorchPlan, program: TorchProgram, device: torch.device) -> None:
         self._plan = plan
         self.program: TorchProgram | None = program
         self.device = device
+
+    @property
+    def deck(self) -> TorchDeck | None:
+        """The GPU's; None on the CPU, where batches are best merged as they always are."""
+        return deck_of(self.device)
 
     def execute(self, inputs: Arrays, contexts: Sequence[RequestContext]) -> Arrays:
         """The outputs of one batch, on the device. Raises the model's failure."""

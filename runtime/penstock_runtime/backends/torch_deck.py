@@ -1,0 +1,79 @@
+"""The deck of a torch model on a GPU: a pinned slab, its copy on the device, tensors of torch's.
+
+torch owns all of the memory; kernels get pointers, and run on torch's stream.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from penstock_kernels import run
+from penstock_kernels.cuda_runner import Cuda
+from penstock_kernels.declare import Kernel
+from penstock_kernels.device import NoDeviceError
+from penstock_runtime.backends.torch_tensors import torch_dtype
+from penstock_runtime.datatype import AnyArray, DataType
+
+_LEAST = 1 << 20
+
+
+class TorchDeck:
+    """One slab on either side, which grow together; used by one thread, on its current stream."""
+
+    def __init__(self, device: torch.device, runner: Cuda) -> None:
+        self._device = device
+        self._runner = runner
+        self._slab = torch.empty(0, dtype=torch.uint8)
+        self._on_device = torch.empty(0, dtype=torch.uint8)
+        self._copied: Any = None
+
+    def host(self, size: int) -> AnyArray:
+        """Pinned memory, once the copy that read it last has ended."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        if size > self._slab.numel():
+            self._grow(max(size, 2 * self._slab.numel(), _LEAST))
+        found: AnyArray = self._slab.numpy()[:size]
+        return found
+
+    def _grow(self, size: int) -> None:
+        self._slab = torch.empty(size, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
+        self._on_device = torch.empty(size, dtype=torch.uint8, device=self._device)
+
+    def down(self, size: int) -> Any:
+        """One copy on the current stream; what ran there before still has the bytes it read."""
+        here = self._on_device[:size]
+        here.copy_(self._slab[:size], non_blocking=True)
+        if self._device.type == "cuda":
+            self._copied = torch.cuda.current_stream().record_event()
+        return here
+
+    def up(self, slab: Any) -> AnyArray:
+        """One copy, there when this returns."""
+        return np.asarray(slab.cpu().numpy())
+
+    def view(self, slab: Any, offset: int, shape: tuple[int, ...], datatype: DataType) -> Any:
+        """A part of the slab as a tensor."""
+        dtype = torch_dtype(datatype)
+        assert dtype is not None
+        size = int(np.prod(shape, dtype=np.int64)) * datatype.size
+        return slab[offset : offset + size].view(dtype).reshape(shape)
+
+    def empty(self, shape: tuple[int, ...], datatype: DataType) -> Any:
+        """A tensor on the device."""
+        return torch.empty(shape, dtype=torch_dtype(datatype), device=self._device)
+
+    def run(self, kernel: Kernel, **arguments: Any) -> None:
+        """Enqueue it on torch's stream."""
+        self._runner.run(kernel, arguments)
+
+
+def deck_of(device: torch.device) -> TorchDeck | None:
+    """The deck of a GPU; None on the CPU, and where kernels cannot be launched."""
+    if device.type != "cuda":
+        return None
+    try:
+        return TorchDeck(device, run.device_runner())
+    except NoDeviceError:
+        return None

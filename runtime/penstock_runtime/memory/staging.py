@@ -1,0 +1,197 @@
+"""A batch on its way to a device and back: every request's bytes go into one slab, which goes down
+in one copy; a kernel makes the batch of it where anything is cast or padded; and rows come back as
+they went.
+
+What the device is, a `Deck` knows; here are only bytes, offsets and kernels. Not thread-safe: an
+instance has its own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from penstock_kernels.declare import Kernel
+from penstock_kernels.gather import CASTS, GATHER_PAD, SCATTER_ROWS
+from penstock_runtime.datatype import AnyArray, DataType
+
+# Of what begins in the slab: vector loads want 16, and a copy engine does not mind.
+ALIGNMENT = 64
+
+
+class Deck(Protocol):
+    """The slab's two sides, and what a kernel needs."""
+
+    def host(self, size: int) -> AnyArray:
+        """The slab's first bytes on the host, to be written; nothing reads them any more."""
+
+    def down(self, size: int) -> Any:
+        """The same bytes on the device, by one copy, as an array of bytes."""
+
+    def up(self, slab: Any) -> AnyArray:
+        """An array of bytes of the device on the host, by one copy, there when this returns."""
+
+    def view(self, slab: Any, offset: int, shape: tuple[int, ...], datatype: DataType) -> Any:
+        """A part of the slab as an array."""
+
+    def empty(self, shape: tuple[int, ...], datatype: DataType) -> Any:
+        """An array on the device."""
+
+    def run(self, kernel: Kernel, **arguments: Any) -> None:
+        """Enqueue a kernel after everything before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """One input: its datatype as it comes and as the model takes it, and with what it is padded
+    along axis 1 (None: all have one shape).
+    """
+
+    name: str
+    datatype: DataType
+    wanted: DataType
+    pad: float | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether the bytes are the batch as they are."""
+        return self.datatype is self.wanted and self.pad is None
+
+    @property
+    def castable(self) -> bool:
+        """Whether there is a kernel for it."""
+        # BF16 that arrives as such is an integer to NumPy, which makes the tables.
+        known = self.datatype is not DataType.BF16
+        return known and (_NAMES.get(self.datatype), _NAMES.get(self.wanted)) in CASTS
+
+
+class _Laid(NamedTuple):
+    """Where the rows of one input begin in the slab and how many elements each has; the shape of
+    the batch.
+    """
+
+    lane: Lane
+    starts: AnyArray
+    counts: AnyArray
+    shape: tuple[int, ...]
+    tables: int
+
+
+class Staging:
+    """Merges the inputs of one instance on its device."""
+
+    def __init__(self, deck: Deck) -> None:
+        self._deck = deck
+
+    def merge(
+        self, parts: Sequence[tuple[Lane, Sequence[AnyArray]]], length: int
+    ) -> dict[str, Any]:
+        """The inputs by name, each of its requests' arrays; `length` is what is padded to."""
+        laid, at = [], 0
+        for lane, arrays in parts:
+            one = _lay(lane, arrays, length, at)
+            laid.append(one)
+            at = one.tables + (0 if lane.plain else _tables(len(one.starts)))
+        host = self._deck.host(at)
+        for one, (_, arrays) in zip(laid, parts, strict=True):
+            _fill(host, one, arrays)
+        slab = self._deck.down(at)
+        return {one.lane.name: self._batch(slab, one) for one in laid}
+
+    def scatter(self, batch: Any, counts: Sequence[int], datatype: DataType) -> list[AnyArray]:
+        """[rows, width] on the device -> so many elements of each row on the host, cast."""
+        size = datatype.size
+        own = np.asarray(counts, np.int32)
+        starts = _aligned(own.astype(np.int64) * size)
+        total = int(starts[-1]) + int(own[-1]) * size if len(own) else 0
+        tables = _up(len(own) * 8)
+        host = self._deck.host(tables + len(own) * 4)
+        host[: len(own) * 8] = starts.view(np.uint8)
+        host[tables:] = own.view(np.uint8)
+        down = self._deck.down(tables + len(own) * 4)
+        slab = self._deck.empty((total,), DataType.UINT8)
+        if total:
+            self._deck.run(
+                SCATTER_ROWS,
+                batch=batch,
+                start=self._deck.view(down, 0, (len(own),), DataType.INT64),
+                count=self._deck.view(down, tables, (len(own),), DataType.INT32),
+                dtype=_NAMES[datatype],
+                slab=slab,
+            )
+        raw = self._deck.up(slab)
+        return [
+            raw[at : at + count * size].view(datatype.numpy)
+            for at, count in zip(starts.tolist(), own.tolist(), strict=True)
+        ]
+
+    def _batch(self, slab: Any, one: _Laid) -> Any:
+        lane, rows = one.lane, len(one.starts)
+        if lane.plain:
+            return self._deck.view(slab, int(one.starts[0]), one.shape, lane.datatype)
+        out = self._deck.empty((rows, prod(one.shape[1:])), lane.wanted)
+        self._deck.run(
+            GATHER_PAD,
+            slab=slab,
+            start=self._deck.view(slab, one.tables, (rows,), DataType.INT64),
+            count=self._deck.view(slab, one.tables + _up(rows * 8), (rows,), DataType.INT32),
+            dtype=_NAMES[lane.datatype],
+            out=out,
+            mask=None,
+            pad=lane.pad or 0.0,
+        )
+        return out.reshape(one.shape)
+
+
+# The kernels' names of the datatypes that they cast.
+_NAMES = {
+    DataType.FP32: "float32",
+    DataType.FP16: "float16",
+    DataType.BF16: "bfloat16",
+    DataType.INT64: "int64",
+    DataType.INT32: "int32",
+    DataType.UINT8: "uint8",
+}
+
+
+def _lay(lane: Lane, arrays: Sequence[AnyArray], length: int, at: int) -> _Laid:
+    """One input from byte `at` on: its parts one behind the other, its tables behind them."""
+    size = lane.datatype.size
+    first = arrays[0]
+    rows = np.array([array.shape[0] for array in arrays], np.int64)
+    widths = np.array([prod(array.shape[1:]) for array in arrays], np.int32)
+    counts = np.repeat(widths, rows)
+    steps = counts.astype(np.int64) * size
+    starts = at + np.concatenate([[0], steps.cumsum()[:-1]]).astype(np.int64)[: len(steps)]
+    dims = first.shape[1:] if lane.pad is None else (length, *first.shape[2:])
+    return _Laid(lane, starts, counts, (len(counts), *dims), _up(at + int(steps.sum())))
+
+
+def _fill(host: AnyArray, one: _Laid, arrays: Sequence[AnyArray]) -> None:
+    """Copy the parts into the slab, and behind them where each row is."""
+    at = int(one.starts[0]) if len(one.starts) else 0
+    for array in arrays:
+        source = array if array.flags.c_contiguous else np.ascontiguousarray(array)
+        end = at + source.nbytes
+        host[at:end] = source.reshape(-1).view(np.uint8)
+        at = end
+    if not one.lane.plain:
+        rows, tables = len(one.starts), one.tables
+        host[tables : tables + rows * 8] = one.starts.view(np.uint8)
+        second = tables + _up(rows * 8)
+        host[second : second + rows * 4] = one.counts.view(np.uint8)
+
+
+def _tables(rows: int) -> int:
+    return _up(rows * 8) + _up(rows * 4)
+
+
+def _up(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def _aligned(sizes: AnyArray) -> AnyArray:
+    """Where parts of these sizes begin, one behind the other."""
+    return np.concatenate([[0], sizes.cumsum()[:-1]]).astype(np.int64)[: len(sizes)]

@@ -1,0 +1,267 @@
+"""Laws of staging: what is put together on a device is what the host would have put together,
+padding is nobody's bytes, and rows come back as they went.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.kernels.executor import CACHE, needs_compiler
+from tests.runtime.fakes import FakeLoaded, FunctionExecutable, config, pending
+from tests.runtime.test_batch import member, padded_config
+from tests.runtime.test_instance import OneBatch, instance
+
+from penstock_kernels.declare import Kernel
+from penstock_kernels.emulate.runner import Emulated
+from penstock_kernels.run import Reference
+from penstock_runtime.backends.base import Placement, Staged
+from penstock_runtime.backends.torch_deck import TorchDeck, deck_of
+from penstock_runtime.batch import Batch, BatchPlan
+from penstock_runtime.batch_cast import casts_of
+from penstock_runtime.batch_staging import staged_merge
+from penstock_runtime.config import ModelConfig, ModelInput, ModelParameter
+from penstock_runtime.config_scheduling import DynamicBatching
+from penstock_runtime.datatype import DataType, bf16_to_float32
+from penstock_runtime.errors import InvalidArgument
+from penstock_runtime.memory.host_deck import HostDeck
+from penstock_runtime.memory.staging import Lane, Staging
+from penstock_runtime.tensor import to_host
+
+SHAPES = st.lists(st.tuples(st.integers(1, 3), st.integers(0, 9)), min_size=1, max_size=6)
+RAGGED = Lane("X", DataType.FP32, DataType.FP32, pad=-9.0)
+
+
+class Poisoned(HostDeck):
+    """Whatever was not written is NaN."""
+
+    downs = 0
+
+    def host(self, size: int) -> Any:
+        slab = super().host(size)
+        slab[:] = 0xFF
+        return slab
+
+    def down(self, size: int) -> Any:
+        self.downs += 1
+        return super().down(size)
+
+    def empty(self, shape: tuple[int, ...], datatype: DataType) -> Any:
+        made = super().empty(shape, datatype)
+        made.view(np.uint8)[...] = 0xFF
+        return made
+
+
+class OnTensors:
+    """The runner of GPUs, for tensors of the host."""
+
+    def run(self, kernel: Kernel, arguments: Mapping[str, Any], stream: int | None = None) -> None:
+        Reference().run(kernel, {name: self._host(value) for name, value in arguments.items()})
+
+    @staticmethod
+    def _host(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        if value.dtype is torch.bfloat16:
+            return value.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+        return value.numpy()
+
+
+def torch_deck() -> TorchDeck:
+    return TorchDeck(torch.device("cpu"), OnTensors())  # type: ignore[arg-type]
+
+
+def casting(cast: str, dims: tuple[int, ...] = (3, 5)) -> ModelConfig:
+    """A model over [batch, 3, 5] that wants its input in another datatype."""
+    made = config(batching=DynamicBatching(), dims=dims)
+    return replace(made, parameters={"batch_cast": ModelParameter(cast)})
+
+
+def ragged(shapes: list[tuple[int, int]]) -> list[Any]:
+    """Parts of these shapes, no two values alike."""
+    return [
+        np.arange(r * n, dtype=np.float32).reshape(r, n) + 100 * i
+        for i, (r, n) in enumerate(shapes)
+    ]
+
+
+@given(SHAPES)
+def test_scattering_undoes_gathering_for_any_ragged_batch(shapes: list[tuple[int, int]]) -> None:
+    """Every row comes back as it went, and nothing of what padding added."""
+    parts, length = ragged(shapes), max(n for _, n in shapes)
+    staging = Staging(Poisoned(Reference()))
+    counts = [n for rows, n in shapes for _ in range(rows)]
+
+    batch = staging.merge([(RAGGED, parts)], length)["X"]
+    back = staging.scatter(batch, counts, DataType.FP32)
+
+    expected = [row for part in parts for row in part]
+    assert len(back) == len(expected)
+    for row, sent in zip(back, expected, strict=True):
+        np.testing.assert_array_equal(row, sent)
+
+
+@given(SHAPES)
+def test_a_staged_batch_is_the_hosts_with_its_mask(shapes: list[tuple[int, int]]) -> None:
+    """Padding is the pad value, never bytes of others or of what was there before."""
+    members = [member(part, part.shape[1]) for part in ragged(shapes)]
+    model = padded_config(pad_value=-9.0)
+    host, staged = BatchPlan(model, 1), staged_merge(model, Poisoned(Reference()))
+    assert staged is not None
+
+    for _ in range(2):
+        found = staged(members)
+
+    expected = host.merge(Batch.of(members))
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(found[name], array)
+
+
+@needs_compiler
+def test_the_cuda_source_stages_as_the_reference_does() -> None:
+    """Cast and padded, for widths that are no vector's."""
+    parts = ragged([(1, 5), (2, 0), (1, 33), (3, 8)])
+    lane = replace(RAGGED, wanted=DataType.FP16)
+
+    found = [
+        Staging(Poisoned(runner)).merge([(lane, parts)], 40)["X"]
+        for runner in (Reference(), Emulated(CACHE, order=1))
+    ]
+
+    np.testing.assert_array_equal(found[0], found[1])
+    assert found[0].dtype == np.float16
+
+
+@pytest.mark.parametrize("cast", ["FP16", "BF16", "TYPE_FP16"])
+def test_a_cast_input_is_the_same_from_the_host_and_staged(cast: str) -> None:
+    """Alone or in company, with too large a number infinite; a torch model gets a tensor."""
+    model = casting(f" X : {cast}")
+    values = np.random.default_rng(3).normal(size=(2, 3, 5)) * 10
+    values[0, 0, 0] = 1e30
+    together = [member(values), member(values[:1])]
+    staged = staged_merge(model, torch_deck())
+    assert staged is not None
+
+    for members in (together, together[:1]):
+        host = BatchPlan(model, 1).merge(Batch.of(members))["X"]
+        tensor = staged(members)["X"]
+
+        datatype = DataType.BF16 if cast == "BF16" else DataType.FP16
+        assert host.dtype == datatype.numpy
+        assert tensor.dtype == getattr(torch, datatype.torch_name or "")
+        np.testing.assert_array_equal(to_host(tensor), host)
+        wide = bf16_to_float32(host) if cast == "BF16" else host.astype(np.float32)
+        np.testing.assert_allclose(wide.ravel()[1:15], values.ravel()[1:15], rtol=1e-2)
+
+
+def test_plain_inputs_are_views_of_the_slab() -> None:
+    """No kernel runs and nothing is copied twice where the bytes are the batch."""
+    model = config(batching=DynamicBatching(), dims=(4,))
+    deck = torch_deck()
+    staged = staged_merge(model, deck)
+    assert staged is not None
+
+    found = staged([member(np.full((2, 4), 3.0)), member(np.full((1, 4), 5.0))])["X"]
+
+    slab = deck.down(0)
+    assert found.untyped_storage().data_ptr() == slab.untyped_storage().data_ptr()
+    assert found[:, 0].tolist() == [3, 3, 5]
+
+
+def test_arrays_that_are_not_the_hosts_are_merged_as_without_a_slab() -> None:
+    """And arrays that are in no order are copied in order."""
+    model = config(batching=DynamicBatching(), dims=(4,))
+    staged = staged_merge(model, HostDeck(Reference()))
+    assert staged is not None
+    odd = member(np.zeros((1, 4)))
+    odd.arrays = {"X": torch.ones(1, 4)}
+    turned = member(np.zeros((2, 4)))
+    turned.arrays = {"X": np.arange(8, dtype=np.float32).reshape(4, 2).T}
+
+    assert staged([odd])["X"] is odd.arrays["X"]
+    np.testing.assert_array_equal(staged([turned, turned])["X"][2:], turned.arrays["X"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"max_batch_size": 0},
+        {"input": (ModelInput("X", DataType.BYTES, (1,)),)},
+        {"input": (ModelInput("X", DataType.FP32, (-1,), allow_ragged_batch=True),)},
+    ],
+)
+def test_what_is_no_rows_of_numbers_is_merged_on_the_host(change: dict[str, Any]) -> None:
+    """Nothing is staged half."""
+    model = replace(config(batching=DynamicBatching()), **change)
+
+    assert staged_merge(model, HostDeck(Reference())) is None
+
+
+def test_lengths_that_are_not_the_first_dimension_are_padded_on_the_host() -> None:
+    """As are datatypes that no kernel pads."""
+    model = padded_config()
+    for dims, datatype in (((3, -1), DataType.FP32), ((-1,), DataType.INT8)):
+        other = replace(model, input=(ModelInput("X", datatype, dims),))
+
+        assert staged_merge(other, HostDeck(Reference())) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [
+        ("Z: FP16", "has 'Z: FP16', expected NAME: DATATYPE, the name one of X"),
+        ("X", "expected FP16, BF16 for 'X', a FP32"),
+        ("X: INT8", "expected FP16, BF16 for 'X'"),
+        ("X: FP16, ", "expected NAME: DATATYPE"),
+    ],
+)
+def test_a_cast_that_there_is_not_is_refused(said: str, text: str) -> None:
+    """When the model is loaded."""
+    with pytest.raises(InvalidArgument, match=text):
+        BatchPlan(casting(said), 1)
+
+
+def test_a_cast_needs_a_batcher() -> None:
+    """Without one nobody would put batches together."""
+    model = replace(casting("X: FP16"), dynamic_batching=None)
+
+    with pytest.raises(InvalidArgument, match="only where there is dynamic_batching"):
+        casts_of(model)
+
+
+def test_on_a_cpu_torch_models_are_merged_as_always() -> None:
+    """There is no deck, and none is looked for."""
+    assert deck_of(torch.device("cpu")) is None
+
+
+def test_an_instance_with_a_deck_is_given_what_that_put_together() -> None:
+    """Its outputs answer each request as ever."""
+    members = [pending(), pending()]
+    for number, one in enumerate(members):
+        one.arrays = {"X": np.full((1, 2), number, np.float32)}
+    deck = Poisoned(Reference())
+    seen: list[Any] = []
+
+    class OnDeck(FunctionExecutable, Staged):
+        @property
+        def deck(self) -> HostDeck:
+            return deck
+
+    class Loaded(FakeLoaded):
+        def executable(self, placement: Placement) -> FunctionExecutable:
+            return OnDeck(lambda array: seen.append(array) or array + 1)  # type: ignore[func-returns-value]
+
+    made = instance(Loaded(lambda array: array), OneBatch(*members))
+    made.start()
+    ended = made.join(30)
+
+    assert ended
+    assert seen[0].tolist() == [[0, 0], [1, 1]]
+    assert deck.downs == 1
