@@ -9,6 +9,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+SOCKETS = (
+    "e2e/",
+    "rest/",
+    "http2/",
+    "openai/",
+    "tgi/",
+    "interop/",
+    "isolation/test_server.py",
+    "isolation/test_triton.py",
+    "triton_python/test_models.py",
+    "server/test_embedded.py",
+    "server/test_serve_process.py",
+    "server/test_processes.py",
+    "server/test_cli_",
+)
+"""Where tests ask a whole server through its port, or run a command."""
 ROWS = Path(__file__).with_name("rows")
 PAGE = Path(__file__).parents[2] / "docs" / "contract.md"
 HEAD = """# What is promised, and what holds it
@@ -22,7 +38,8 @@ pass, and writes this page anew from `tests/contract/rows` (so does `python -m t
 @dataclass(frozen=True, slots=True)
 class Row:
     """A promise: its section, its words, and what holds it or why nothing does; `run` is the
-    command that runs its tests where it is not `make test`.
+    command that runs its tests where it is not `make test`, and `below` says why none of them goes
+    through a socket.
     """
 
     section: str
@@ -30,6 +47,12 @@ class Row:
     tests: tuple[str, ...] = ()
     absent: str = ""
     run: str = ""
+    below: str = ""
+
+    @property
+    def through_a_socket(self) -> bool:
+        """Whether a test of it asks a server, or runs a program, from outside."""
+        return any(test.startswith(SOCKETS) for test in self.tests)
 
 
 def read_rows(folder: Path = ROWS) -> list[Row]:
@@ -59,6 +82,8 @@ def _row(section: str, promise: str, held: object) -> Row:
             return Row(section, promise, absent=why)
         case {"tests": list(tests), "run": str(run), **rest} if not rest:
             return Row(section, promise, tuple(map(str, tests)), run=run)
+        case {"tests": list(tests), "below": str(below), **rest} if not rest:
+            return Row(section, promise, tuple(map(str, tests)), below=below)
         case _:
             raise ValueError(f"{section} / {promise}: {held!r} is neither tests nor absent = why")
 
@@ -97,9 +122,11 @@ def left_out(
 def page(rows: Sequence[Row]) -> str:
     """The rows as a document."""
     absent, elsewhere = sum(bool(row.absent) for row in rows), sum(bool(row.run) for row in rows)
+    below = sum(bool(row.below) for row in rows)
     counts = (
         f"\n{len(rows)} promises. {absent} of them have no test, each for the reason that is told; "
-        f"the tests of {elsewhere} belong to the command that is named.\n"
+        f"the tests of {elsewhere} belong to the command that is named. Those of {below} do not go "
+        "through a socket, for the reason that is told.\n"
     )
     parts, section = [HEAD, counts], ""
     for row in rows:
@@ -114,7 +141,8 @@ def _held(row: Row) -> str:
     if row.absent:
         return f"*no test: {_cell(row.absent)}*"
     run = [f"`{row.run}`:"] if row.run else []
-    return "<br>".join([*run, *map(_link, row.tests)])
+    below = [f"*below the socket: {_cell(row.below)}*"] if row.below else []
+    return "<br>".join([*run, *map(_link, row.tests), *below])
 
 
 def _link(test: str) -> str:

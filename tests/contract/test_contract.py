@@ -46,6 +46,14 @@ def test_every_flag_has_a_row() -> None:
     assert {f"--{flag.name}" for flag in FLAGS} <= promises
 
 
+def test_a_promise_is_held_through_a_socket_or_it_is_said_why_not() -> None:
+    """And that is said of no other."""
+    silent = [row.promise for row in read_rows() if row.tests and not row.through_a_socket]
+    said = [row.promise for row in read_rows() if row.below]
+
+    assert silent == said
+
+
 def test_no_promise_stands_twice_in_a_section() -> None:
     """Or one of the two would be looked at by nobody."""
     rows = [(row.section, row.promise) for row in read_rows()]
@@ -100,6 +108,7 @@ def test_a_row_says_what_holds_it_or_why_nothing_does(tmp_path: Path) -> None:
     (tmp_path / "1.toml").write_text(
         '["S"]\n"held" = "a.py"\n"not" = { absent = "needs a GPU" }\n'
         '"far" = { run = "make far", tests = ["b.py"] }\n'
+        '"deep" = { below = "a law of numbers", tests = ["c.py"] }\n'
     )
     rows = read_rows(tmp_path)
     (tmp_path / "2.toml").write_text('["S"]\n"empty" = []\n')
@@ -108,10 +117,12 @@ def test_a_row_says_what_holds_it_or_why_nothing_does(tmp_path: Path) -> None:
         (("a.py",), "", ""),
         ((), "needs a GPU", ""),
         (("b.py",), "", "make far"),
+        (("c.py",), "", ""),
     ]
+    assert "*below the socket: a law of numbers*" in page(rows)
     assert "*no test: needs a GPU*" in page(rows)
     assert "`make far`:<br>[all of b](../tests/b.py)" in page(rows)
-    assert unheld(rows, ["tests/a.py::test"]) == []
+    assert unheld(rows, ["tests/a.py::test", "tests/c.py::test"]) == []
     with pytest.raises(ValueError, match="S / empty: expected tests"):
         read_rows(tmp_path)
 

@@ -12,6 +12,7 @@ import pytest
 import tritonclient.grpc as triton
 from tests.e2e.asking import tensors, write
 from tests.e2e.running import Running, ServerThread, options
+from tests.http2.raw import eventually
 
 TENSORS = """
 max_batch_size: 2
@@ -103,6 +104,35 @@ def test_a_batch_waits_for_its_share_of_sequences(client: Any, model: str) -> No
         )
 
     assert [answers.get(timeout=20) for _ in range(2)] == [2, 2]
+
+
+def test_the_hook_of_tritons_tests_holds_the_backlog_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TRITONSERVER_BACKLOG_DELAY_SCHEDULER=1: nothing before a request waits for a slot."""
+    config = TENSORS.replace("size: 2", "size: 1") + IDLE.format("direct { }")
+    write(tmp_path, "one", ROWS, config)
+    monkeypatch.setenv("TRITONSERVER_BACKLOG_DELAY_SCHEDULER", "1")
+    answers: queue.Queue[Any] = queue.Queue()
+    flags = {"sequence_start": True, "sequence_end": True}
+    with (
+        ServerThread(options([tmp_path])) as running,
+        triton.InferenceServerClient(running.target) as client,
+    ):
+        for identity in (1, 2):
+            assert answers.empty()
+            client.async_infer(
+                "one",
+                number(0),
+                lambda result, error: answers.put((result, error)),
+                sequence_id=identity,
+                **flags,
+            )
+            if identity == 1:
+                eventually(lambda: running.server.core.inflight == 1, "it waits")
+        found = [answers.get(timeout=20) for _ in range(2)]
+
+    assert [error for _, error in found] == [None, None]
 
 
 def test_controls_have_the_types_and_values_of_the_configuration(client: Any) -> None:
