@@ -65,8 +65,6 @@ def test_a_configuration_comes_to_all_tensors_and_any_number_of_responses() -> N
         (config(block_size="x"), "block_size is 'x'"),
     ],
 )
-def test_what_makes_no_sense_for_a_language_model_is_refused(
-    config: ModelConfig, said: str
-) -> None:
+def test_what_makes_no_sense_for_a_language_model_is_refused(given: ModelConfig, said: str) -> None:
     with pytest.raises(InvalidArgument, match=said):
         complete_config(given, {})
