@@ -99,3 +99,21 @@ def test_kernels_are_for_the_cpu_alone() -> None:
 def test_an_unknown_wish_is_refused_by_name() -> None:
     with pytest.raises(InvalidArgument, match="cpu_kernels is 'maybe', expected one of"):
         cpu_kernels.kernels_for("maybe", CPU, torch.float32)
+
+
+def test_a_library_that_came_with_the_package_is_used_without_a_compiler(
+    no_compiler: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The best that the processor has all features of; none that it has not."""
+    monkeypatch.setattr(cpu_build, "SHIPPED", tmp_path)
+    monkeypatch.setattr(cpu_build, "_features", lambda: cpu_build.LEVELS[1].needs)
+    best, second, third = (cpu_build._shipped(level) for level in cpu_build.LEVELS)
+    for library in (best, third):
+        library.touch()
+
+    assert built_library() == third
+    second.touch()
+    assert built_library() == second
+    monkeypatch.setattr(cpu_build, "_features", frozenset)
+    with pytest.raises(NotBuilt, match="no C\\+\\+ compiler"):
+        built_library()
