@@ -13,6 +13,12 @@ from penstock_runtime.llm.cpu_build import NotBuilt, built_library
 CPU = torch.device("cpu")
 
 
+@pytest.fixture(autouse=True)
+def nothing_shipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whatever was built ahead of time in this tree."""
+    monkeypatch.setattr(cpu_build, "SHIPPED", tmp_path / "shipped")
+
+
 @pytest.fixture
 def unloaded() -> None:
     """The library is looked for again, now and after."""
