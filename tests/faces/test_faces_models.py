@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
-from tests.e2e.language_models import PROMPT
-from tests.faces.serving_languages import ADAPTERS
+from tests.e2e.language_models import PROMPT, metrics
+from tests.e2e.running import Running
+from tests.faces.serving_languages import ADAPTERS, CHAT
 
 
 def test_adapters_are_listed_as_models_behind_their_own(client: OpenAI) -> None:
@@ -87,3 +88,42 @@ def test_documents_are_ranked_and_scored_alike(web: Any) -> None:
     assert [each["document"]["text"] for each in ranked["results"]] == [documents[i] for i in best]
     assert [each["relevance_score"] for each in ranked["results"]] == [scores[i] for i in best]
     assert ranked["usage"] == scored["usage"]
+
+
+def test_prompts_and_conversations_are_told_as_tokens_and_back(
+    client: OpenAI, web: Any, running: Running
+) -> None:
+    """As the model itself counts them, and without generating anything."""
+    before = metrics(running)["generation_tokens_total"]
+    said = web.post("/tokenize", json={"model": "tiny", "prompt": PROMPT}).json()
+    talk = web.post("/tokenize", json={"messages": CHAT}).json()
+    back = web.post("/detokenize", json={"model": "tiny", "tokens": said["tokens"]}).json()
+    long = web.post("/tokenize", json={"prompt": "x " * 1000}).json()
+    after = metrics(running)["generation_tokens_total"]
+
+    used: Any = client.completions.create(model="tiny", prompt=PROMPT, max_tokens=1).usage
+    chatted: Any = client.chat.completions.create(model="tiny", messages=CHAT, max_tokens=1).usage
+    assert after == before
+    assert back == {"prompt": PROMPT}
+    assert said["count"] == len(said["tokens"]) == used.prompt_tokens
+    assert talk["count"] == chatted.prompt_tokens > said["count"]
+    assert (said["max_model_len"], long["count"]) == (512, 2000)
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "words"),
+    [
+        ("/tokenize", {}, "'prompt' is not given"),
+        ("/tokenize", {"prompt": "a", "add_special_tokens": False}, "'add_special_tokens'"),
+        ("/tokenize", {"model": "embedder", "prompt": "a"}, "expected one of: tiny"),
+        ("/detokenize", {"tokens": []}, "'tokens' is empty"),
+        ("/detokenize", {"tokens": [100_000]}, "token 100000"),
+        ("/detokenize", {"tokens": [-1]}, "token id -1"),
+    ],
+)
+def test_what_has_no_tokens_is_refused(web: Any, path: str, asked: Any, words: str) -> None:
+    """In OpenAI's form."""
+    answer = web.post(path, json=asked)
+
+    assert answer.status_code == 400
+    assert words in answer.json()["error"]["message"]

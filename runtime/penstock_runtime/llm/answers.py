@@ -27,6 +27,10 @@ class Answers:
                 self._logprobs(c.unsent_logprobs) for c in choices
             ),
             "prompt_logprobs": self._prompt_logprobs,
+            "prompt_ids": _prompt_ids,
+            "prompt_text": lambda g, choices: _texts(
+                g.prompt_texts if _is_opening(g, choices) else [""] * len(g.prompt_texts)
+            ),
             "num_input_tokens": lambda g, _: _counts(c.sequence.n_prompt for c in _firsts(g)),
             "num_output_tokens": lambda _, choices: _counts(c.n_tokens for c in choices),
             "cached_tokens": lambda g, _: _counts(c.sequence.cached_tokens for c in _firsts(g)),
@@ -55,7 +59,7 @@ class Answers:
         return found
 
     def _text(self, generation: Generation, choice: Choice) -> str:
-        if not generation.prompt_texts or not _is_first(choice):
+        if not generation.ask.echo or not _is_first(choice):
             return choice.unsent_text
         return generation.prompt_texts[choice.index // generation.ask.params.n] + choice.unsent_text
 
@@ -75,11 +79,21 @@ class Answers:
         return found
 
     def _prompt_logprobs(self, generation: Generation, choices: Sequence[Choice]) -> Any:
-        if generation.ask.streams and not (choices[0].index == 0 and _is_first(choices[0])):
-            # They are long, and do not change.
+        if not _is_opening(generation, choices):
             return _texts("[]" for _ in _firsts(generation))
         entries = [[None, *map(self._entry, c.prompt_logprobs)] for c in _firsts(generation)]
         return _texts(json.dumps(entry) for entry in entries)
+
+
+def _is_opening(generation: Generation, choices: Sequence[Choice]) -> bool:
+    """Whether what is long and does not change is to be told: with the first response."""
+    return not generation.ask.streams or (choices[0].index == 0 and _is_first(choices[0]))
+
+
+def _prompt_ids(generation: Generation, choices: Sequence[Choice]) -> Any:
+    firsts = _firsts(generation) if _is_opening(generation, choices) else ()
+    tokens = [t for c in firsts for t in c.sequence.tokens[: c.sequence.n_prompt]]
+    return np.array(tokens, np.int64)
 
 
 def _is_first(choice: Choice) -> bool:

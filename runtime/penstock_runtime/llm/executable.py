@@ -80,6 +80,10 @@ class GenerativeExecutable(RequestExecutable):
                 task.fail(Internal(f"the request could not be prepared: {type(error).__name__}"))
 
     def _accept(self, task: RequestTask) -> None:
+        told = self._preparer.of_prompt(task)
+        if told is not None:
+            task.send(told)
+            return
         generation = self._preparer.prepare(task)
         self._engine.submit(generation)
         task.on_abandon(partial(self._scribe.abandon, generation))

@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import count
-from typing import Protocol
+from typing import Any, Protocol
+
+import numpy as np
 
 from penstock_runtime.backends.base import RequestTask
 from penstock_runtime.errors import InvalidArgument
@@ -18,6 +20,7 @@ from penstock_runtime.llm.generation import Choice, Generation, Texts
 from penstock_runtime.llm.options import EngineOptions
 from penstock_runtime.llm.sampling_params import SamplingParams
 from penstock_runtime.llm.sequence import Sequence as Tokens
+from penstock_runtime.llm.signature import N_PROMPT, OF_PROMPT, PROMPT_IDS, PROMPT_TEXT
 from penstock_runtime.request import InferRequest
 
 
@@ -80,21 +83,13 @@ class Preparer:
 
     def prepare(self, task: RequestTask) -> Generation:
         """The generation of a request; InvalidArgument for one that makes no sense."""
-        request = task.request
-        ask = read_ask(
-            request,
-            task.arrays,
-            self._base,
-            vocab_size=self._vocab_size,
-            echo=self._options.echo,
-            batched=self._batched,
-        )
+        request, ask = task.request, self._ask(task)
         self._check_adapter(ask.params.adapter)
         prompts = [self._checked(tokens, ask.params) for tokens in self._prompts(ask)]
         generation = Generation(
             task, ask, request.received_ns or self._clock(), recorded=self._recorded
         )
-        if ask.echo:
+        if ask.echo or PROMPT_TEXT in ask.wants:
             generation.prompt_texts = tuple(self._text.decode(tokens) for tokens in prompts)
         if self._recorded:
             generation.prompts = ask.texts or tuple(map(self._text.decode, prompts))
@@ -102,12 +97,47 @@ class Preparer:
             self._add_choices(generation, prompt)
         return generation
 
-    def _prompts(self, ask: Ask) -> list[list[int]]:
+    def of_prompt(self, task: RequestTask) -> dict[str, Any] | None:
+        """The answer to a request that asks for nothing but its prompt, as tokens or as text; None
+        for any other.
+        """
+        wanted = {output.name for output in task.request.outputs}
+        if not wanted or not wanted <= OF_PROMPT:
+            return None
+        ask = self._ask(task)
+        prompts = self._prompts(ask, whole=True)
+        for tokens in prompts:
+            self._check_known(tokens)
+        found: dict[str, Any] = {}
+        if PROMPT_IDS in wanted:
+            found[PROMPT_IDS] = np.array([i for ids in prompts for i in ids], np.int64)
+        if PROMPT_TEXT in wanted:
+            texts = [self._text.decode(ids).encode() for ids in prompts]
+            found[PROMPT_TEXT] = np.array(texts, dtype=object)
+        if N_PROMPT in wanted:
+            found[N_PROMPT] = np.array([len(ids) for ids in prompts], np.uint32)
+        return {name: array[None] for name, array in found.items()} if ask.batched else found
+
+    def _ask(self, task: RequestTask) -> Ask:
+        return read_ask(
+            task.request,
+            task.arrays,
+            self._base,
+            vocab_size=self._vocab_size,
+            echo=self._options.echo,
+            batched=self._batched,
+        )
+
+    def _prompts(self, ask: Ask, *, whole: bool = False) -> list[list[int]]:
+        """The tokens of the prompts, refused where they are surely too many; `whole`: also where
+        there is no room for them.
+        """
         if ask.ids is not None:
             return [list(ask.ids)]
         if ask.chat is not None:
             return [self._text.chat(ask.chat)]
-        limit = 0 if ask.params.truncate_prompt_tokens is None else _CUT * self._room
+        cut = whole or ask.params.truncate_prompt_tokens is not None
+        limit = _CUT * self._room if cut else 0
         return [self._text.encode(text, limit) for text in ask.texts]
 
     def _checked(self, tokens: list[int], params: SamplingParams) -> list[int]:
@@ -119,12 +149,7 @@ class Preparer:
             ]
         if not tokens:
             raise InvalidArgument("the prompt has 0 tokens, expected at least 1", scheduled=True)
-        wrong = next((token for token in tokens if not 0 <= token < self._vocab_size), None)
-        if wrong is not None:
-            raise InvalidArgument(
-                f"the prompt has token {wrong}, expected 0 to {self._vocab_size - 1}",
-                scheduled=True,
-            )
+        self._check_known(tokens)
         if len(tokens) >= self._room:
             raise InvalidArgument(
                 f"the prompt has {len(tokens)} tokens, expected at most {self._room - 1}: a text"
@@ -133,6 +158,14 @@ class Preparer:
                 scheduled=True,
             )
         return tokens
+
+    def _check_known(self, tokens: list[int]) -> None:
+        wrong = next((token for token in tokens if not 0 <= token < self._vocab_size), None)
+        if wrong is not None:
+            raise InvalidArgument(
+                f"the prompt has token {wrong}, expected 0 to {self._vocab_size - 1}",
+                scheduled=True,
+            )
 
     def _add_choices(self, generation: Generation, prompt: list[int]) -> None:
         params = generation.ask.params

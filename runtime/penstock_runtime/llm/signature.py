@@ -37,6 +37,12 @@ GUIDE_KIND, GUIDE = "guided_decoding_guide_type", "guided_decoding_guide"
 # Read for the sake of clients that always send them; only the value that changes nothing is taken.
 NEUTRAL = {"beam_width": (DataType.INT32, 1.0), "length_penalty": (DataType.FP32, 1.0)}
 
+PROMPT_IDS, PROMPT_TEXT, N_PROMPT = "prompt_ids", "prompt_text", "num_input_tokens"
+OF_PROMPT = frozenset({PROMPT_IDS, PROMPT_TEXT, N_PROMPT})
+"""Outputs that say something of the prompt alone: where nothing else is asked for, nothing is
+generated.
+"""
+
 _OUTPUTS = (
     ("text_output", DataType.BYTES, -1),
     ("finish_reason", DataType.BYTES, -1),
@@ -46,7 +52,9 @@ _OUTPUTS = (
     ("cumulative_logprob", DataType.FP32, -1),
     ("logprobs", DataType.BYTES, -1),
     ("prompt_logprobs", DataType.BYTES, -1),
-    ("num_input_tokens", DataType.UINT32, -1),
+    (PROMPT_IDS, DataType.INT64, -1),
+    (PROMPT_TEXT, DataType.BYTES, -1),
+    (N_PROMPT, DataType.UINT32, -1),
     ("num_output_tokens", DataType.UINT32, -1),
     ("cached_tokens", DataType.UINT32, -1),
     ("ttft_ns", DataType.UINT64, 1),

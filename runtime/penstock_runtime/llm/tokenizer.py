@@ -116,7 +116,9 @@ class Tokenizer:
         if at_least > limit:
             raise InvalidArgument(
                 f"the text has {len(text)} characters, at least {at_least} tokens, expected at most"
-                f" {limit} tokens"
+                f" {limit} tokens",
+                reason="PROMPT_TOO_LONG",
+                scheduled=True,
             )
 
     def __repr__(self) -> str:

@@ -66,6 +66,12 @@ def _top(fields: Fields) -> int | None:
     return (top or 0) if wanted else None
 
 
+def read_conversation(fields: Fields) -> dict[str, Any]:
+    """What a model is told of a conversation, and nothing of how it is to go on."""
+    check_offered(fields)
+    return _conversation(fields, read_tools(fields))
+
+
 def _conversation(fields: Fields, tools: Tools) -> dict[str, Any]:
     told: dict[str, Any] = {"messages": read_messages(fields)}
     if tools.offered:

@@ -7,6 +7,7 @@ from penstock.openai.face_completions import CompletionsFace
 from penstock.openai.face_embeddings import EmbeddingsFace
 from penstock.openai.face_models import ListFace
 from penstock.openai.face_rerank import RerankFace
+from penstock.openai.face_tokens import TokensFace
 from penstock.rest.route import Route
 from penstock.workshop import Workshop
 from penstock_runtime.core import InferenceCore
@@ -21,4 +22,5 @@ def openai_routes(shop: Workshop, core: InferenceCore) -> list[Route]:
         *ChatFace(asker, catalogue).routes(),
         *EmbeddingsFace(asker, catalogue).routes(),
         *RerankFace(asker, catalogue).routes(),
+        *TokensFace(asker, catalogue).routes(),
     ]
