@@ -129,6 +129,12 @@ def test_a_value_out_of_range_or_of_another_type_is_refused_by_its_name(
     assert refused.value.violations
 
 
+def test_a_prompt_alone_may_be_asked_about() -> None:
+    params = read_sampling({"max_tokens": 0, "prompt_logprobs": 1})
+
+    assert (params.max_tokens, params.prompt_logprobs) == (0, 1)
+
+
 def test_a_refusal_says_the_value_and_what_was_expected() -> None:
     with pytest.raises(InvalidArgument) as refused:
         read_sampling({"top_p": 2})

@@ -90,7 +90,7 @@ _OURS: Mapping[str, Check] = {
     "stop": strings(MAX_STOPS, MAX_STOP_CHARACTERS),
     "include_stop_str_in_output": boolean,
     "ignore_eos": boolean,
-    "max_tokens": integer(1, _INT32),
+    "max_tokens": integer(0, _INT32),
     "min_tokens": integer(0, _INT32),
     "logprobs": integer(0, MAX_LOGPROBS),
     "prompt_logprobs": integer(0, MAX_LOGPROBS),
@@ -222,6 +222,8 @@ def _settle_sampling(values: dict[str, Any], document: Mapping[str, Any]) -> Non
 
 def _agreed(params: SamplingParams, document: Mapping[str, Any]) -> SamplingParams:
     """Check what one value says of another."""
+    if params.max_tokens == 0 and params.prompt_logprobs is None:
+        refuse("max_tokens", 0, "1 or more, or prompt_logprobs, which may be all that is wanted")
     if params.max_tokens is not None and params.min_tokens > params.max_tokens:
         refuse("min_tokens", params.min_tokens, f"at most max_tokens, {params.max_tokens}")
     if params.allowed_token_ids == ():
