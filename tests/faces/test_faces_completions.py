@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from openai import AsyncOpenAI, BadRequestError, NotFoundError, OpenAI
+from openai import APITimeoutError, AsyncOpenAI, BadRequestError, NotFoundError, OpenAI
 from tests.e2e.language_models import PROMPT, is_idle, metrics, wait_until
 from tests.e2e.running import Running
 from tests.faces.serving_languages import PRICE
@@ -189,6 +189,19 @@ def test_thirty_two_streams_at_once_are_what_they_are_whole(
     assert streams == wholes
     assert len(set(streams)) > 24
     wait_until(lambda: is_idle(running))
+
+
+def test_a_client_that_does_not_wait_for_the_whole_frees_the_engine(
+    client: OpenAI, running: Running
+) -> None:
+    """As it is with a stream."""
+    before = metrics(running)["generation_tokens_total"]
+    with pytest.raises(APITimeoutError):
+        complete(client, max_tokens=500, timeout=0.1, extra_body={"ignore_eos": True})
+
+    wait_until(lambda: is_idle(running))
+
+    assert metrics(running)["generation_tokens_total"] - before < 500
 
 
 def test_a_client_that_leaves_in_the_middle_frees_the_engine(
