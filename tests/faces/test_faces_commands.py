@@ -83,14 +83,20 @@ def test_chat_answers_each_line_of_a_pipe(said: Any, monkeypatch: pytest.MonkeyP
     assert "(16 cached)" in figures
 
 
-def test_demo_shows_a_text_as_it_is_written(said: Any) -> None:
-    """And says what else there could be."""
+def test_demo_shows_a_text_as_it_is_written(said: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """And how others ask it, who get an answer by that; not how those that are not there are."""
     code, out, _ = said("demo")
 
     assert code == 0
     assert "tiny: a text as it is written" in out
     assert "what does os.path.join do?" in out
     assert "tokens/s" in out
+    _, _, others = out.partition("the same with tritonclient")
+    assert others.count("grpcurl -plaintext") == 1
+    assert '"digits"' not in others
+    program = others[others.index("import numpy") : others.index("\n── the same with grpcurl")]
+    exec(program, {})
+    assert capsys.readouterr().out.strip()
 
 
 def test_calls_lists_what_was_asked_and_finds_it_again(

@@ -96,7 +96,7 @@ def test_the_demo_shows_everything(
     assert "def read_file(DEF READ_FILE( \n2 tokens in" in out
     assert "1 WHAT DOES OS.PATH.JOIN DO? \n5 tokens in" in out
     assert f"triton.InferenceServerClient({url!r})" in out
-    assert out.count("grpcurl -plaintext") == 3
+    assert out.count("grpcurl -plaintext") == 4
 
 
 def test_without_samples_the_rest_is_shown(

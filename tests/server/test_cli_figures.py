@@ -147,7 +147,9 @@ def test_the_digits_shown_include_a_mistake() -> None:
 
 def test_the_lines_for_grpcurl_are_requests_that_the_server_reads() -> None:
     """The JSON is the protocol's, and decodes to the tensors it names."""
-    for _, request in requests(np.zeros((8, 8), np.float32)):
+    for _, request in requests(
+        np.zeros((8, 8), np.float32), ("digits", "minilm", "repeat", "tiny_llm")
+    ):
         message = json_format.ParseDict(request, pb.ModelInferRequest(), descriptor_pool=POOL)
         decoded = decode_request(message.SerializeToString(), 0)
 

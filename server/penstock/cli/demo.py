@@ -62,17 +62,19 @@ def run(args: argparse.Namespace) -> int:
     samples = args.samples or find_samples()
     with connected(args) as client:
         _check_reachable(client, args.url)
-        shown = [
-            _section("digits", "what is written here?", lambda: show_digits(client, samples)),
-            _section("minilm", "which sentence means the like?", lambda: show_meaning(client)),
-            _section("repeat", "answers as they come", lambda: show_stream(client)),
+        sections: list[tuple[str, str, Callable[[], None]]] = [
+            ("digits", "what is written here?", lambda: show_digits(client, samples)),
+            ("minilm", "which sentence means the like?", lambda: show_meaning(client)),
+            ("repeat", "answers as they come", lambda: show_stream(client)),
         ]
-        for model in generative_models(client)[:1]:
-            show = partial(show_text, client, model)
-            shown.append(_section(model.name, "a text as it is written", show))
-    if not any(shown):
+        writer = next((model for model in generative_models(client)), None)
+        if writer is not None:
+            show = partial(show_text, client, writer)
+            sections.append((writer.name, "a text as it is written", show))
+        shown = [name for name, about, show in sections if _section(name, about, show)]
+    if not shown:
         raise CommandError(f"{args.url} has no model of the demo; start it with: make run")
-    print_calls(args.url, _first_image(samples))
+    print_calls(args.url, _first_image(samples), shown)
     return 0
 
 

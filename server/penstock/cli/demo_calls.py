@@ -3,6 +3,7 @@
 import base64
 import json
 import sys
+from collections.abc import Sequence
 
 from penstock.cli.terminal import Paint, heading
 from penstock_runtime.datatype import AnyArray
@@ -10,48 +11,76 @@ from penstock_runtime.datatype import AnyArray
 _SERVICE = "inference.GRPCInferenceService"
 _SENTENCE = "The river turns the wheel of the mill."
 
-_TRITONCLIENT = """\
+_PROMPT = "import os"
+
+_HEAD = """\
 import numpy as np
 import tritonclient.grpc as triton
 
-client = triton.InferenceServerClient({url!r})
+client = triton.InferenceServerClient({url!r})"""
+_TRITONCLIENT = {
+    "digits": """
 image = triton.InferInput("IMAGE", [1, 8, 8], "FP32")
 image.set_data_from_numpy(np.load({samples!r})["images"][:1])
-print(client.infer("digits", [image]).as_numpy("CLASS"))
-
+print(client.infer("digits", [image]).as_numpy("CLASS"))""",
+    "minilm": """
 text = triton.InferInput("TEXT", [1, 1], "BYTES")
 text.set_data_from_numpy(np.array([[{sentence!r}]], dtype=object))
-print(client.infer("minilm", [text]).as_numpy("EMBEDDING").shape)"""
+print(client.infer("minilm", [text]).as_numpy("EMBEDDING").shape)""",
+}
+# Of whatever language model there is.
+_GENERATE = """
+prompt = triton.InferInput("text_input", [1], "BYTES")
+prompt.set_data_from_numpy(np.array([{prompt!r}], dtype=object))
+print(client.infer({model!r}, [prompt]).as_numpy("text_output")[0].decode())"""
+_OTHERS = ("digits", "minilm", "repeat")
 
 
 def print_calls(
-    url: str, image: AnyArray, samples: str = "examples/repository/demo_digits.npz"
+    url: str,
+    image: AnyArray,
+    shown: Sequence[str],
+    samples: str = "examples/repository/demo_digits.npz",
 ) -> None:
-    """Print the same calls for two other clients; `image` is FP32[8, 8]."""
+    """Print the calls of the models that were shown for two other clients; `image` is
+    FP32[8, 8].
+    """
     paint = Paint(sys.stdout)
     print(paint("\n" + heading("the same with tritonclient"), "bold"))
-    print(_TRITONCLIENT.format(url=url, samples=samples, sentence=_SENTENCE))
+    print(_HEAD.format(url=url))
+    for model in shown:
+        code = _TRITONCLIENT.get(model, "" if model in _OTHERS else _GENERATE)
+        if code:
+            words = {"samples": samples, "sentence": _SENTENCE, "prompt": _PROMPT, "model": model}
+            print(code.format(**words))
     print(paint("\n" + heading("the same with grpcurl"), "bold"))
-    for method, request in requests(image):
+    for method, request in requests(image, shown):
         print(grpcurl(url, method, request))
 
 
-def requests(image: AnyArray) -> list[tuple[str, dict[str, object]]]:
-    """Method and request (as JSON has it) of each call of the demo."""
+def requests(
+    image: AnyArray, shown: Sequence[str] = _OTHERS
+) -> list[tuple[str, dict[str, object]]]:
+    """Method and request (as JSON has it) of a call of each of these models."""
     pixels = [int(value) for value in image.reshape(-1).tolist()]
-    text = base64.b64encode(_SENTENCE.encode()).decode()
+    text, prompt = (base64.b64encode(t.encode()).decode() for t in (_SENTENCE, _PROMPT))
+    inputs = {
+        "digits": [_input("IMAGE", "FP32", [1, 8, 8], "fp32", pixels)],
+        "minilm": [_input("TEXT", "BYTES", [1, 1], "bytes", [text])],
+        "repeat": [
+            _input("IN", "INT32", [3], "int", [1, 2, 4]),
+            _input("DELAY", "UINT32", [3], "uint", [100, 100, 100]),
+            _input("WAIT", "UINT32", [1], "uint", [0]),
+        ],
+    }
+    write = [_input("text_input", "BYTES", [1], "bytes", [prompt])]
+    unary = ("digits", "minilm")
     return [
-        ("ModelInfer", _request("digits", _input("IMAGE", "FP32", [1, 8, 8], "fp32", pixels))),
-        ("ModelInfer", _request("minilm", _input("TEXT", "BYTES", [1, 1], "bytes", [text]))),
         (
-            "ModelStreamInfer",
-            _request(
-                "repeat",
-                _input("IN", "INT32", [3], "int", [1, 2, 4]),
-                _input("DELAY", "UINT32", [3], "uint", [100, 100, 100]),
-                _input("WAIT", "UINT32", [1], "uint", [0]),
-            ),
-        ),
+            "ModelInfer" if model in unary else "ModelStreamInfer",
+            _request(model, *inputs.get(model, write)),
+        )
+        for model in shown
     ]
 
 
