@@ -20,7 +20,14 @@ from benchmarks.llm.lineup import Setting
 from benchmarks.llm.served import OwnServer, served
 from benchmarks.llm.streams import Ask, over_grpc, over_http
 from benchmarks.llm.workload import Workload
-from benchmarks.peers.process import PeerError, Running, cpu_seconds, pinned, started
+from benchmarks.peers.process import (
+    PeerError,
+    Running,
+    cpu_seconds,
+    pinned,
+    started,
+    waited_seconds,
+)
 from benchmarks.report import Finding
 from benchmarks.server import free_port
 
@@ -35,13 +42,15 @@ _NS = 1e9
 
 @dataclass(slots=True)
 class Times:
-    """What the readers of one server saw, in seconds; `cpu_s` is the server's."""
+    """What the readers of one server saw, in seconds; `cpu_s` is the server's, and so is
+    `waited_s`, for which its threads were ready to run while others had the core."""
 
     first_s: list[float] = field(default_factory=list)
     gaps_s: list[float] = field(default_factory=list)
     pieces: int = 0
     tokens: int = 0
     cpu_s: float = 0.0
+    waited_s: float = 0.0
     errors: list[str] = field(default_factory=list)
 
     def add(self, due: float, stamps: Sequence[float], tokens: int) -> None:
@@ -153,7 +162,8 @@ async def _window(server: Server, load: Load, seed: int, times: Times) -> None:
     async with server.opened() as ask:
         # Whatever comes up with the first request is not measured.
         await _read(ask, prompts[0], count)
-        before, origin = cpu_seconds(server.running.pids()), loop.time()
+        pids = server.running.pids()
+        cpu_s, waited_s, origin = cpu_seconds(pids), waited_seconds(pids), loop.time()
 
         async def one(number: int, due: float) -> None:
             await asyncio.sleep(max(origin + due - loop.time(), 0.0))
@@ -165,7 +175,8 @@ async def _window(server: Server, load: Load, seed: int, times: Times) -> None:
                 times.add(origin + due, stamps, count)
 
         await asyncio.gather(*(one(number, due) for number, due in enumerate(load.dues(seed))))
-        times.cpu_s += cpu_seconds(server.running.pids()) - before
+        times.cpu_s += cpu_seconds(pids) - cpu_s
+        times.waited_s += waited_seconds(pids) - waited_s
 
 
 async def _read(ask: Ask, prompt: list[int], count: int) -> list[float]:
@@ -191,10 +202,13 @@ def finding_of(found: dict[str, Times], setting: Setting, load: Load) -> Finding
         cells = [f"{value:.1f}" for value in (*ttft, *gap)]
         pace = f"{times.tokens / times.pieces:.2f}"
         each = f"{times.tokens / times.cpu_s:.0f}" if times.cpu_s else "-"
-        rows.append((name, str(len(times.first_s)), *cells, pace, each, str(len(times.errors))))
+        more = (pace, each, f"{times.waited_s / times.cpu_s:.2f}" if times.cpu_s else "-")
+        rows.append((name, str(len(times.first_s)), *cells, *more, str(len(times.errors))))
         said.append(
             f"{name}: TTFT p50/p95 {cells[0]}/{cells[1]} ms, gap {cells[2]}/{cells[3]} ms,"
-            f" {each} tok/cpu-s"
+            f" {each} tok/cpu-s, waited {more[2]} s for each second of CPU"
         )
     title = f"llm under {load.rate:g} req/s {setting.dtype}"
-    return Finding(title, (*head, "tokens a piece", "tok/cpu-s", "failed"), rows, "; ".join(said))
+    return Finding(
+        title, (*head, "tokens a piece", "tok/cpu-s", "waited", "failed"), rows, "; ".join(said)
+    )

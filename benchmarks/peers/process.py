@@ -113,6 +113,19 @@ def cpu_seconds(pids: Sequence[int]) -> float:
     return sum(_ticks(pid) for pid in pids) / _TICKS
 
 
+def waited_seconds(pids: Sequence[int]) -> float:
+    """How long the threads of these processes have been ready to run while others ran."""
+    stats = (stat for pid in pids for stat in Path(f"/proc/{pid}/task").glob("*/schedstat"))
+    return sum(_waited_ns(stat) for stat in stats) / 1e9
+
+
+def _waited_ns(stat: Path) -> int:
+    try:
+        return int(stat.read_text().split()[1])
+    except (OSError, IndexError):
+        return 0
+
+
 def _ticks(pid: int) -> int:
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
