@@ -117,6 +117,10 @@ class RegionPlacing:
             # The array keeps the region open for as long as anyone has it.
             return tensor._replace(array=use.array(tensor.datatype, tensor.shape))
         try:
+            if device is not None and use.device is None and _fills(tensor):
+                uploaded = use.upload(tensor.datatype, tensor.shape, device)
+                if uploaded is not None:
+                    return tensor._replace(array=uploaded)
             share.take(use.place.byte_size)
             raw = use.read()
         finally:

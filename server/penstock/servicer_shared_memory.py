@@ -13,6 +13,7 @@ from penstock.transport.base import Call
 from penstock_protos import inference
 from penstock_runtime.errors import Unsupported
 from penstock_runtime.memory.cuda import FindDriver, open_cuda
+from penstock_runtime.memory.pinned import PinnedSegment
 from penstock_runtime.memory.posix import open_posix
 from penstock_runtime.memory.shared import Kind, RegionTable, Registration, Segment
 
@@ -52,7 +53,7 @@ class SharedMemoryServicer:
         made = Registration(
             request.name, Kind.SYSTEM, request.byte_size, request.key, request.offset
         )
-        await self._register(made, lambda: open_posix(made))
+        await self._register(made, lambda: PinnedSegment(made, open_posix(made), self._find))
         return inference.SystemSharedMemoryRegisterResponse().SerializeToString()
 
     async def system_shared_memory_unregister(self, data: bytes, _call: Call) -> bytes:

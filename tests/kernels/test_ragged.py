@@ -132,7 +132,7 @@ def test_padding_puts_every_row_where_a_loop_would(shapes: list[tuple[int, int]]
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=9))
 def test_joined_rows_are_cut_into_what_they_were(counts: list[int]) -> None:
-    """Whether all have one row or not; what is cut may be written, and shares the batch's memory."""
+    """Whether all have one row or not; parts may be written, and share the batch's memory."""
     parts = [np.full((count, 3), n, np.float32) for n, count in enumerate(counts)]
 
     batch = gather_rows(parts)

@@ -60,6 +60,22 @@ class FakeCupy:
         self.asked.append(("memcpy", self.current, kind))
         ctypes.memmove(to, source, size)
 
+    def memcpyAsync(self, to: int, source: int, size: int, kind: int, stream: int) -> None:  # noqa: N802
+        self.asked.append(("memcpyAsync", self.current, kind, stream))
+        ctypes.memmove(to, source, size)
+
+    def hostRegister(self, pointer: int, size: int, flags: int) -> None:  # noqa: N802
+        self.asked.append(("register", size, flags))
+        if size > 1 << 30:
+            raise CudaError("cudaErrorMemoryAllocation")
+
+    def hostUnregister(self, pointer: int) -> None:  # noqa: N802
+        self.asked.append(("unregister", pointer))
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        host = np.empty(shape, dtype)
+        return SimpleNamespace(host=host, data=SimpleNamespace(ptr=host.ctypes.data))
+
     def streamSynchronize(self, stream: int) -> None:  # noqa: N802 - CuPy's name
         self.asked.append(("synchronize", self.current, stream))
 
@@ -139,3 +155,23 @@ def test_the_extent_is_what_the_driver_says_of_the_allocation(
         driver.extent(1100, 0)
 
     assert extent == 400
+
+
+def test_registered_memory_goes_up_by_the_copy_engine() -> None:
+    """On the default stream of the device, without waiting; a refusal is a SegmentError."""
+    cupy = FakeCupy()
+    driver = CupyDriver(cupy)
+    source = np.arange(6, dtype=np.float32)
+
+    driver.pin(source.ctypes.data, source.nbytes)
+    made = driver.upload(source.ctypes.data + 4, DataType.FP32, (2, 2), 1)
+    driver.unpin(source.ctypes.data)
+
+    assert made.host.tolist() == [[1, 2], [3, 4]]
+    assert cupy.asked == [
+        ("register", 24, 1),
+        ("memcpyAsync", 1, 1, 0),
+        ("unregister", source.ctypes.data),
+    ]
+    with pytest.raises(SegmentError, match="cudaErrorMemoryAllocation"):
+        driver.pin(0, 1 << 31)

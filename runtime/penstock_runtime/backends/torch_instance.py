@@ -16,6 +16,13 @@ from penstock_runtime.backends.completion import kept_outputs, provided_inputs, 
 from penstock_runtime.backends.failure import execution_failure
 from penstock_runtime.backends.outputs import OutputPlan
 from penstock_runtime.backends.torch_deck import TorchDeck, deck_of
+from penstock_runtime.backends.torch_graphs import (
+    Bucket,
+    GraphedCall,
+    Recorder,
+    buckets_of,
+    recorder_of,
+)
 from penstock_runtime.backends.torch_program import Parameter, TorchProgram
 from penstock_runtime.backends.torch_tensors import as_tensor, to_torch, torch_dtype
 from penstock_runtime.batch_cast import casts_of
@@ -115,6 +122,8 @@ class TorchExecutable(Staged):
         self._plan = plan
         self.program: TorchProgram | None = program
         self.device = device
+        self._names = {key: name for name, key in plan.keys.items()}
+        self.graphed = GraphedCall(program.call, plan.model)
 
     @property
     def deck(self) -> TorchDeck | None:
@@ -141,13 +150,34 @@ class TorchExecutable(Staged):
                 datatype = plan.datatypes.get(name, DataType.FP32)
                 values[plan.keys[name]] = to_torch(array, datatype, self.device)
                 rows = int(array.shape[0]) if plan.has_rows else None
-            return plan.results(program.call(values), rows, contexts)
+            return plan.results(self.graphed(values, self._names), rows, contexts)
 
     def warm_up(self, config: ModelConfig) -> None:
         """Call the program with zeros so often that what it compiles lazily is compiled.
 
         A model that does not take zeros or a length of 1 is none the worse for it.
         """
+        self._warm_up(config)
+        recorder = recorder_of(self.device)
+        if recorder is not None and not provided_inputs(config):
+            self.capture(buckets_of(config), recorder)
+
+    def capture(self, buckets: Sequence[Bucket], recorder: Recorder) -> None:
+        """Capture graphs; batches that fit them replay them from now on."""
+        with torch.inference_mode(), _on(self.device):
+            self.graphed.capture(buckets, self._static, recorder)
+
+    def _static(self, bucket: Bucket) -> dict[str, torch.Tensor]:
+        """The inputs that a graph reads, zero so far."""
+        plan = self._plan
+        return {
+            plan.keys[name]: torch.zeros(
+                (bucket.rows, *dims), dtype=torch_dtype(plan.datatypes[name]), device=self.device
+            )
+            for name, dims in bucket.dims.items()
+        }
+
+    def _warm_up(self, config: ModelConfig) -> None:
         program = self.program
         uneven = config.max_batch_size > 0 and not config.has_rows
         if program is None or config.model_warmup or provided_inputs(config) or uneven:
@@ -168,8 +198,13 @@ class TorchExecutable(Staged):
         return zeros
 
     def close(self) -> None:
-        """Let go of the program."""
+        """Let go of the program and its graphs."""
         self.program = None
+        self.graphed = GraphedCall(_closed, self._plan.model)
+
+
+def _closed(_values: Any) -> Any:
+    """Stands for the program of an instance that has been closed."""
 
 
 def _on(device: torch.device) -> contextlib.AbstractContextManager[Any]:

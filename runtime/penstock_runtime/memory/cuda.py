@@ -51,6 +51,15 @@ class CudaDriver(Protocol):
     def close(self, pointer: int, device: int) -> None:
         """Unmap it."""
 
+    def pin(self, address: int, size: int) -> None:
+        """Register memory of the host, so that GPUs read it by themselves."""
+
+    def unpin(self, address: int) -> None:
+        """Forget what was registered there, once nothing reads it any more."""
+
+    def upload(self, pointer: int, datatype: DataType, shape: tuple[int, ...], device: int) -> Any:
+        """Registered memory as an array on the device, there for whatever is enqueued later."""
+
 
 FindDriver = Callable[[], CudaDriver | None]
 

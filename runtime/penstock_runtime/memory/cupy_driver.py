@@ -15,6 +15,8 @@ from penstock_runtime.memory.cuda import CudaDriver
 from penstock_runtime.memory.shared import SegmentError
 
 _TO_DEVICE, _TO_HOST = 1, 2
+# cudaHostRegisterPortable
+_PORTABLE = 1
 
 
 def cuda_works() -> bool:
@@ -99,6 +101,24 @@ class CupyDriver:
         """Unmap it."""
         with self._on(device):
             self._runtime.ipcCloseMemHandle(pointer)
+
+    def pin(self, address: int, size: int) -> None:
+        """Register memory of the host with every GPU's context."""
+        with self._on(None):
+            self._runtime.hostRegister(address, size, _PORTABLE)
+
+    def unpin(self, address: int) -> None:
+        """Forget it; that waits for the copies from there."""
+        with self._on(None):
+            self._runtime.hostUnregister(address)
+
+    def upload(self, pointer: int, datatype: DataType, shape: tuple[int, ...], device: int) -> Any:
+        """A new array, filled by the copy engine: on the default stream, which others wait for."""
+        size = int(np.prod(shape, dtype=np.int64)) * datatype.size
+        with self._on(device):
+            made = self._cupy.empty(shape, datatype.numpy)
+            self._runtime.memcpyAsync(made.data.ptr, pointer, size, _TO_DEVICE, 0)
+            return made
 
     @contextmanager
     def _on(self, device: int | None) -> Iterator[None]:

@@ -7,6 +7,7 @@ any more would end the process (SIGBUS). A copy comes out short instead.
 """
 
 import errno
+import mmap
 import os
 import stat
 from pathlib import Path
@@ -74,6 +75,16 @@ class PosixSegment:
     def array(self, *_: object) -> None:
         """Host memory that others may change at any moment is not given out as an array."""
         raise NotImplementedError
+
+    def check(self, end: int) -> None:
+        """Truncated if the object has become too small for so many bytes of the region."""
+        self._check_size(self._begin + end)
+
+    def map(self, size: int) -> tuple[mmap.mmap, int]:
+        """The object's pages up to the region's end, and where in them the region begins. For those
+        who do not touch them; OSError or ValueError if there are not so many.
+        """
+        return mmap.mmap(self._descriptor, self._begin + size), self._begin
 
     def close(self) -> None:
         """Close the descriptor."""

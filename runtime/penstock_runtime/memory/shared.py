@@ -298,6 +298,20 @@ class RegionUse:
             self.close()
             raise _broken(self.place, "read", error) from error
 
+    def upload(self, datatype: DataType, shape: tuple[int, ...], device: int) -> Any | None:
+        """The host's bytes as an array on a GPU, copied by that; None where they have to be read.
+        Raises as `read` does.
+        """
+        upload = getattr(self._region.segment, "upload", None)
+        if upload is None:
+            return None
+        try:
+            return upload(self.place.offset, datatype, shape, device)
+        except Truncated:
+            raise out_of_bounds(self.place) from None
+        except SegmentError as error:
+            raise _broken(self.place, "read", error) from error
+
     def close(self) -> None:
         """The place is not used any more; safe to call more than once, by one thread."""
         if not self._closed:
