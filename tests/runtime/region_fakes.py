@@ -1,5 +1,6 @@
 """Fakes of the memory behind regions: of a host's, and of a GPU's."""
 
+import ctypes
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,7 @@ class FakeCuda:
     def __init__(self) -> None:
         self.exported = {bytes([number]) * 64: np.zeros(256, np.uint8) for number in (1, 2)}
         self.mapped: dict[int, bytes] = {}
+        self.pinned: dict[int, int] = {}
         self.opened = 0
         self.closed = 0
         self.broken = False
@@ -82,6 +84,17 @@ class FakeCuda:
         made = values.view(DeviceArray)
         made.owner = owner
         return made
+
+    def pin(self, address: int, size: int) -> None:
+        self.pinned[address] = size
+
+    def unpin(self, address: int) -> None:
+        del self.pinned[address]
+
+    def upload(self, pointer: int, datatype: DataType, shape: tuple[int, ...], device: int) -> Any:
+        made = np.empty(shape, datatype.numpy)
+        ctypes.memmove(made.ctypes.data, pointer, made.nbytes)
+        return made.view(DeviceArray)
 
     def close(self, pointer: int, device: int) -> None:
         del self.mapped[pointer]

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.kernels.executor import CACHE, needs_compiler
 from tests.runtime.fakes import config
 
+from penstock_kernels.classify import TOP_K
+from penstock_kernels.emulate.runner import Emulated
 from penstock_runtime.batch import Batch, BatchPlan
 from penstock_runtime.classification import MAX_ELEMENTS, classes_of
 from penstock_runtime.config import ModelConfig, ModelInput, ModelOutput
@@ -96,6 +99,20 @@ def test_texts_tell_values_of_the_row_in_falling_order(rows: int, width: int, co
 
 
 # -- in company ----------------------------------------------------------------------------------
+
+
+@needs_compiler
+def test_the_kernel_of_classes_finds_the_same_ones() -> None:
+    """The extension has the reference of the kernel `top_k`: ties, infinities and NaN go alike."""
+    values = np.random.default_rng(8).integers(-4, 5, (6, 131)).astype(np.float32)
+    values[0, :3], values[1, 7] = (np.inf, -np.inf, np.nan), np.inf
+    scores, columns = np.empty((6, 9), np.float32), np.empty((6, 9), np.int32)
+
+    arguments = {"values": values, "scores": scores, "columns": columns, "softmax": False}
+    Emulated(CACHE).run(TOP_K, arguments)
+
+    pairs = zip(scores.ravel().tolist(), columns.ravel().tolist(), strict=True)
+    assert classes(values, 9).array.ravel().tolist() == [b"%f:%d" % pair for pair in pairs]
 
 
 def test_only_those_who_ask_get_classes() -> None:

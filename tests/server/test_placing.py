@@ -3,6 +3,7 @@ device, and what bounds it. The device is a fake.
 """
 
 import gc
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from penstock.placing import RegionPlacing
 from penstock_protos.inference import InferParameter, ModelInferRequest
 from penstock_runtime.errors import Internal, NotFound, ResourceExhausted, Unavailable
 from penstock_runtime.memory.cuda import open_cuda
+from penstock_runtime.memory.pinned import PinnedSegment
 from penstock_runtime.memory.places import PlacedRequest
+from penstock_runtime.memory.posix import open_posix
 from penstock_runtime.memory.shared import Kind, RegionTable, Registration
 from penstock_runtime.request import InferRequest, InferResponse
 from penstock_runtime.stream import ResponseStream
@@ -126,6 +129,30 @@ def test_an_input_of_a_device_stays_there_for_a_model_that_executes_there() -> N
     gc.collect()
     assert mapped
     assert house.cuda.closed == 1
+
+
+@pytest.mark.parametrize("device", [None, 0])
+def test_an_input_of_the_host_is_uploaded_for_a_model_on_a_gpu(
+    device: int | None, tmp_path: Path
+) -> None:
+    """By its GPU, so that no copy on the host counts; for a model on the host it is read."""
+    (tmp_path / "client").write_bytes(bytes(range(64)))
+    house = House()
+    made = Registration("mine", Kind.SYSTEM, 64, key="/client")
+    driver: Any = house.cuda
+    house.table.register(
+        made, lambda: PinnedSegment(made, open_posix(made, tmp_path), lambda: driver)
+    )
+
+    found = house.infer(placed("mine", datatype="INT32"), device=device)["X"]
+    used, pinned = house.copies.used, len(house.cuda.pinned)
+    house.answer()
+    house.table.close()
+
+    assert isinstance(found, DeviceArray) == (device is not None)
+    assert np.asarray(found).tobytes() == bytes(range(8, 24))
+    assert (used, pinned) == ((16, 0) if device is None else (0, 1))
+    assert house.cuda.pinned == {}
 
 
 @pytest.mark.parametrize("device", [None, 0])
