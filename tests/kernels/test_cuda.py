@@ -1,5 +1,6 @@
 """The kernels' laws on a GPU; skipped without one. What the executor gave, a device must give."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,8 @@ from penstock_kernels.device import NoDeviceError, find_cupy
 from penstock_kernels.run import Runner, load
 
 pytestmark = pytest.mark.gpu
+# A sanitizer takes many times as long for each.
+EXAMPLES = int(os.environ.get("PENSTOCK_GPU_EXAMPLES", "50"))
 
 
 class RoundTrip:
@@ -48,7 +51,7 @@ def runner() -> RoundTrip:
 
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.kernel)
-@settings(max_examples=50)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(data=st.data())
 def test_the_device_obeys_the_law(runner: RoundTrip, law: Law, data: Any) -> None:
     """Equal to float64 within the tolerance, and inputs are only read."""

@@ -1,0 +1,1 @@
+"""What is run first, and in one command, on a machine with a GPU: `scripts/gpu_check`."""
