@@ -25,7 +25,7 @@ from benchmarks.roofline import Mark, roofline
 
 from penstock_kernels import registry
 from penstock_kernels.device import find_cupy
-from penstock_kernels.run import Reference, load
+from penstock_kernels.run import Reference, device_runner
 
 _ROUNDS = 25
 # More than any cache of a device holds.
@@ -109,7 +109,7 @@ def ours(arguments: Arguments, kernel: str, device: torch.device) -> Callable[[]
     """A call of the kernel: on torch's stream, or by the reference over the tensors' memory."""
     declared = registry.kernel(kernel)
     if device.type == "cuda":
-        runner = load("cuda")
+        runner = device_runner()
         return lambda: runner.run(declared, arguments, torch.cuda.current_stream().cuda_stream)
     host = {name: _array(value) for name, value in arguments.items()}
     return lambda: Reference().run(declared, host)

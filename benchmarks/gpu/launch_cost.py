@@ -14,7 +14,7 @@ from benchmarks.gpu.figures import Figures, folder
 
 from penstock_kernels.activation import SILU_MUL
 from penstock_kernels.device import find_cupy
-from penstock_kernels.run import load
+from penstock_kernels.run import device_runner
 
 _CALLS = 2000
 _SOURCE = 'extern "C" __global__ void nothing(float* x, int n) { if (n < 0) x[0] = n; }'
@@ -36,7 +36,7 @@ def microseconds(call: Callable[[], Any], calls: int = _CALLS) -> float:
 def _ours() -> float:
     both = torch.zeros(1, 128, device="cuda", dtype=torch.float16)
     out = torch.zeros(1, 64, device="cuda", dtype=torch.float16)
-    runner, arguments = load("cuda"), {"both": both, "out": out}
+    runner, arguments = device_runner(), {"both": both, "out": out}
     return microseconds(
         lambda: runner.run(SILU_MUL, arguments, torch.cuda.current_stream().cuda_stream)
     )

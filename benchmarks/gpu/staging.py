@@ -11,7 +11,7 @@ from benchmarks.gpu.figures import Figures, folder
 from benchmarks.gpu.launch_cost import microseconds
 
 from penstock_kernels.gather import GATHER_PAD
-from penstock_kernels.run import load
+from penstock_kernels.run import device_runner
 
 _ROWS, _SIZE = 32, 3 * 224 * 224
 _CALLS = 50
@@ -28,7 +28,7 @@ class _Batch:
         self.out = torch.empty(_ROWS, _SIZE, device="cuda", dtype=torch.float16)
         self._start = torch.arange(_ROWS, device="cuda") * _SIZE * 4
         self._count = torch.full((_ROWS,), _SIZE, device="cuda", dtype=torch.int32)
-        self._runner = load("cuda")
+        self._runner = device_runner()
 
     def gather(self, slab: torch.Tensor) -> None:
         """Cast and pad by the kernel, from wherever the slab lies."""

@@ -30,7 +30,7 @@ class RoundTrip:
         self._runner = runner
         self._cupy = cupy
 
-    def run(self, kernel: Kernel, arguments: Mapping[str, Any], stream: int = 0) -> None:
+    def run(self, kernel: Kernel, arguments: Mapping[str, Any], stream: int | None = None) -> None:
         there = {name: self._sent(value) for name, value in arguments.items()}
         self._runner.run(kernel, there, stream)
         self._cupy.cuda.runtime.deviceSynchronize()

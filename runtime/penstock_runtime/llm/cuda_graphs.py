@@ -40,11 +40,16 @@ class Capturer(Protocol):
 class CudaCapturer:
     """CUDA's own graphs, which share one pool of memory: they never run at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._pool: Any = None
 
     def capture(self, compute: Callable[[], torch.Tensor]) -> Captured:
         """Warm up beside the current stream, as torch wants it, and record."""
+        with torch.cuda.device(self._device):
+            return self._capture(compute)
+
+    def _capture(self, compute: Callable[[], torch.Tensor]) -> Captured:
         here = torch.cuda.current_stream()
         beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         beside.wait_stream(here)

@@ -14,7 +14,7 @@ from penstock_kernels import gemv, paged_decode
 from penstock_kernels.cache_write import CACHE_WRITE
 from penstock_kernels.declare import Kernel
 from penstock_kernels.device import NoDeviceError
-from penstock_kernels.run import load
+from penstock_kernels.run import Runner, device_runner
 from penstock_kernels.sample import SAMPLE
 from penstock_runtime.errors import FailedPrecondition, InvalidArgument
 from penstock_runtime.llm.attention_form import Form
@@ -157,15 +157,32 @@ def device_kernels(wanted: str, device: torch.device) -> DeviceKernels | None:
     return kernels
 
 
+class _OnDevice:
+    """Launches on one device, whichever is current in the thread: torch's operations follow their
+    tensors, and a launch must as well.
+    """
+
+    def __init__(self, runner: Runner, index: int) -> None:
+        self._runner = runner
+        self._index = index
+
+    def run(self, kernel: Kernel, arguments: Mapping[str, Any], stream: int = 0) -> None:
+        if torch.cuda.current_device() == self._index:
+            self._runner.run(kernel, arguments, stream)
+            return
+        with torch.cuda.device(self._index):
+            self._runner.run(kernel, arguments, stream)
+
+
 @cache
 def _kernels(index: int) -> tuple[DeviceKernels | None, str]:
     """Of one device, loaded into it: none may be while a graph is captured."""
     try:
-        launcher: Any = load("cuda")
+        runner = device_runner()
         with torch.cuda.device(index):
             torch.zeros(1, device="cuda")  # torch makes the context that CuPy then finds
             for kernel in USED:
-                launcher.load(kernel)
+                runner.load(kernel)
     except NoDeviceError as error:
         problem = str(error)
     except Exception as error:
@@ -177,6 +194,6 @@ def _kernels(index: int) -> tuple[DeviceKernels | None, str]:
             handle: int = torch.cuda.current_stream(index).cuda_stream
             return handle
 
-        return DeviceKernels(launcher, stream, processors), ""
+        return DeviceKernels(_OnDevice(runner, index), stream, processors), ""
     _log.warning("language models on GPU %d run without the project's kernels: %s", index, problem)
     return None, problem

@@ -81,7 +81,7 @@ class PagedRunner:
         """
         if self.device is None or not options.cuda_graphs or options.adapters:
             return None
-        capturer = CudaCapturer()
+        capturer = CudaCapturer(self.loaded.device)
         longest = min(
             self.loaded.max_model_len or MOST_TOKENS, self.pool.n_blocks * options.block_size
         )
