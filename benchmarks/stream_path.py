@@ -24,7 +24,7 @@ from benchmarks.report import Finding, arguments, publish
 from penstock.app import SWITCH_INTERVAL_S
 from penstock.codec.request_encoder import encode_request
 from penstock.config import ServerOptions
-from penstock.server import repository_options
+from penstock.parts import repository_options
 from penstock.services import build_services
 from penstock.transport.base import Metadata, StreamHandler
 from penstock_runtime.assembly import open_repository

@@ -16,7 +16,7 @@ from penstock_runtime.execution import Desk, as_penstock_error
 from penstock_runtime.held_task import HeldTask, Run
 from penstock_runtime.scheduling.alarm import Alarm, CallAt
 from penstock_runtime.scheduling.base import Pending
-from penstock_runtime.scheduling.batch_scheduler import retired
+from penstock_runtime.scheduling.endings import retired
 
 
 class HeldTasks:

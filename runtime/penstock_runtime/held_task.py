@@ -21,8 +21,9 @@ from penstock_runtime.observability.response_table import Outcome, outcome_of
 from penstock_runtime.observability.statistics import RequestTiming
 from penstock_runtime.request import EMPTY, InferResponse, Parameters, Timing
 from penstock_runtime.scheduling.base import Pending
-from penstock_runtime.scheduling.batch_scheduler import given_up
+from penstock_runtime.scheduling.endings import given_up
 from penstock_runtime.traced_stream import note_execution
+from penstock_runtime.watchers import Watchers
 
 
 class Run:
@@ -89,7 +90,7 @@ class HeldTask(RequestTask):
         self._gone = False
         self._since_ns = run.start_ns
         self._at_end: Callable[[HeldTask], None] | None = None
-        self._watchers: dict[object, Callable[[], None]] = {}
+        self._watchers = Watchers(self._lock)
 
     # -- what the model is told ------------------------------------------------------------------
 
@@ -111,17 +112,7 @@ class HeldTask(RequestTask):
 
     def on_abandon(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call back, from any thread, if nobody waits any more; what is returned ends that."""
-        token = object()
-        with self._lock:
-            ended = self.pending is None
-            if not ended:
-                self._watchers[token] = callback
-        if ended:
-            callback()
-        return partial(self._forget, token)
-
-    def _forget(self, token: object) -> None:
-        self._watchers.pop(token, None)
+        return self._watchers.add(callback)
 
     def reschedule(self, again: bool = True) -> None:
         """Ask for a further step of the request after this one, or no more."""
@@ -133,7 +124,9 @@ class HeldTask(RequestTask):
         """The request goes on without this: nothing that is said here counts any more. False if it
         has ended.
         """
-        return self._take() is not None
+        taken = self._take() is not None
+        self._watchers.close(gone=False)
+        return taken
 
     # -- what the model says ---------------------------------------------------------------------
 
@@ -265,12 +258,9 @@ class HeldTask(RequestTask):
         """Let those know who waited for the end."""
         with self._lock:
             at_end, self._at_end = self._at_end, None
-            watchers = list(self._watchers.values())
-            self._watchers.clear()
         if at_end is not None:
             at_end(self)
-        for callback in watchers if gone else ():
-            callback()
+        self._watchers.close(gone=gone)
 
     def _count(self, pending: Pending, started: int, outcome: Outcome = "success") -> None:
         """Count one response of a decoupled request, or what it had in place of the last."""

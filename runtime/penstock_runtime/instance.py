@@ -24,17 +24,12 @@ from penstock_runtime.execution import Desk, execute_batch
 from penstock_runtime.execution_alone import execute_alone
 from penstock_runtime.execution_requests import HeldTasks, execute_requests
 from penstock_runtime.execution_stream import execute_stream
+from penstock_runtime.loop_inbox import hold_news, release_news
 from penstock_runtime.niceness import give_way
 from penstock_runtime.observability.statistics import ModelStatistics
 from penstock_runtime.scheduling.answering import WorkScheduler
-from penstock_runtime.scheduling.batch_scheduler import (
-    HANDFUL_NS,
-    SHORT_NS,
-    BatchScheduler,
-    Work,
-)
+from penstock_runtime.scheduling.batch_scheduler import HANDFUL_NS, SHORT_NS, BatchScheduler, Work
 from penstock_runtime.scheduling.gate import Gate
-from penstock_runtime.stream import hold_news, release_news
 from penstock_runtime.warmup import WarmupRequest, warm_up
 
 _log = logging.getLogger("penstock.instance")

@@ -11,9 +11,9 @@ from penstock_runtime.batch import BatchPlan
 from penstock_runtime.execution_sequence import StepPlan, execute_step, execute_step_streaming
 from penstock_runtime.execution_step_requests import hand_over_step
 from penstock_runtime.instance import ModelInstance
+from penstock_runtime.loop_inbox import hold_news, release_news
 from penstock_runtime.observability.statistics import ModelStatistics
 from penstock_runtime.scheduling.sequence_scheduler import SequenceScheduler
-from penstock_runtime.stream import hold_news, release_news
 from penstock_runtime.warmup import WarmupRequest
 
 

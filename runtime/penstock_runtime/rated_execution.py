@@ -19,11 +19,11 @@ from penstock_runtime.backends.base import (
     StreamingExecutable,
 )
 from penstock_runtime.context import RequestContext
+from penstock_runtime.loop_inbox import release_news
 from penstock_runtime.placement import Seat
 from penstock_runtime.scheduling.gate import Gate
 from penstock_runtime.scheduling.rate_limiter import claim_of
 from penstock_runtime.scheduling.rates import Rates
-from penstock_runtime.stream import release_news
 
 
 class RatedModel:

@@ -6,18 +6,15 @@ batch.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from math import prod
 from typing import Any, NamedTuple, NoReturn
-
-import numpy as np
 
 from penstock_runtime.classification import check_classification
 from penstock_runtime.config import ModelConfig, ModelInput
 from penstock_runtime.datatype import DataType
-from penstock_runtime.errors import InvalidArgument, Violation
+from penstock_runtime.input_arrays import array_of, dims_text, refuse
 from penstock_runtime.plain_inputs import PlainArrays, PlainInputs
 from penstock_runtime.request import InferRequest
-from penstock_runtime.tensor import BytesFormatError, Tensor, unpack_bytes
+from penstock_runtime.tensor import Tensor
 
 _BATCH_NOTE = (
     "NOTE: Setting a non-zero max_batch_size in the model config requires a batch dimension to be "
@@ -128,17 +125,17 @@ class RequestValidator:
         given = [tensor.name for tensor in request.inputs]
         for name in given:
             if name not in self._inputs:
-                self._refuse(f"unexpected inference input '{name}' for model '{self._name}'", name)
+                refuse(f"unexpected inference input '{name}' for model '{self._name}'", name)
         if not self._required.issubset(given):
             self._missing(given)
         seen: set[str] = set()
         for output in request.outputs:
             if output.name not in self._outputs:
                 text = f"unexpected inference output '{output.name}' for model '{self._name}'"
-                self._refuse(text, output.name, "outputs")
+                refuse(text, output.name, "outputs")
             if output.name in seen:
                 text = f"output '{output.name}' already exists in request"
-                self._refuse(text, output.name, "outputs")
+                refuse(text, output.name, "outputs")
             seen.add(output.name)
 
     def _missing(self, given: Sequence[str]) -> NoReturn:
@@ -149,7 +146,7 @@ class RequestValidator:
             if required == total
             else f"expected number of inputs between {required} and {total}"
         )
-        self._refuse(
+        refuse(
             f"{expected} but got {len(given)} inputs for model '{self._name}'. "
             f"Got input(s) [{_quoted(given)}], but missing required input(s) "
             f"[{_quoted(missing)}]. Please provide all required input(s).",
@@ -159,7 +156,7 @@ class RequestValidator:
     # -- datatypes, shapes, sizes ----------------------------------------------------------------
 
     def _wrong_datatype(self, tensor: Tensor, declared: ModelInput) -> NoReturn:
-        self._refuse(
+        refuse(
             f"inference input '{tensor.name}' data-type is '{tensor.datatype.value}', "
             f"but model '{self._name}' expects '{declared.data_type.value}'",
             tensor.name,
@@ -172,14 +169,14 @@ class RequestValidator:
             if self._inputs[tensor.name].is_shape_tensor:
                 continue
             if not tensor.shape:
-                self._refuse(
+                refuse(
                     f"input '{tensor.name}' has no shape but model requires batch dimension "
                     f"for '{self._name}'",
                     tensor.name,
                 )
             if rows is not None and tensor.shape[0] != rows:
                 text = f"input '{tensor.name}' batch size does not match other inputs"
-                self._refuse(f"{text} for '{self._name}'", tensor.name)
+                refuse(f"{text} for '{self._name}'", tensor.name)
             rows = tensor.shape[0]
             self._check_batch_size(rows, tensor)
         return 1 if rows is None else rows
@@ -187,11 +184,9 @@ class RequestValidator:
     def _check_batch_size(self, rows: int, tensor: Tensor) -> None:
         if rows > self._max_batch:
             text = f"inference request batch-size must be <= {self._max_batch} for '{self._name}'"
-            self._refuse(text, tensor.name)
+            refuse(text, tensor.name)
         if rows == 0:
-            self._refuse(
-                f"inference request batch-size must be > 0 for '{self._name}'", tensor.name
-            )
+            refuse(f"inference request batch-size must be > 0 for '{self._name}'", tensor.name)
         if rows < 0:
             self._wildcard(tensor)
 
@@ -202,7 +197,7 @@ class RequestValidator:
         # Equal is only enough without wildcards: a -1 that was sent equals a -1 that was declared.
         if dims != declared.dims or -1 in dims:
             self._check_dims(tensor, dims, declared, batched)
-        array = self._array(tensor)
+        array = array_of(tensor, self._name)
         if declared.reshape is None:
             return array
         own = _reshaped(declared, dims)
@@ -220,84 +215,18 @@ class RequestValidator:
         if not fits:
             full = (-1, *expected) if batched else expected
             note = _BATCH_NOTE if batched else ""
-            self._refuse(
+            refuse(
                 f"unexpected shape for input '{tensor.name}' for model '{self._name}'. "
-                f"Expected {_dims(full)}, got {_dims(tensor.shape)}. {note}",
+                f"Expected {dims_text(full)}, got {dims_text(tensor.shape)}. {note}",
                 tensor.name,
             )
 
     def _wildcard(self, tensor: Tensor) -> NoReturn:
-        self._refuse(
+        refuse(
             f"All input dimensions should be specified for input '{tensor.name}' "
-            f"for model '{self._name}', got {_dims(tensor.shape)}",
+            f"for model '{self._name}', got {dims_text(tensor.shape)}",
             tensor.name,
         )
-
-    def _array(self, tensor: Tensor) -> Any:
-        """The data as an array of the tensor's shape; sizes are compared before anything is
-        built.
-        """
-        if tensor.datatype is DataType.BYTES:
-            return self._strings(tensor)
-        if tensor.is_raw:
-            size, expected = len(tensor.array), tensor.datatype.size * prod(tensor.shape)
-            if size != expected:
-                self._wrong_size(tensor, expected, size)
-            return self._shaped(np.frombuffer(tensor.array, tensor.datatype.numpy), tensor)
-        array, expected = tensor.array, prod(tensor.shape)
-        if isinstance(array, np.ndarray) and array.size != expected:
-            width = tensor.datatype.size
-            self._wrong_size(tensor, expected * width, array.size * width)
-        return array if tuple(array.shape) == tensor.shape else self._shaped(array, tensor)
-
-    def _shaped(self, array: Any, tensor: Tensor) -> Any:
-        try:
-            return array.reshape(tensor.shape)
-        except (ValueError, OverflowError):
-            # No elements at all, and dimensions beside the zero that numpy cannot multiply.
-            text = f"unexpected shape for input '{tensor.name}' for model '{self._name}'"
-            self._refuse(f"{text}. {_dims(tensor.shape)} is too large", tensor.name)
-
-    def _wrong_size(self, tensor: Tensor, expected: int, got: int) -> NoReturn:
-        self._refuse(
-            f"input byte size mismatch for input '{tensor.name}' for model '{self._name}'. "
-            f"Expected {expected}, got {got}",
-            tensor.name,
-        )
-
-    def _strings(self, tensor: Tensor) -> Any:
-        count = prod(tensor.shape)
-        if not tensor.is_raw:
-            if tensor.array.size != count:
-                self._wrong_count(tensor, count, tensor.array.size)
-            return self._shaped(tensor.array, tensor)
-        try:
-            strings = unpack_bytes(tensor.array, count)
-        except BytesFormatError as error:
-            self._bad_strings(tensor, count, error)
-        return self._shaped(strings, tensor)
-
-    def _bad_strings(self, tensor: Tensor, count: int, error: BytesFormatError) -> NoReturn:
-        where = f"for inference input '{tensor.name}' for model '{self._name}'"
-        if error.cut:
-            self._refuse(
-                f"incomplete string length indicator {where}, expecting 4 bytes but only "
-                f"{error.left} bytes available. Please make sure the string length indicator is "
-                "in one buffer.",
-                tensor.name,
-            )
-        if error.found < count:
-            self._refuse(
-                f"expected {count} string elements {where}, got {error.found}", tensor.name
-            )
-        self._wrong_count(tensor, count, error.found + 1)
-
-    def _wrong_count(self, tensor: Tensor, count: int, found: int) -> NoReturn:
-        where = f"for inference input '{tensor.name}' for model '{self._name}'"
-        if found < count:
-            self._refuse(f"expected {count} string elements {where}, got {found}", tensor.name)
-        text = f"unexpected number of string elements {found} {where}, expecting {count}"
-        self._refuse(text, tensor.name)
 
     # -- what the batcher needs ------------------------------------------------------------------
 
@@ -332,11 +261,6 @@ class RequestValidator:
         first = 1 if self._max_batch > 0 else 0
         return int(array.shape[first + declared.dims.index(-1)]) if -1 in declared.dims else 0
 
-    def _refuse(self, text: str, field: str, kind: str = "inputs") -> NoReturn:
-        raise InvalidArgument(
-            text, violations=(Violation(f"{kind}[{field}]", text),), scheduled=True
-        )
-
 
 def _has_one_shape(declared: ModelInput) -> bool:
     return -1 not in declared.dims and not declared.optional and not declared.is_shape_tensor
@@ -352,10 +276,6 @@ def _reshaped(declared: ModelInput, dims: tuple[int, ...]) -> tuple[int, ...]:
     wildcards = iter(got for want, got in zip(declared.dims, dims, strict=True) if want == -1)
     target = declared.reshape.shape if declared.reshape is not None else dims
     return tuple(next(wildcards, 1) if dim == -1 else dim for dim in target)
-
-
-def _dims(shape: Iterable[int]) -> str:
-    return "[" + ",".join(map(str, shape)) + "]"
 
 
 def _quoted(names: Iterable[str]) -> str:

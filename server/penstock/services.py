@@ -35,11 +35,11 @@ from penstock.tracer import Tracer
 from penstock.transport.base import Method, QuickHandler, UnaryHandler
 from penstock.workshop import StreamLimits, Workshop
 from penstock_runtime.core import InferenceCore
+from penstock_runtime.loop_inbox import LoopInbox
 from penstock_runtime.memory.cupy_driver import cuda_works, find_driver
 from penstock_runtime.memory.shared import RegionTable
 from penstock_runtime.observability.access_log import AccessLog
 from penstock_runtime.observability.metrics import Family, Sample
-from penstock_runtime.stream import LoopInbox
 
 CODEC_THREADS = 2
 ADMIN_THREADS = 4

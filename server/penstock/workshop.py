@@ -12,9 +12,9 @@ from penstock.interceptors import Gate
 from penstock.limits import ByteBudget
 from penstock.load_report import LoadReporter
 from penstock_runtime.datatype import DataType
+from penstock_runtime.loop_inbox import LoopInbox
 from penstock_runtime.observability.access_log import AccessLog
 from penstock_runtime.request import InferResponse
-from penstock_runtime.stream import LoopInbox
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -17,7 +17,7 @@ from tests.http2.on_loop import serve
 from tests.http2.service import serving
 
 from penstock.config import ServerOptions
-from penstock.server import tls_files
+from penstock.parts import tls_files
 from penstock.transport.base import Call, Method
 from penstock.transport.tls import TlsFiles
 from penstock_runtime.errors import FailedPrecondition, InvalidArgument

@@ -40,11 +40,12 @@ from penstock_runtime.errors import (
     ResourceExhausted,
     Unavailable,
 )
+from penstock_runtime.loop_inbox import hold_news, release_news
 from penstock_runtime.request import InferRequest, InferResponse, RequestedOutput, Timing
 from penstock_runtime.scheduling import ensemble_scheduler, ensemble_step
 from penstock_runtime.scheduling.base import Retired
 from penstock_runtime.scheduling.ensemble_step import StepStream
-from penstock_runtime.stream import ResponseStream, hold_news, release_news
+from penstock_runtime.stream import ResponseStream
 
 VALUES = {"in0": 3, "in1": 10, "in2": 21}
 CHAIN = Whole(("in0",), ("out",), (Part(("in0",), ("mid",)), Part(("mid",), ("out",))))

@@ -8,15 +8,9 @@ from typing import Any
 import pytest
 
 from penstock_runtime.errors import Cancelled, Internal, Unavailable
+from penstock_runtime.loop_inbox import LoopInbox, hold_news, release_news
 from penstock_runtime.request import InferResponse
-from penstock_runtime.stream import (
-    UNSENT_LIMIT,
-    LoopInbox,
-    ResponseStream,
-    ThreadInbox,
-    hold_news,
-    release_news,
-)
+from penstock_runtime.stream import UNSENT_LIMIT, ResponseStream, ThreadInbox
 
 
 def answer(final: bool = True, id_: str = "") -> InferResponse:

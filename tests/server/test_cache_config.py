@@ -4,7 +4,7 @@ import pytest
 
 from penstock.cache_config import CacheSettings, cache_settings
 from penstock.config_sources import read_options
-from penstock.server import make_cache
+from penstock.parts import make_cache
 from penstock_runtime.errors import InvalidArgument
 
 

@@ -14,7 +14,7 @@ from penstock.codec.request_encoder import encode_request
 from penstock.codec.response_decoder import decode_response
 from penstock.config import ServerOptions
 from penstock.config_text import parse_config_text
-from penstock.server import repository_options
+from penstock.parts import repository_options
 from penstock.services import Services, build_services
 from penstock.transport.base import QuickHandler
 from penstock_runtime.assembly import open_repository

@@ -13,7 +13,7 @@ from tests.fakes_server import FakeCall, FakeQuickCall, answered_quickly
 from penstock.codec.request_encoder import encode_request
 from penstock.codec.response_decoder import decode_response
 from penstock.config import ServerOptions
-from penstock.server import repository_options
+from penstock.parts import repository_options
 from penstock.services import Services, build_services
 from penstock.transport.base import Message, QuickHandler, Refusal
 from penstock_runtime.assembly import open_repository

@@ -4,7 +4,6 @@ server, where the request is.
 
 import threading
 from collections.abc import Callable
-from functools import partial
 
 from penstock_runtime.backends.base import SLOW_READER_S, Arrays, RequestTask
 from penstock_runtime.backends.failure import execution_failure
@@ -14,6 +13,7 @@ from penstock_runtime.isolation.frames import Frame, Kind
 from penstock_runtime.isolation.values import error_note, parameters_note
 from penstock_runtime.isolation.window import TASK_WINDOW, Window
 from penstock_runtime.request import EMPTY, InferRequest, Parameters
+from penstock_runtime.watchers import Watchers
 
 
 class RemoteTask(RequestTask):
@@ -50,7 +50,7 @@ class RemoteTask(RequestTask):
         self._ended = False
         self._gone = False
         self._window = Window(TASK_WINDOW)
-        self._watchers: dict[object, Callable[[], None]] = {}
+        self._watchers = Watchers(self._lock)
         link.listen("task", number, self._heard)
 
     def _heard(self, said: Frame) -> None:
@@ -59,9 +59,7 @@ class RemoteTask(RequestTask):
             return
         self._gone = True
         self._window.end()
-        if self._take():
-            for callback in self._clear():
-                callback()
+        self._take(gone=True)
 
     @property
     def abandoned(self) -> bool:
@@ -75,17 +73,7 @@ class RemoteTask(RequestTask):
 
     def on_abandon(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call back, from any thread, if nobody waits any more; what is returned ends that."""
-        token = object()
-        with self._lock:
-            ended = self._ended
-            if not ended:
-                self._watchers[token] = callback
-        if ended:
-            callback()
-        return partial(self._forget, token)
-
-    def _forget(self, token: object) -> None:
-        self._watchers.pop(token, None)
+        return self._watchers.add(callback)
 
     def send(
         self,
@@ -134,21 +122,16 @@ class RemoteTask(RequestTask):
         """The server answers it itself."""
         self._take()
 
-    def _take(self) -> bool:
-        """The end, for the one who comes first."""
+    def _take(self, *, gone: bool = False) -> bool:
+        """The end, for the one who comes first; `gone` if nobody waits any more."""
         with self._lock:
             if self._ended:
                 return False
             self._ended = True
         self.arrays = {}
         self._link.forget("task", self._number)
+        self._watchers.close(gone=gone)
         return True
-
-    def _clear(self) -> list[Callable[[], None]]:
-        with self._lock:
-            watchers = list(self._watchers.values())
-            self._watchers.clear()
-        return watchers
 
     def __repr__(self) -> str:
         return f"<RemoteTask {self._number}, {'ended' if self._ended else 'open'}>"

@@ -18,8 +18,8 @@ from penstock_runtime.backends.base import SLOW_READER_S
 from penstock_runtime.errors import Internal, PenstockError, ResourceExhausted
 from penstock_runtime.llm.answers import Answers
 from penstock_runtime.llm.generation import Choice, Generation, News
+from penstock_runtime.loop_inbox import hold_news, release_news
 from penstock_runtime.request import EMPTY
-from penstock_runtime.stream import hold_news, release_news
 
 _log = logging.getLogger("penstock.llm")
 

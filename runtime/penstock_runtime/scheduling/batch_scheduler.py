@@ -11,6 +11,7 @@ from functools import partial
 
 from penstock_runtime.batch import Batch
 from penstock_runtime.errors import PenstockError
+from penstock_runtime.loop_inbox import release_news
 from penstock_runtime.observability.statistics import ModelStatistics
 from penstock_runtime.scheduling.alarm import Alarm
 from penstock_runtime.scheduling.base import (
@@ -19,26 +20,20 @@ from penstock_runtime.scheduling.base import (
     Pending,
     QueueStats,
     Refused,
-    Retired,
     submit_each,
 )
-from penstock_runtime.scheduling.dynamic_batcher import cancelled_error
+from penstock_runtime.scheduling.endings import given_up, retired
+from penstock_runtime.scheduling.foresight import admit, in_time
 from penstock_runtime.scheduling.gate import Gate
 from penstock_runtime.scheduling.ordering import OrderKeeper
 from penstock_runtime.scheduling.predictor import WaitPredictor
-from penstock_runtime.scheduling.queue import expired_deadline
-from penstock_runtime.scheduling.queue_report import QueueLevel, QueueReport
+from penstock_runtime.scheduling.queue_levels import report_of
+from penstock_runtime.scheduling.queue_report import QueueReport
 from penstock_runtime.scheduling.timer import Timer
-from penstock_runtime.stream import release_news
 
 Clock = Callable[[], int]
 Work = Batch | list[Pending]
 """A batch, or requests to execute one by one."""
-
-# The caller's clock is ahead of ours by as long as the request travelled, and whoever expires
-# cancels: a cancellation in the last tenth of a caller's time (of so many nanoseconds at least and
-# at most) is an expiry.
-MIN_SLACK_NS, MAX_SLACK_NS = 10_000_000, 250_000_000
 
 # Executions this short are cheaper than what goes on around each of them: an instance takes several
 # at once, up to so many and so long, and wakes the event loop once for all.
@@ -91,7 +86,8 @@ class BatchScheduler:
                 raise self._refusal or retired()
             # An idle instance always gets a try.
             if pending.deadline_ns is not None and not self._idle:
-                self._admit(pending, pending.deadline_ns, now)
+                batcher, predictor = self._batcher, self.predictor
+                admit(batcher, predictor, self._instances, pending, pending.deadline_ns, now)
             self._batcher.add(pending, now)
             self._unanswered += 1
             if self._order is not None:
@@ -139,20 +135,8 @@ class BatchScheduler:
         first, now = min(deadlines), self._clock()
         if self._idle:
             return first > now
-        ahead = self._batcher.rows_ahead(pendings[-1]) + sum(p.batch_size for p in pendings)
-        wait = self.predictor.wait_ns(ahead, self._batcher.rows_per_batch(), self._instances)
-        return first > now and self.predictor.refusal(now, first, wait) is None
-
-    def _admit(self, pending: Pending, deadline_ns: int, now: int) -> None:
-        """Refuse at once what cannot make its deadline, or has missed it already."""
-        if deadline_ns <= now:
-            raise expired_deadline(pending, now)
-        per_batch = self._batcher.rows_per_batch()
-        ahead = self._batcher.rows_ahead(pending)
-        wait = self.predictor.wait_ns(ahead, per_batch, self._instances)
-        refusal = self.predictor.refusal(now, deadline_ns, wait)
-        if refusal is not None:
-            raise refusal
+        batcher, predictor = self._batcher, self.predictor
+        return in_time(batcher, predictor, self._instances, pendings, first, now)
 
     def _cancel(self, pending: Pending) -> None:
         """The caller gave up: out of the queue, if it still waits there."""
@@ -248,7 +232,7 @@ class BatchScheduler:
         """Answer requests that left the queue without being executed; each is counted once."""
         for item in dead:
             self._statistics.record_failure(item.error.failure, now - item.pending.arrived_ns)
-            self.answer(item.pending, partial(_fail, item.pending, item.error))
+            self.answer(item.pending, partial(item.pending.stream.fail, item.error))
             self.answered(1)
 
     # -- instances that come and go --------------------------------------------------------------
@@ -350,14 +334,10 @@ class BatchScheduler:
         with self._lock:
             levels = self._batcher.levels()
             choice = getattr(self._batcher, "choice", None)
-        told, ahead = [], 0
-        for level in levels:
-            ahead += level.rows
-            wait = self.predictor.wait_ns(ahead, self._batcher.rows_per_batch(), self._instances)
-            age = now - level.oldest_ns if level.oldest_ns else 0
-            row = QueueLevel(level.priority, level.requests, level.rows, age, wait if ahead else 0)
-            told.append(row)
-        return QueueReport(tuple(told), choice)
+        rows = self._batcher.rows_per_batch()
+        return report_of(
+            levels, now, lambda ahead: self.predictor.wait_ns(ahead, rows, self._instances), choice
+        )
 
     @property
     def unanswered(self) -> int:
@@ -366,30 +346,3 @@ class BatchScheduler:
 
     def __repr__(self) -> str:
         return f"<BatchScheduler {self._batcher!r}, {self._unanswered} unanswered>"
-
-
-def given_up(pending: Pending, now: int) -> PenstockError:
-    """The error of a request that was cancelled now and had not been executed."""
-    return expired_deadline(pending, now) if _expired(pending, now) else cancelled_error()
-
-
-def _expired(pending: Pending, now: int) -> bool:
-    """Whether a request that was cancelled now was cancelled because its time was over."""
-    deadline = pending.deadline_ns
-    if deadline is None:
-        return False
-    tenth = (deadline - pending.arrived_ns) // 10
-    return now + min(max(tenth, MIN_SLACK_NS), MAX_SLACK_NS) >= deadline
-
-
-def _fail(pending: Pending, error: PenstockError) -> None:
-    pending.stream.fail(error)
-
-
-def retired() -> Retired:
-    """The error of a request that comes, or still waits, when this version goes."""
-    return Retired(
-        "Server is stopping, scheduler for model has stopped accepting new inference requests",
-        reason="STOPPING",
-        scheduled=True,
-    )

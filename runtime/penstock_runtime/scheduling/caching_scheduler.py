@@ -16,20 +16,20 @@ from functools import partial
 from itertools import count
 
 from penstock_runtime.errors import FailureReason, PenstockError
+from penstock_runtime.loop_inbox import hold_news, release_news
 from penstock_runtime.observability.statistics import ModelStatistics
 from penstock_runtime.request import InferResponse
 from penstock_runtime.response_cache import Kept, ResponseCache
 from penstock_runtime.scheduling.alarm import Alarm
 from penstock_runtime.scheduling.answer_desk import AnswerDesk
 from penstock_runtime.scheduling.base import Pending, QueueStats, Refused, Scheduler, submit_each
-from penstock_runtime.scheduling.batch_scheduler import given_up, retired
 from penstock_runtime.scheduling.cache_key import key_prefix, request_key
+from penstock_runtime.scheduling.endings import given_up, retired
 from penstock_runtime.scheduling.flight import Caller, Flight, keep, take_late
 from penstock_runtime.scheduling.ordering import Answer, OrderKeeper
 from penstock_runtime.scheduling.queue import expired_deadline
 from penstock_runtime.scheduling.queue_report import QueueReport
 from penstock_runtime.scheduling.timer import Timer
-from penstock_runtime.stream import hold_news, release_news
 
 _log = logging.getLogger("penstock.model")
 

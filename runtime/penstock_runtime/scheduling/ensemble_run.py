@@ -17,7 +17,7 @@ from penstock_runtime.observability.response_table import Outcome, outcome_of
 from penstock_runtime.observability.statistics import ModelStatistics, RequestTiming
 from penstock_runtime.request import InferRequest, InferResponse, Timing
 from penstock_runtime.scheduling.base import Pending
-from penstock_runtime.scheduling.batch_scheduler import given_up
+from penstock_runtime.scheduling.endings import given_up
 from penstock_runtime.scheduling.ensemble_frame import Answer, Moves, Start
 from penstock_runtime.scheduling.ensemble_graph import Plan, Step
 from penstock_runtime.scheduling.ensemble_progress import Progress

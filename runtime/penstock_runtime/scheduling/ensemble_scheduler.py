@@ -19,7 +19,7 @@ from penstock_runtime.errors import (
 from penstock_runtime.observability.statistics import ModelStatistics
 from penstock_runtime.request import InferRequest
 from penstock_runtime.scheduling.base import Pending, QueueStats, Refused, submit_each
-from penstock_runtime.scheduling.batch_scheduler import retired
+from penstock_runtime.scheduling.endings import retired
 from penstock_runtime.scheduling.ensemble_agreement import Agreement
 from penstock_runtime.scheduling.ensemble_graph import EnsembleGraph, Plan, Step
 from penstock_runtime.scheduling.ensemble_run import EnsembleRun, Kit

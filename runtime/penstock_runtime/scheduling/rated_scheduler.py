@@ -8,6 +8,7 @@ are with others.
 import time
 
 from penstock_runtime.batch import Batch
+from penstock_runtime.loop_inbox import release_news
 from penstock_runtime.observability.statistics import ModelStatistics
 from penstock_runtime.scheduling.base import Batcher, Pending
 from penstock_runtime.scheduling.batch_scheduler import BatchScheduler, Clock, Work
@@ -15,7 +16,6 @@ from penstock_runtime.scheduling.gate import Gate
 from penstock_runtime.scheduling.predictor import WaitPredictor
 from penstock_runtime.scheduling.rates import Rates
 from penstock_runtime.scheduling.timer import Timer
-from penstock_runtime.stream import release_news
 
 
 class RatedScheduler(BatchScheduler):

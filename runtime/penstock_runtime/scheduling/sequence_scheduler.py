@@ -8,17 +8,17 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 
+from penstock_runtime.loop_inbox import release_news
 from penstock_runtime.observability.statistics import ModelStatistics
 from penstock_runtime.scheduling.alarm import Alarm
 from penstock_runtime.scheduling.base import Dead, Pending, QueueStats, Refused, submit_each
-from penstock_runtime.scheduling.batch_scheduler import given_up, retired
+from penstock_runtime.scheduling.endings import given_up, retired
 from penstock_runtime.scheduling.gate import Gate
 from penstock_runtime.scheduling.predictor import WaitPredictor
 from penstock_runtime.scheduling.queue_report import NOTHING_WAITS, QueueLevel, QueueReport
 from penstock_runtime.scheduling.sequence import SequenceId, Step
 from penstock_runtime.scheduling.sequence_batcher import SequenceBatcher
 from penstock_runtime.scheduling.timer import Timer
-from penstock_runtime.stream import release_news
 
 
 class SequenceScheduler:

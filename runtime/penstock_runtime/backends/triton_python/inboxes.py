@@ -7,8 +7,9 @@ no longer, even if the one who made it has not noticed yet.
 import asyncio
 from collections.abc import Callable
 
+from penstock_runtime.loop_inbox import LoopInbox
 from penstock_runtime.scheduling.gate import Gate
-from penstock_runtime.stream import LoopInbox, ResponseStream
+from penstock_runtime.stream import ResponseStream
 
 
 class TellingInbox:

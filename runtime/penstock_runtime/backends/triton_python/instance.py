@@ -18,7 +18,7 @@ from penstock_runtime.backends.triton_python.scope import Host, Scope, entered
 from penstock_runtime.backends.triton_python.sender import close_sender
 from penstock_runtime.backends.triton_python.tensor import exported
 from penstock_runtime.errors import FailureReason, Internal, PenstockError
-from penstock_runtime.stream import hold_news, release_news
+from penstock_runtime.loop_inbox import hold_news, release_news
 
 _log = logging.getLogger("penstock.model")
 
