@@ -234,3 +234,44 @@ def test_a_grammar_that_cannot_be_compiled_fails_its_request(at_once: bool) -> N
 
     assert type(error) is (Unavailable if at_once else InvalidArgument)
     assert task.ends == 1
+
+
+class GivesUp(TableModel):
+    """Whoever asked gives up while a step is about to be computed."""
+
+    def __init__(self) -> None:
+        super().__init__(VOCAB)
+        self.asked: list[Task] = []
+        self.blocks: list[list[int]] = []
+
+    def run(self, plan: StepPlan) -> torch.Tensor:
+        for task in self.asked:
+            task.abandon()
+        self.blocks += [list(row.sequence.blocks) for row in plan.rows]
+        assert all(len(row.tokens) == row.count for row in plan.rows)
+        return super().run(plan)
+
+
+def test_a_step_has_what_it_was_planned_with_whoever_gives_up_meanwhile() -> None:
+    """The blocks are free with its end; those beside go on as if nothing had been."""
+    model = GivesUp()
+    driver = drive(model, VOCAB, proposer=NgramProposer(2))
+    other = drive(TableModel(VOCAB), VOCAB)
+    expected = other.ask([5, 6, 5, 6], max_tokens=9)
+    other.run()
+    gone, stays = driver.ask([1, 2, 1, 2], max_tokens=90), driver.ask([5, 6, 5, 6], max_tokens=9)
+    driver.step()
+    driver.step()
+    model.asked = [gone.task]
+    model.blocks.clear()
+
+    driver.step()
+    blocks = list(model.blocks)
+    running = driver.engine.stats().running
+    driver.run()
+
+    assert len(blocks) == 2
+    assert all(blocks)
+    assert running == 1
+    assert stays.ids == expected.ids
+    driver.assert_empty()

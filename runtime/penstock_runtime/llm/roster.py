@@ -55,7 +55,9 @@ class Roster:
             return False
         self.policy.leave(sequence)
         self.prefix.forget(sequence)
-        self._give_back(sequence)
+        # Nobody gets them before the next plan: the step that is computed now, in another thread,
+        # still goes by what the sequence had.
+        self.pool.release(sequence.blocks)
         return True
 
     def begin(self, sequence: Sequence, found: list[int], now: int) -> None:
