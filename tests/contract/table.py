@@ -22,6 +22,8 @@ SOCKETS = (
     "server/test_embedded.py",
     "server/test_serve_process.py",
     "server/test_processes.py",
+    "faces/",
+    "llm/test_encoders_served.py",
     "server/test_cli_",
 )
 """Where tests ask a whole server through its port, or run a command."""
