@@ -15,5 +15,7 @@ def prepare_thread(asked: int, device: str) -> None:
         return
     import torch
 
-    give_way()
+    # With a core to spare, those that receive and answer have one; other programs need no favour.
+    if thread_count(asked) > cpu_threads():
+        give_way()
     torch.set_num_threads(thread_count(asked))
