@@ -1,5 +1,7 @@
 """How many threads a model on a CPU computes with."""
 
+import os
+
 from penstock_runtime.backends.host import cpu_threads
 from penstock_runtime.niceness import give_way
 
@@ -16,6 +18,6 @@ def prepare_thread(asked: int, device: str) -> None:
     import torch
 
     # With a core to spare, those that receive and answer have one; other programs need no favour.
-    if thread_count(asked) > cpu_threads():
+    if thread_count(asked) >= len(os.sched_getaffinity(0)):
         give_way()
     torch.set_num_threads(thread_count(asked))
