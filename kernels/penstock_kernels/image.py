@@ -43,16 +43,21 @@ def _plan(slab: Any, start: Any, size: Any, scale: Any, shift: Any, out: Any) ->
 def _reference(slab: Any, start: Any, size: Any, scale: Any, shift: Any, out: Any) -> None:
     for begin, (height, width), to in zip(start.tolist(), size.tolist(), out, strict=True):
         pixels = slab[begin : begin + height * width * 3].reshape(height, width, 3)
-        resized = _resized(pixels.astype(np.float32), to.shape[1], to.shape[2])
+        resized = _resized(pixels, to.shape[1], to.shape[2])
         to[...] = (resized * scale + shift).transpose(2, 0, 1)
 
 
 def _resized(pixels: Any, height: int, width: int) -> Any:
-    """[h, w, 3] -> [height, width, 3], first along the rows, then along the columns."""
+    """Bytes [h, w, 3] -> floats [height, width, 3], first along the rows, then the columns."""
+    above, below, by_row = _neighbours(pixels.shape[0], height)
+    # Of a large image few rows are read at all.
+    rows, at = np.unique(np.concatenate([above, below]), return_inverse=True)
     left, right, by = _neighbours(pixels.shape[1], width)
-    narrow = pixels[:, left] + (pixels[:, right] - pixels[:, left]) * by[:, None]
-    above, below, by = _neighbours(pixels.shape[0], height)
-    return narrow[above] + (narrow[below] - narrow[above]) * by[:, None, None]
+    read = pixels[rows]
+    first, second = (read[:, columns].astype(np.float32) for columns in (left, right))
+    narrow = first + (second - first) * by[:, None]
+    upper, lower = narrow[at[:height]], narrow[at[height:]]
+    return upper + (lower - upper) * by_row[:, None, None]
 
 
 def _neighbours(own: int, wanted: int) -> tuple[Any, Any, Any]:

@@ -1,6 +1,8 @@
 """The stream that a thread works on, as torch and CuPy know it; neither is imported for it."""
 
+import contextlib
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -20,3 +22,29 @@ def current_stream(cupy: Any) -> int:
     """
     shared = torch_stream()
     return int(cupy.cuda.get_current_stream().ptr) if shared is None else shared
+
+
+@dataclass(frozen=True, slots=True)
+class _External:
+    """A stream of somebody else's, in the form that CuPy 14 takes."""
+
+    handle: int
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self.handle
+
+
+def shared_stream(cupy: Any) -> contextlib.AbstractContextManager[Any]:
+    """CuPy works on torch's current stream, if torch is in use on a GPU: what it copies is then
+    in order with what is launched there.
+    """
+    handle = torch_stream()
+    if handle is None or handle == int(cupy.cuda.get_current_stream().ptr):
+        return contextlib.nullcontext()
+    if hasattr(cupy.cuda.Stream, "from_external"):
+        made: contextlib.AbstractContextManager[Any] = cupy.cuda.Stream.from_external(
+            _External(handle)
+        )
+        return made
+    older: contextlib.AbstractContextManager[Any] = cupy.cuda.ExternalStream(handle)
+    return older

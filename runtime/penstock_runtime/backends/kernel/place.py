@@ -4,6 +4,7 @@ Which of them is decided once, when an instance is made; whoever executes asks n
 """
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,7 +13,9 @@ from penstock_kernels import run
 from penstock_kernels.cuda_runner import Cuda
 from penstock_kernels.declare import Kernel
 from penstock_kernels.device import NoDeviceError, find_cupy
+from penstock_kernels.nvrtc import NvrtcMissingError
 from penstock_kernels.run import Runner
+from penstock_kernels.streams import shared_stream
 from penstock_runtime.backends.base import Placement
 from penstock_runtime.datatype import DataType
 from penstock_runtime.errors import FailedPrecondition, Unsupported
@@ -118,18 +121,24 @@ class Device:
         self._runner.run(kernel, arguments)
 
     @contextlib.contextmanager
-    def entered(self) -> Any:
+    def entered(self) -> Iterator[None]:
         """The GPU is current, and has finished at the end: the next step of an ensemble reads the
         outputs from another thread, on another stream.
         """
-        with self._cupy.cuda.Device(self._ordinal):
+        with self._cupy.cuda.Device(self._ordinal), shared_stream(self._cupy):
             yield
             self._cupy.cuda.runtime.streamSynchronize(self._runner.stream())
 
     def load(self, kernel: Kernel) -> None:
         """Compile it or find it compiled, and load it into this GPU."""
-        with self._cupy.cuda.Device(self._ordinal):
-            self._runner.load(kernel)
+        try:
+            with self._cupy.cuda.Device(self._ordinal):
+                self._runner.load(kernel)
+        except NvrtcMissingError as missing:
+            raise Unsupported(
+                f"kernel {kernel.name} was not built ahead of time for this GPU, and NVRTC, which"
+                " would compile it, is not installed"
+            ) from missing
 
     def forget(self, kernel: Kernel) -> None:
         """Unload it from every GPU."""

@@ -1,0 +1,200 @@
+"""Laws of kernel models on GPUs, on a CuPy whose arrays are NumPy's: each instance works on its own
+GPU, on the stream that torch works on, and has finished when it answers.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.runtime.kernel_folders import answer, cuda_source, floats, kernel_source
+from tests.runtime.model_folders import context, load
+
+from penstock_kernels import run as kernels
+from penstock_kernels.declare import Kernel
+from penstock_kernels.nvrtc import NvrtcError, NvrtcMissingError
+from penstock_kernels.run import Reference
+from penstock_runtime.backends.base import ModelSource, Placement
+from penstock_runtime.backends.kernel import place
+from penstock_runtime.errors import InvalidArgument, Unsupported
+
+
+class FakeStream:
+    """What CuPy makes of a stream of somebody else's."""
+
+    made: list[int] = []
+
+    @staticmethod
+    @contextmanager
+    def from_external(stream: Any) -> Iterator[None]:
+        FakeStream.made.append(stream.__cuda_stream__()[1])
+        yield
+
+
+class FakeCupy:
+    """As much of CuPy as a place uses: arrays of the host, and a log of what was asked where."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Any, ...]] = []
+        self.current: int | None = None
+        self.cuda = SimpleNamespace(
+            Device=self.device,
+            Stream=FakeStream,
+            get_current_stream=lambda: SimpleNamespace(ptr=0),
+            runtime=SimpleNamespace(
+                streamSynchronize=lambda stream: self.asked.append(("end", self.current, stream))
+            ),
+        )
+        self.asarray, self.ascontiguousarray = np.asarray, np.ascontiguousarray
+        self.empty, self.zeros, self.from_dlpack = np.empty, np.zeros, np.from_dlpack
+
+    @contextmanager
+    def device(self, number: int) -> Iterator[None]:
+        before, self.current = self.current, number
+        yield
+        self.current = before
+
+
+class FakeRunner:
+    """Runs references, and writes down on which GPU."""
+
+    name = "cuda"
+
+    def __init__(self, cupy: FakeCupy, refuses: Exception | None = None) -> None:
+        self._cupy = cupy
+        self._refuses = refuses
+
+    def run(self, kernel: Kernel, arguments: Mapping[str, Any], stream: int | None = None) -> None:
+        self._cupy.asked.append(("run", self._cupy.current))
+        Reference().run(kernel, arguments)
+
+    def load(self, kernel: Kernel) -> None:
+        self._cupy.asked.append(("load", self._cupy.current))
+        if self._refuses is not None:
+            raise self._refuses
+
+    def forget(self, kernel: Kernel) -> None:
+        self._cupy.asked.append(("forget", kernel.source.startswith("model-")))
+
+    def stream(self) -> int:
+        return 7
+
+
+@pytest.fixture
+def cupy(monkeypatch: pytest.MonkeyPatch) -> FakeCupy:
+    """This machine seems to have GPUs."""
+    made = FakeCupy()
+    on_gpus(monkeypatch, made, FakeRunner(made))
+    return made
+
+
+def on_gpus(patch: pytest.MonkeyPatch, cupy: FakeCupy, runner: FakeRunner) -> None:
+    patch.setattr(place, "find_cupy", lambda: cupy)
+    patch.setattr(kernels, "device_runner", lambda: runner)
+
+
+def answers(source: ModelSource, *gpus: int, **inputs: Any) -> list[dict[str, Any]]:
+    """What an instance on each of these GPUs answers."""
+    _, loaded = load(source)
+    made: list[Any] = [loaded.executable(Placement(f"m_gpu{n}", "KIND_GPU", n)) for n in gpus]
+    found = [dict(one.execute(inputs, [context()])) for one in made]
+    for one in made:
+        one.close()
+    loaded.close()
+    return found
+
+
+def test_each_instance_works_on_its_own_gpu_and_waits_for_it(
+    cupy: FakeCupy, tmp_path: Path
+) -> None:
+    """The kernel is loaded before the first request; no GPU is current afterwards."""
+    source = kernel_source(tmp_path, {"kernel": "top_k", "k": "2"}, max_batch_size=8)
+    values = floats(3, 9)
+
+    found = answers(source, 1, 0, VALUES=values)
+
+    assert cupy.asked == [
+        *(("load", 1), ("load", 0)),
+        *(("run", 1), ("end", 1, 7), ("run", 0), ("end", 0, 7)),
+    ]
+    assert cupy.current is None
+    on_host = answer(source, VALUES=values)
+    for one in found:
+        np.testing.assert_array_equal(one["INDICES"], on_host["INDICES"])
+
+
+def test_a_model_cu_needs_no_reference_there_and_is_unloaded_with_its_model(
+    cupy: FakeCupy, tmp_path: Path
+) -> None:
+    """Whoever loads it; here the reference computes what a GPU would."""
+    source = cuda_source(tmp_path)
+
+    (found,) = answers(source, 3, X=floats(2, 5))
+
+    np.testing.assert_allclose(found["Y"], floats(2, 5) * 2.5)
+    assert cupy.asked == [("load", 3), ("run", 3), ("end", 3, 7), ("forget", True)]
+
+
+def test_tensors_of_torch_are_taken_as_they_are(cupy: FakeCupy, tmp_path: Path) -> None:
+    """By DLPack, without a copy."""
+    source = kernel_source(tmp_path, {"kernel": "quantise", "group": "4"}, max_batch_size=8)
+
+    (found,) = answers(source, 0, VALUES=torch.ones(2, 8))
+
+    assert (found["PACKED"] == 127).all()
+
+
+def test_copies_are_on_the_stream_that_torch_works_on(
+    cupy: FakeCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it has one of its own in this thread; a CuPy before 14 has another name for it."""
+    source = kernel_source(tmp_path, {"kernel": "top_k", "k": "2"}, max_batch_size=8)
+    handles = iter((5, 0, 6))
+    in_use = SimpleNamespace(
+        is_initialized=lambda: True,
+        current_stream=lambda: SimpleNamespace(cuda_stream=next(handles)),
+        empty_cache=lambda: None,
+    )
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=in_use))
+    monkeypatch.setattr(FakeStream, "made", [])
+
+    for _ in range(2):
+        answers(source, 0, VALUES=floats(1, 4))
+    made = list(FakeStream.made)
+    older = SimpleNamespace()
+    cupy.cuda.Stream, cupy.cuda.ExternalStream = older, cupy.device
+    answers(source, 0, VALUES=floats(1, 4))
+
+    assert made == [5]
+    assert cupy.asked[-1] == ("end", 6, 7)
+
+
+@pytest.mark.parametrize(
+    ("refuses", "kind", "said"),
+    [
+        (
+            NvrtcError('model.cu for sm_90: model.cu(3): error: identifier "q" is undefined'),
+            InvalidArgument,
+            'does not compile: line 3: identifier "q" is undefined',
+        ),
+        (NvrtcMissingError("no NVRTC"), Unsupported, "NVRTC, which would compile it, is not"),
+    ],
+)
+def test_what_a_gpu_cannot_load_is_said(
+    refuses: Exception,
+    kind: type[Exception],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An architecture may refuse what the one of the check has taken."""
+    cupy = FakeCupy()
+    on_gpus(monkeypatch, cupy, FakeRunner(cupy, refuses))
+
+    with pytest.raises(kind, match=said):
+        answers(cuda_source(tmp_path), 0, X=floats(1, 4))
