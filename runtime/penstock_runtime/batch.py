@@ -6,6 +6,7 @@ A `BatchPlan` is made once per model; merging and splitting then only follow it.
 
 from collections.abc import Mapping, Sequence
 from math import prod
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ from penstock_runtime.stream import OneOutput
 from penstock_runtime.tensor import Tensor, to_host
 
 _MOST_SHAPES = 64
+NOTHING_GIVEN: Mapping[str, Sequence[Any]] = MappingProxyType({})
 
 
 class Batch(NamedTuple):
@@ -94,18 +96,24 @@ class BatchPlan:
         outputs: Mapping[str, Any],
         parameters: Sequence[Parameters],
         timings: Sequence[Timing | None],
+        given: Mapping[str, Sequence[Any]] = NOTHING_GIVEN,
     ) -> list[InferResponse]:
         """One response per request, in row order; Internal when an output is not what was
-        declared.
+        declared. `given` are outputs that have been cut already.
         """
-        arrays = {name: to_host(outputs[name]) for name in outputs if name in self._outputs}
+        arrays = {
+            name: to_host(outputs[name])
+            for name in outputs
+            if name in self._outputs and name not in given
+        }
         if self._batched:
             for name, array in arrays.items():
                 if name not in self._uneven:
                     self._check_rows(name, array, batch.rows)
         if len(batch.members) == 1:
-            return [self._response(batch.members[0], arrays, parameters[0], timings[0])]
-        return self._scatter(batch, arrays, parameters, timings)
+            whole = {**arrays, **{name: parts[0] for name, parts in given.items()}}
+            return [self._response(batch.members[0], whole, parameters[0], timings[0])]
+        return self._scatter(batch, arrays, parameters, timings, given)
 
     def fits(self, array: Any, rows: int) -> bool:
         """Whether an array of so many rows is, as it is, the output of a model that has `only` one.
@@ -131,6 +139,7 @@ class BatchPlan:
         arrays: Mapping[str, Any],
         parameters: Sequence[Parameters],
         timings: Sequence[Timing | None],
+        given: Mapping[str, Sequence[Any]],
     ) -> list[InferResponse]:
         rows = batch.sizes
         parts: dict[str, Sequence[Any]] = {
@@ -139,6 +148,7 @@ class BatchPlan:
             else self._parts(name, array, batch.members)
             for name, array in arrays.items()
         }
+        parts.update(given)
         return [
             self._response(pending, {n: parts[n][i] for n in parts}, parameters[i], timings[i])
             for i, pending in enumerate(batch.members)

@@ -4,6 +4,7 @@ Which models that suits is seen from their configuration; every other is merged 
 """
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from penstock_kernels.ragged import length_mask
 from penstock_runtime.batch_cast import casts_of
 from penstock_runtime.batch_merge import Merge, length_rules, make_merge
+from penstock_runtime.batch_ranking import Ranking
 from penstock_runtime.config import ModelConfig
 from penstock_runtime.config_scheduling import LengthBatching
 from penstock_runtime.datatype import DataType
@@ -28,10 +30,14 @@ class StagedMerge:
         rules: LengthBatching | None,
         deck: Deck,
         otherwise: Merge,
+        back: Mapping[str, Lane],
+        ranking: Ranking,
     ) -> None:
         self._lanes = lanes
+        self._back = back
         self._rules = rules
         self._staging = Staging(deck)
+        self._ranking = ranking
         self._otherwise = otherwise
 
     def __call__(self, members: Sequence[Pending]) -> dict[str, Any]:
@@ -49,8 +55,43 @@ class StagedMerge:
                 parts.append(_mask(rules, members, length))
         return self._staging.merge(parts, length)
 
+    def cut(
+        self, members: Sequence[Pending], outputs: Mapping[str, Any]
+    ) -> dict[str, Sequence[Any]]:
+        """Outputs that are on the device, of each request what is its own, on the host: padded ones
+        without their padding, and of those of which only classes are wanted just these.
+        """
+        found = self._ranking(members, outputs)
+        for name, lane in self._back.items():
+            array = outputs.get(name)
+            if array is not None and self._is_padded(members, lane, array):
+                found[name] = self._own(members, lane, array)
+        return found
 
-def staged_merge(config: ModelConfig, deck: Deck) -> Merge | None:
+    @staticmethod
+    def _is_padded(members: Sequence[Pending], lane: Lane, array: Any) -> bool:
+        """Whether it is a device's, and of the shape that it should have."""
+        if (
+            type(array) is np.ndarray
+            or str(array.dtype).rpartition(".")[2] != lane.wanted.torch_name
+        ):
+            return False
+        rows, longest = sum(p.batch_size for p in members), max(p.length for p in members)
+        return len(array.shape) >= 2 and array.shape[0] == rows and array.shape[1] >= longest
+
+    def _own(self, members: Sequence[Pending], lane: Lane, array: Any) -> list[Any]:
+        rest = tuple(array.shape[2:])
+        counts = [p.length * prod(rest) for p in members for _ in range(p.batch_size)]
+        rows = iter(self._staging.scatter(array, counts, lane.datatype))
+        return [
+            np.stack([next(rows) for _ in range(p.batch_size)]).reshape(
+                (p.batch_size, p.length, *rest)
+            )
+            for p in members
+        ]
+
+
+def staged_merge(config: ModelConfig, deck: Deck) -> StagedMerge | None:
     """How batches of this model are merged on a device; None where the host has to do it."""
     casts, rules = casts_of(config), length_rules(config)
     if config.max_batch_size < 1 or not config.has_rows or config.sequence_batching is not None:
@@ -67,7 +108,23 @@ def staged_merge(config: ModelConfig, deck: Deck) -> Merge | None:
         if not (lane.plain or lane.castable):
             return None
         lanes[declared.name] = lane
-    return StagedMerge(lanes, rules, deck, make_merge(config))
+    back, ranking = _padded_outputs(config, rules), Ranking(config, deck)
+    return StagedMerge(lanes, rules, deck, make_merge(config), back, ranking)
+
+
+def _padded_outputs(config: ModelConfig, rules: LengthBatching | None) -> dict[str, Lane]:
+    """The outputs that are cut back to each request's length, along their first dimension."""
+    if rules is None:
+        return {}
+    lanes = {o.name: Lane(o.name, o.data_type, o.data_type) for o in config.output}
+    return {
+        o.name: lanes[o.name]
+        for o in config.output
+        if o.name in rules.unpad_output
+        and o.dims[:1] == (-1,)
+        and o.reshape is None
+        and lanes[o.name].scatters
+    }
 
 
 def _mask(rules: LengthBatching, members: Sequence[Pending], length: int) -> tuple[Lane, list[Any]]:

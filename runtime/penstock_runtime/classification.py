@@ -11,7 +11,7 @@ import numpy as np
 
 from penstock_kernels.topk import top_k
 from penstock_runtime.config import ModelOutput
-from penstock_runtime.datatype import DataType
+from penstock_runtime.datatype import AnyArray, DataType
 from penstock_runtime.errors import InvalidArgument, Violation
 from penstock_runtime.labels import Labels
 from penstock_runtime.request import EMPTY, RequestedOutput
@@ -33,6 +33,24 @@ _INTEGERS = frozenset(
         DataType.INT64,
     }
 )
+
+
+class Ranked:
+    """The highest values of each row and where they are, in the place of an FP32 output that stays
+    on its device; `shape` is the output's.
+    """
+
+    __slots__ = ("_highest", "_indices", "shape")
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, highest: AnyArray, indices: AnyArray, shape: tuple[int, ...]) -> None:
+        self._highest = highest
+        self._indices = indices
+        self.shape = shape
+
+    def top(self, count: int) -> tuple[AnyArray, AnyArray]:
+        """So many values and indices of each row, or as many as there are."""
+        return self._highest[:, :count], self._indices[:, :count]
 
 
 def check_classification(
@@ -75,9 +93,12 @@ def classes_of(tensor: Tensor, count: int, labels: Sequence[bytes], batched: boo
     """
     _check_size(tensor.name, tensor.elements)
     first = tensor.shape[:1] if batched else ()
-    values = tensor.numpy().reshape((prod(first), prod(tensor.shape[len(first) :])))
-    indices = top_k(values, count)
-    highest = np.take_along_axis(values, indices, axis=1)
+    if type(tensor.array) is Ranked:
+        highest, indices = tensor.array.top(count)
+    else:
+        values = tensor.numpy().reshape((prod(first), prod(tensor.shape[len(first) :])))
+        indices = top_k(values, count)
+        highest = np.take_along_axis(values, indices, axis=1)
     # As C++ prints them: six decimals however large or small the number is.
     form = b"%f:%d" if tensor.datatype in _FLOATS else b"%d:%d"
     texts = [

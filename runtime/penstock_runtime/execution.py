@@ -13,8 +13,8 @@ from typing import Any
 
 from penstock_kernels.ragged import scatter_rows
 from penstock_runtime.backends.base import Executable
-from penstock_runtime.batch import Batch, BatchPlan
-from penstock_runtime.batch_merge import Merge
+from penstock_runtime.batch import NOTHING_GIVEN, Batch, BatchPlan
+from penstock_runtime.batch_staging import StagedMerge
 from penstock_runtime.context import PendingContext
 from penstock_runtime.errors import (
     DeadlineExceeded,
@@ -43,11 +43,15 @@ class Desk:
     scheduler: Answering
     statistics: ModelStatistics
     # How inputs are put together on the instance's device; None: as the plan does, on the host.
-    staged: Merge | None = None
+    staged: StagedMerge | None = None
 
     def merge(self, batch: Batch) -> dict[str, Any]:
         """The inputs of a batch, where the instance takes them."""
         return self.plan.merge(batch) if self.staged is None else self.staged(batch.members)
+
+    def cut(self, batch: Batch, outputs: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:
+        """Outputs that are cut on the device, so that no padding is copied to the host."""
+        return NOTHING_GIVEN if self.staged is None else self.staged.cut(batch.members, outputs)
 
     def fail(self, pending: Pending, error: PenstockError, started_ns: int | None = None) -> None:
         """The last answer of a request that did not succeed; its execution had begun then."""
@@ -106,7 +110,8 @@ def _compute(
         else None
         for p in members
     ]
-    answers = answers_of(desk.plan, batch, outputs, contexts, timings)
+    given = desk.cut(batch, outputs)
+    answers = answers_of(desk.plan, batch, outputs, contexts, timings, given)
     _account(desk, batch, spoilt(answers), start, merged, computed)
     if any(timings):
         note_execution(members, timings, batch.rows)
@@ -119,6 +124,7 @@ def answers_of(
     outputs: Mapping[str, Any],
     contexts: Sequence[PendingContext],
     timings: Sequence[Timing | None],
+    given: Mapping[str, Sequence[Any]] = NOTHING_GIVEN,
 ) -> Sequence[Callable[[], object]]:
     """What answers each member of a batch with its part of the outputs, in row order."""
     members, only = batch.members, plan.only
@@ -131,7 +137,7 @@ def answers_of(
                 for pending, part, timing in zip(members, parts, timings, strict=True)
             ]
     parameters = [context.said for context in contexts]
-    responses = plan.split(batch, outputs, parameters, timings)
+    responses = plan.split(batch, outputs, parameters, timings, given)
     return list(map(ready_answer, members, responses))
 
 

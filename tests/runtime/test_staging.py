@@ -31,6 +31,7 @@ from penstock_runtime.datatype import DataType, bf16_to_float32
 from penstock_runtime.errors import InvalidArgument
 from penstock_runtime.memory.host_deck import HostDeck
 from penstock_runtime.memory.staging import Lane, Staging
+from penstock_runtime.request import EMPTY, InferRequest, RequestedOutput
 from penstock_runtime.tensor import to_host
 
 SHAPES = st.lists(st.tuples(st.integers(1, 3), st.integers(0, 9)), min_size=1, max_size=6)
@@ -122,6 +123,91 @@ def test_a_staged_batch_is_the_hosts_with_its_mask(shapes: list[tuple[int, int]]
     for name, array in expected.items():
         assert found[name].dtype == array.dtype
         np.testing.assert_array_equal(found[name], array)
+
+
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(0, 9)), min_size=1, max_size=6))
+def test_outputs_on_a_device_are_cut_there_as_the_host_cuts_them(
+    shapes: list[tuple[int, int]],
+) -> None:
+    """Merged, computed and split, each request has its own; what padding became stays behind."""
+    members = [member(part, part.shape[1]) for part in ragged(shapes)]
+    model, batch = padded_config(pad_value=-9.0), Batch.of(members)
+    plan, staged = BatchPlan(model, 1), staged_merge(model, torch_deck())
+    assert staged is not None
+    outputs = {"Y": staged(members)["X"] * 2}
+
+    given = staged.cut(members, outputs)
+    timings, said = [None] * len(members), [EMPTY] * len(members)
+    found = plan.split(batch, outputs, said, timings, given)
+    expected = plan.split(batch, outputs, said, timings)
+
+    assert list(given) == ["Y"]
+    for one, other in zip(found, expected, strict=True):
+        assert one.outputs[0].shape == other.outputs[0].shape
+        np.testing.assert_array_equal(one.outputs[0].array, other.outputs[0].array)
+
+
+def test_outputs_that_are_not_as_declared_are_left_to_the_host() -> None:
+    """Which has the words for what is wrong with them; and so are arrays of the host."""
+    members = [member(np.ones((2, 3)), 3)]
+    staged = staged_merge(padded_config(), torch_deck())
+    assert staged is not None
+
+    for wrong in (
+        torch.ones(1, 3),
+        torch.ones(2, 2),
+        torch.ones(2),
+        torch.ones(2, 3, dtype=torch.float64),
+        np.ones((2, 3), np.float32),
+    ):
+        assert staged.cut(members, {"Y": wrong}) == {}
+    assert staged.cut(members, {}) == {}
+
+
+def asking(rows: int, *classes: int) -> Any:
+    """A request of so many rows for the classes of Y; none: for all outputs as they are."""
+    made = member(np.zeros((rows, 2)))
+    wanted = tuple(RequestedOutput("Y", {"classification": n} if n else EMPTY) for n in classes)
+    made.request = replaced(made.request, wanted)
+    return made
+
+
+def replaced(request: InferRequest, outputs: tuple[RequestedOutput, ...]) -> InferRequest:
+    return request._replace(outputs=outputs)
+
+
+def test_classes_are_ranked_on_the_device_with_the_same_texts() -> None:
+    """Of several requests who want different numbers of them, one more than there are."""
+    members = [asking(2, 3), asking(1, 1), asking(1, 9)]
+    model = config(batching=DynamicBatching(), dims=(2, 3))
+    plan, batch = BatchPlan(model, 1, {"Y": (b"cat", b"", b"dog")}), Batch.of(members)
+    staged = staged_merge(model, torch_deck())
+    assert staged is not None
+    values = np.random.default_rng(2).integers(-3, 4, (4, 2, 3)).astype(np.float32)
+    values[0, 0, 1], values[1, 1, 2] = np.nan, -np.inf
+    outputs = {"Y": torch.from_numpy(values)}
+    timings, said = [None] * 3, [EMPTY] * 3
+
+    given = staged.cut(members, outputs)
+    found = plan.split(batch, outputs, said, timings, given)
+    expected = plan.split(batch, outputs, said, timings)
+
+    assert list(given) == ["Y"]
+    for one, other in zip(found, expected, strict=True):
+        assert one.outputs[0].shape == other.outputs[0].shape
+        assert one.outputs[0].array.tolist() == other.outputs[0].array.tolist()
+
+
+@pytest.mark.parametrize("others", [(), (0,), (65,)])
+def test_who_wants_the_numbers_too_has_all_of_them_brought(others: tuple[int, ...]) -> None:
+    """Or more classes than a kernel is good for."""
+    model = config(batching=DynamicBatching(), dims=(2, 3))
+    staged = staged_merge(model, torch_deck())
+    assert staged is not None
+
+    given = staged.cut([asking(1, 2), asking(1, *others)], {"Y": torch.zeros(2, 2, 3)})
+
+    assert given == {}
 
 
 @needs_compiler

@@ -3,15 +3,19 @@
 torch owns all of the memory; kernels get pointers, and run on torch's stream.
 """
 
+import contextlib
 from typing import Any
 
 import numpy as np
 import torch
 
 from penstock_kernels import run
+from penstock_kernels.classify import TOP_K
 from penstock_kernels.cuda_runner import Cuda
 from penstock_kernels.declare import Kernel
 from penstock_kernels.device import NoDeviceError
+from penstock_kernels.gather import GATHER_PAD
+from penstock_kernels.nvrtc import NvrtcMissingError
 from penstock_runtime.backends.torch_tensors import torch_dtype
 from penstock_runtime.datatype import AnyArray, DataType
 
@@ -27,6 +31,18 @@ class TorchDeck:
         self._slab = torch.empty(0, dtype=torch.uint8)
         self._on_device = torch.empty(0, dtype=torch.uint8)
         self._copied: Any = None
+
+    def entered(self) -> contextlib.AbstractContextManager[Any]:
+        """The GPU is the current one, for torch and for kernels."""
+        if self._device.type == "cuda":
+            return torch.cuda.device(self._device)
+        return contextlib.nullcontext()
+
+    def load(self) -> None:
+        """See to it that the first batch waits for no compiler."""
+        with self.entered():
+            for kernel in (GATHER_PAD, TOP_K):
+                self._runner.load(kernel)
 
     def host(self, size: int) -> AnyArray:
         """Pinned memory, once the copy that read it last has ended."""
@@ -60,6 +76,10 @@ class TorchDeck:
         size = int(np.prod(shape, dtype=np.int64)) * datatype.size
         return slab[offset : offset + size].view(dtype).reshape(shape)
 
+    def flat(self, array: Any) -> Any:
+        """A copy only if it is in no order."""
+        return array.contiguous().view(array.shape[0], -1)
+
     def empty(self, shape: tuple[int, ...], datatype: DataType) -> Any:
         """A tensor on the device."""
         return torch.empty(shape, dtype=torch_dtype(datatype), device=self._device)
@@ -74,6 +94,8 @@ def deck_of(device: torch.device) -> TorchDeck | None:
     if device.type != "cuda":
         return None
     try:
-        return TorchDeck(device, run.device_runner())
-    except NoDeviceError:
+        made = TorchDeck(device, run.device_runner())
+        made.load()
+    except (NoDeviceError, NvrtcMissingError):
         return None
+    return made

@@ -3,6 +3,7 @@
 What is staged for a device can be held against it on any machine.
 """
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,10 @@ class HostDeck:
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
         self._slab = np.empty(0, np.uint8)
+
+    def entered(self) -> contextlib.AbstractContextManager[Any]:
+        """Nothing: there is no device."""
+        return contextlib.nullcontext()
 
     def host(self, size: int) -> AnyArray:
         """The slab's first bytes, whatever was in them."""
@@ -38,6 +43,10 @@ class HostDeck:
         """A part of the slab as an array."""
         size = int(np.prod(shape, dtype=np.int64)) * datatype.size
         return slab[offset : offset + size].view(datatype.numpy).reshape(shape)
+
+    def flat(self, array: Any) -> Any:
+        """A copy only if it is in no order."""
+        return np.ascontiguousarray(array).reshape(array.shape[0], -1)
 
     def empty(self, shape: tuple[int, ...], datatype: DataType) -> Any:
         """An array, BF16 by the dtype of ml_dtypes if that is installed."""

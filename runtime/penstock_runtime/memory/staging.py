@@ -6,6 +6,7 @@ What the device is, a `Deck` knows; here are only bytes, offsets and kernels. No
 instance has its own.
 """
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
@@ -24,6 +25,9 @@ ALIGNMENT = 64
 class Deck(Protocol):
     """The slab's two sides, and what a kernel needs."""
 
+    def entered(self) -> contextlib.AbstractContextManager[Any]:
+        """Around whatever is asked of it: its device is the current one."""
+
     def host(self, size: int) -> AnyArray:
         """The slab's first bytes on the host, to be written; nothing reads them any more."""
 
@@ -35,6 +39,9 @@ class Deck(Protocol):
 
     def view(self, slab: Any, offset: int, shape: tuple[int, ...], datatype: DataType) -> Any:
         """A part of the slab as an array."""
+
+    def flat(self, array: Any) -> Any:
+        """An array of the device as [rows, width], in order."""
 
     def empty(self, shape: tuple[int, ...], datatype: DataType) -> Any:
         """An array on the device."""
@@ -58,6 +65,11 @@ class Lane:
     def plain(self) -> bool:
         """Whether the bytes are the batch as they are."""
         return self.datatype is self.wanted and self.pad is None
+
+    @property
+    def scatters(self) -> bool:
+        """Whether there is a kernel that takes its rows back, as `wanted` on the device."""
+        return DataType.BF16 not in (self.datatype, self.wanted) and self.wanted in _NAMES
 
     @property
     def castable(self) -> bool:
@@ -89,6 +101,12 @@ class Staging:
         self, parts: Sequence[tuple[Lane, Sequence[AnyArray]]], length: int
     ) -> dict[str, Any]:
         """The inputs by name, each of its requests' arrays; `length` is what is padded to."""
+        with self._deck.entered():
+            return self._merge(parts, length)
+
+    def _merge(
+        self, parts: Sequence[tuple[Lane, Sequence[AnyArray]]], length: int
+    ) -> dict[str, Any]:
         laid, at = [], 0
         for lane, arrays in parts:
             one = _lay(lane, arrays, length, at)
@@ -101,9 +119,12 @@ class Staging:
         return {one.lane.name: self._batch(slab, one) for one in laid}
 
     def scatter(self, batch: Any, counts: Sequence[int], datatype: DataType) -> list[AnyArray]:
-        """[rows, width] on the device -> so many elements of each row on the host, cast."""
+        """[rows, ...] on the device -> so many elements of each row on the host, cast."""
+        with self._deck.entered():
+            return self._scatter(batch, np.asarray(counts, np.int32), datatype)
+
+    def _scatter(self, batch: Any, own: AnyArray, datatype: DataType) -> list[AnyArray]:
         size = datatype.size
-        own = np.asarray(counts, np.int32)
         starts = _aligned(own.astype(np.int64) * size)
         total = int(starts[-1]) + int(own[-1]) * size if len(own) else 0
         tables = _up(len(own) * 8)
@@ -115,7 +136,7 @@ class Staging:
         if total:
             self._deck.run(
                 SCATTER_ROWS,
-                batch=batch,
+                batch=self._deck.flat(batch),
                 start=self._deck.view(down, 0, (len(own),), DataType.INT64),
                 count=self._deck.view(down, tables, (len(own),), DataType.INT32),
                 dtype=_NAMES[datatype],
