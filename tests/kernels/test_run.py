@@ -261,7 +261,7 @@ def test_a_kernel_that_brings_its_source_is_compiled_alone_and_can_be_forgotten(
     """Nothing is loaded of it any more then, on no device; the next run loads it anew."""
     cupy, compiled = FakeCupy(), list[str]()
     runner = Cuda(cupy, cubins_in(tmp_path, compiled))
-    own = replace(GATE, source="model-1.cu", text="// a source", instances=GATE.instances[:2])
+    own = replace(GATE, source="model.cu#1", text="// a source", instances=GATE.instances[:2])
 
     runner.load(own)
     runner.load(own)
@@ -269,5 +269,23 @@ def test_a_kernel_that_brings_its_source_is_compiled_alone_and_can_be_forgotten(
     runner.load(own)
     runner.load(GATE)
 
-    assert compiled == ["model-1.cu 90", "activation.cu 90"]
+    assert compiled == ["model.cu#1 90", "activation.cu 90"]
     assert len(cupy.loaded) == 3
+
+
+def test_two_loads_of_one_source_share_what_is_compiled_and_nothing_else(tmp_path: Path) -> None:
+    """The one that is forgotten leaves the other's code where it is."""
+    cupy, compiled = FakeCupy(), list[str]()
+    runner = Cuda(cupy, cubins_in(tmp_path, compiled))
+    old, new = (
+        replace(GATE, source=f"model.cu#{n}", text="// a source", instances=GATE.instances[:1])
+        for n in (1, 2)
+    )
+
+    runner.load(old)
+    runner.load(new)
+    runner.forget(old)
+    runner.load(new)
+
+    assert compiled == ["model.cu#1 90"]
+    assert len(cupy.loaded) == 2

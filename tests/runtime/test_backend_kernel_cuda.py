@@ -263,14 +263,13 @@ def test_a_batch_of_nothing_launches_nothing(tmp_path: Path) -> None:
     assert found["Y"].shape == (2, 0)
 
 
-def test_compiled_code_is_found_by_its_source_alone(tmp_path: Path) -> None:
-    """Two versions that differ in a character have names of their own; equal ones share it."""
-    steps = [
-        CudaStep(cuda_source(tmp_path / str(n), text), None)
-        for n, text in enumerate((SCALE, SCALE + "//", SCALE))
-    ]
+def test_each_load_has_code_of_its_own_to_unload(tmp_path: Path) -> None:
+    """A version that ends takes nothing away from one of the same source that serves."""
+    steps = [CudaStep(cuda_source(tmp_path), None) for _ in range(2)]
 
-    names = [step.kernel.source for step in steps]
+    first, second = (step.kernel for step in steps)
 
-    assert names[0] == names[2] != names[1]
-    assert LAUNCH["function"] == steps[0].kernel.instances[0]
+    assert first.source != second.source
+    assert first.text == second.text
+    assert Path(first.source).stem == Path(second.source).stem == "model"
+    assert LAUNCH["function"] == first.instances[0]

@@ -31,7 +31,7 @@ from tests.runtime.torch_folders import (
 
 from penstock_runtime.backends.base import Executable, ModelSource, Placement
 from penstock_runtime.backends.torch_instance import TorchExecutable
-from penstock_runtime.config import ModelConfig, ModelInput, ModelOutput
+from penstock_runtime.config import ModelConfig, ModelInput, ModelOutput, ModelParameter
 from penstock_runtime.config_scheduling import DynamicBatching
 from penstock_runtime.datatype import AnyArray, DataType
 from penstock_runtime.errors import InvalidArgument
@@ -329,3 +329,25 @@ def test_the_names_of_other_servers_for_torch_are_understood(tmp_path: Path) -> 
         answers.append(run(replace(source, config=config), {"x": rows(1)})["y"].tolist())
 
     assert answers == [direct(net(), rows(1)).tolist()] * 3
+
+
+def test_an_input_that_is_cast_arrives_as_the_datatype_that_it_was_cast_to(tmp_path: Path) -> None:
+    """BF16 as torch's own, of the halves that a batch was put together of."""
+    text = """
+import torch
+from penstock import FP32, model
+
+@model(max_batch_size=4)
+class Cast(torch.nn.Module):
+    def forward(self, x: FP32[2]) -> FP32[2].named("y"):
+        assert x.dtype is torch.bfloat16
+        return x.float() * 2
+"""
+    source = module_folder(tmp_path, text, {})
+    config = replace(source.config, parameters={"batch_cast": ModelParameter("x: BF16")})
+    halves = np.array([[0x3F80, 0x4000]], np.uint16)
+
+    with executable(replace(source, config=config)) as made:
+        answer = cast(Executable, made).execute({"x": halves}, [context()])
+
+    assert answer["y"].tolist() == [[2, 4]]

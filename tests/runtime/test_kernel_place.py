@@ -79,7 +79,7 @@ class FakeRunner:
             raise self._refuses
 
     def forget(self, kernel: Kernel) -> None:
-        self._cupy.asked.append(("forget", kernel.source.startswith("model-")))
+        self._cupy.asked.append(("forget", kernel.source.startswith("model.cu#")))
 
     def stream(self) -> int:
         return 7

@@ -2,13 +2,14 @@
 against it is told by line, without paths.
 """
 
+import itertools
 import re
 from dataclasses import replace
 from pathlib import Path
 
 from penstock_kernels import nvrtc
 from penstock_kernels.declare import Kernel
-from penstock_kernels.source import FOLDER, digest, flatten, headers
+from penstock_kernels.source import FOLDER, flatten, headers
 from penstock_runtime.backends.base import ModelSource
 from penstock_runtime.backends.failure import summary
 from penstock_runtime.backends.files import confined
@@ -18,6 +19,7 @@ FILENAME = "model.cu"
 # What a CPU compiles for, to see whether it compiles: the oldest architecture that is served.
 CHECKED = "80"
 _MOST_BYTES = 4 << 20
+_loads = itertools.count(1)
 _SHOWN = 3
 _ERROR = re.compile(
     r"(?:([\w.-]+)\((\d+)\)|At end of source): (?:catastrophic |fatal )?error(?: #[\w-]+)?: (.*)$",
@@ -86,5 +88,8 @@ def _place(file: str, line: str) -> str:
 
 
 def named(kernel: Kernel) -> Kernel:
-    """The kernel under a name that only this very source has: compiled code is found by it."""
-    return replace(kernel, source=f"model-{digest(kernel.text, *kernel.instances)[:32]}.cu")
+    """The kernel under a name that only this load has: what a GPU has loaded is found by it, and
+    unloaded while another load of the same source goes on. The cache of compiled code is by content
+    and serves both.
+    """
+    return replace(kernel, source=f"{FILENAME}#{next(_loads)}")
