@@ -213,8 +213,9 @@ def _products(rows: int, bits: int) -> Callable[[torch.device, bool], Arguments]
 
 def _dense(a: Arguments) -> Any:
     """By a weight of 16 bits, twice or four times the bytes."""
-    weight = a.setdefault("dense", _half(a["x"].device, a["data"].shape[0], a["x"].shape[1]))
-    return functional.linear(a["x"], weight)
+    if "dense" not in a:
+        a["dense"] = _half(a["x"].device, a["data"].shape[0], a["x"].shape[1])
+    return functional.linear(a["x"], a["dense"])
 
 
 # -- tokens ----------------------------------------------------------------------------------------

@@ -109,8 +109,9 @@ def ours(arguments: Arguments, kernel: str, device: torch.device) -> Callable[[]
     """A call of the kernel: on torch's stream, or by the reference over the tensors' memory."""
     declared = registry.kernel(kernel)
     if device.type == "cuda":
-        runner = device_runner()
-        return lambda: runner.run(declared, arguments, torch.cuda.current_stream().cuda_stream)
+        # Rivals may put what they need beside the arguments.
+        runner, own = device_runner(), dict(arguments)
+        return lambda: runner.run(declared, own, torch.cuda.current_stream().cuda_stream)
     host = {name: _array(value) for name, value in arguments.items()}
     return lambda: Reference().run(declared, host)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.kernels.law import Law
@@ -17,6 +18,8 @@ from penstock_kernels.device import NoDeviceError, find_cupy
 from penstock_kernels.run import Runner, load
 
 pytestmark = pytest.mark.gpu
+# CuPy knows neither everywhere.
+OF_TORCH = ("bfloat16", "float8_e4m3fn")
 # A sanitizer takes many times as long for each.
 EXAMPLES = int(os.environ.get("PENSTOCK_GPU_EXAMPLES", "50"))
 
@@ -36,10 +39,21 @@ class RoundTrip:
         self._cupy.cuda.runtime.deviceSynchronize()
         for name in kernel.outputs:
             if arguments[name] is not None:
-                arguments[name].view(np.uint8)[...] = there[name].view(np.uint8).get()
+                arguments[name].view(np.uint8)[...] = _back(there[name])
 
     def _sent(self, value: Any) -> Any:
-        return self._cupy.asarray(value) if isinstance(value, np.ndarray) else value
+        if not isinstance(value, np.ndarray):
+            return value
+        if value.dtype.name not in OF_TORCH:
+            return self._cupy.asarray(value)
+        flat = torch.from_numpy(np.ascontiguousarray(value).view(np.uint8).reshape(-1))
+        return flat.cuda().view(getattr(torch, value.dtype.name)).view(value.shape)
+
+
+def _back(array: Any) -> Any:
+    if isinstance(array, torch.Tensor):
+        return array.view(torch.uint8).cpu().numpy()
+    return array.view(np.uint8).get()
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.kernels.executor import CACHE, needs_compiler
 from tests.llm.host_launcher import HostLauncher, host_kernels
-from tests.llm.sampling_fakes import row_of, sequence
+from tests.llm.sampling_fakes import RuleGrammar, row_of, sequence
 
 from penstock_kernels.emulate.runner import Emulated
 from penstock_kernels.run import Reference
@@ -62,6 +62,25 @@ def test_the_kernel_draws_what_the_host_draws(host: Any) -> None:
 
     assert found == expected
     assert launcher.calls == {"sample": 1}
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_grammars_leave_the_kernel_what_they_leave_the_host(host: Any) -> None:
+    """Their masks are applied where the logits are; rows beside them are drawn as ever."""
+    texts = [[sequence(params, seed=i) for i, params in enumerate(SETTINGS)] for _ in range(2)]
+    for text in (texts[0][0], texts[0][3], texts[1][0], texts[1][3]):
+        text.grammar = RuleGrammar(VOCAB, lambda told, token: token % 7 == 3)
+    logits = spread_logits(len(SETTINGS), 4)
+    plain, (device, launcher) = sampler()[0], sampler(host)
+
+    expected, found = (
+        [r.tokens for r in by.sample(StepPlan(tuple(map(row_of, of))), logits.clone())]
+        for by, of in ((plain, texts[0]), (device, texts[1]))
+    )
+
+    assert found == expected
+    assert found[0][0] % 7 == found[3][0] % 7 == 3
+    assert launcher.calls == {"sample": 1, "token_bitmask": 1}
 
 
 def test_a_row_without_numbers_fails_alone() -> None:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from penstock_kernels import gemv, paged_decode
+from penstock_kernels.bitmask import TOKEN_BITMASK
 from penstock_kernels.cache_write import CACHE_WRITE
 from penstock_kernels.declare import Kernel
 from penstock_kernels.device import NoDeviceError
@@ -25,7 +26,7 @@ from penstock_runtime.llm.quantised_weight import QuantisedWeight
 _log = logging.getLogger("penstock.llm")
 WANTED = ("auto", "off", "require")
 _DTYPES = (torch.float16, torch.bfloat16)
-USED = (CACHE_WRITE, paged_decode.PAGED_DECODE, gemv.GEMV, SAMPLE)
+USED = (CACHE_WRITE, paged_decode.PAGED_DECODE, gemv.GEMV, SAMPLE, TOKEN_BITMASK)
 
 
 class Launcher(Protocol):

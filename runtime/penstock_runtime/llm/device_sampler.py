@@ -7,10 +7,13 @@ own parameters, so what else is in the batch still does not matter.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
+from penstock_kernels.bitmask import TOKEN_BITMASK
 from penstock_kernels.sample import SAMPLE
 from penstock_runtime.llm.device_kernels import DeviceKernels
 from penstock_runtime.llm.draws import Draw, not_finite
@@ -43,6 +46,13 @@ class DeviceSampler:
                 draw.error = not_finite(draw.position)
             at += count
         return [draw for draw in draws if not takes(draw)]
+
+    def mask(self, x: torch.Tensor, masks: npt.NDArray[Any], rows: Sequence[int]) -> None:
+        """Apply grammars' masks (int32 [masks, words]) to their rows of dense logits: the bits
+        travel, and not a float for each.
+        """
+        allowed = torch.from_numpy(masks).to(x.device)
+        self._kernels.launch(TOKEN_BITMASK, logits=x, allowed=allowed, row=_longs(list(rows), x))
 
     def _sampled(self, draws: list[Draw], x: torch.Tensor) -> list[int]:
         each = [(draw, place) for draw in draws for place in range(len(_rows(draw)))]
@@ -78,7 +88,7 @@ def _rows(draw: Draw) -> range:
     return range(draw.first, draw.first + draw.state.positions(draw.drafts))
 
 
-def _floats(params: Sequence[SamplingParams]) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+def _floats(params: Sequence[SamplingParams]) -> npt.NDArray[np.float32]:
     """Parameters in the order of their names, [names, rows]; there are no penalties."""
     rows = [(p.temperature, p.top_p, p.min_p, 1.0, 0.0, 0.0) for p in params]
     return np.ascontiguousarray(np.array(rows, np.float32).T)
@@ -86,7 +96,7 @@ def _floats(params: Sequence[SamplingParams]) -> np.ndarray[tuple[int, int], np.
 
 def _integers(
     each: Sequence[tuple[Draw, int]],
-) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+) -> npt.NDArray[np.int64]:
     """Seeds, positions and top-k, [3, rows]."""
     seeds = [draw.state.sequence.seed & 0xFFFFFFFFFFFFFFFF for draw, _ in each]
     positions = [draw.position + place for draw, place in each]

@@ -13,7 +13,7 @@ import torch
 from penstock_runtime.errors import Internal, InvalidArgument, PenstockError
 from penstock_runtime.llm.cuts import Cuts, Kept, cut
 from penstock_runtime.llm.draw_state import DrawState
-from penstock_runtime.llm.logit_edits import LogitEdits
+from penstock_runtime.llm.logit_edits import LogitEdits, Masker
 from penstock_runtime.llm.race import race
 
 
@@ -94,11 +94,11 @@ def draw_likeliest(draws: list[Draw], logits: torch.Tensor) -> None:
             draw.error = not_finite(draw.position)
 
 
-def shape(draws: list[Draw], logits: torch.Tensor) -> Shaped:
+def shape(draws: list[Draw], logits: torch.Tensor, masker: Masker | None = None) -> Shaped:
     """Make each draw's edits in a copy of its logits. A row that nothing can be drawn from gets its
     error, and logits that can.
     """
-    edits = LogitEdits(logits.shape[1])
+    edits = LogitEdits(logits.shape[1], masker)
     sources: list[range] = []
     row = 0
     for draw in draws:

@@ -4,7 +4,7 @@ penalties. Edits are collected row by row and made all at once; rows without any
 In vLLM's order: what may not come at all, biases, penalties. It does not know why.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,13 +23,29 @@ _BYTES = np.where(
 )
 
 
+Masker = Callable[[torch.Tensor, Array, Sequence[int]], None]
+"""Makes minus infinity of what masks (int32 [masks, words]) forbid in their rows of logits."""
+
+
 class LogitEdits:
-    """The edits of some rows of logits over one vocabulary."""
+    """The edits of some rows of logits over one vocabulary; `masker` applies masks where the logits
+    are, if anyone does.
+    """
 
-    __slots__ = ("_allowed", "_banned", "_bias", "_mask_rows", "_masks", "_seen", "_vocab_size")
+    __slots__ = (
+        "_allowed",
+        "_banned",
+        "_bias",
+        "_mask_rows",
+        "_masker",
+        "_masks",
+        "_seen",
+        "_vocab_size",
+    )
 
-    def __init__(self, vocab_size: int) -> None:
+    def __init__(self, vocab_size: int, masker: Masker | None = None) -> None:
         self._vocab_size = vocab_size
+        self._masker = masker
         self._allowed: list[tuple[int, Array]] = []
         self._banned: list[int] = []
         self._bias: dict[int, float] = {}
@@ -85,6 +101,9 @@ class LogitEdits:
 
     def _apply_masks(self, x: torch.Tensor) -> None:
         words = np.concatenate(self._masks)
+        if self._masker is not None:
+            self._masker(x, words, self._mask_rows)
+            return
         added = _BYTES[words.view(np.uint8)].reshape(len(words), -1)[:, : self._vocab_size]
         rows = torch.tensor(self._mask_rows, device=x.device)
         x.index_add_(0, rows, torch.from_numpy(np.ascontiguousarray(added)).to(x.device))

@@ -27,6 +27,7 @@ from penstock_runtime.llm.draws import (
     not_finite,
     shape,
 )
+from penstock_runtime.llm.logit_edits import Masker
 from penstock_runtime.llm.logprobs import TokenLogprobs, token_logprobs
 from penstock_runtime.llm.sequence import Sequence
 from penstock_runtime.llm.speculative.verify import Proposals, SpeculationStats, match, reject
@@ -65,8 +66,7 @@ class Sampler:
         self._eos_token_ids = frozenset(eos_token_ids)
         self._tokenise = tokenise
         self._proposals = proposals
-        # It keeps no distributions, which drafts are rejected by.
-        self._device = device if proposals is None else None
+        self._device = device
         self._states: dict[Sequence, DrawState] = {}
         self.speculation = SpeculationStats()
 
@@ -89,10 +89,7 @@ class Sampler:
             return _sample_plain(plan, logits)
         results = [RowResult() for _ in plan.rows]
         draws = self._draws(plan, results)
-        left = list(draws.values())
-        if self._device is not None:
-            left = self._device.draw(left, logits)
-        drawn = _draw(left, logits) if left else None
+        drawn = self._draw(list(draws.values()), logits)
         self._settle(draws, drawn, results)
         self._add_logprobs(draws, results, logits)
         self._add_prompt_logprobs(plan, results, logits)
@@ -103,7 +100,7 @@ class Sampler:
         samples at random.
         """
         draws = self._draws(plan, [RowResult() for _ in plan.rows])
-        shaped = shape(list(draws.values()), self._fitting(logits))
+        shaped = shape(list(draws.values()), self._fitting(logits), self._masker)
         p = keep(shaped).probabilities(np.arange(len(shaped.x)))
         return [p[span.start : span.stop] for span in shaped.spans]
 
@@ -148,6 +145,20 @@ class Sampler:
             first = start + row.logits - 1 - row.drafts
             draws[i] = Draw(state, first, len(row.sequence.tokens), drafts)
         return draws
+
+    @property
+    def _masker(self) -> Masker | None:
+        return None if self._device is None else self._device.mask
+
+    def _draw(self, draws: list[Draw], logits: torch.Tensor) -> Drawn | None:
+        plain = [draw for draw in draws if draw.state.plain]
+        rest = [draw for draw in draws if not draw.state.plain]
+        if plain:
+            draw_likeliest(plain, logits)
+        if rest and self._device is not None and self._proposals is None:
+            # It keeps no distributions, which drafts are rejected by.
+            rest = self._device.draw(rest, logits)
+        return draw_shaped(shape(rest, logits, self._masker)) if rest else None
 
     def _settle(
         self, draws: dict[int, Draw], drawn: Drawn | None, results: list[RowResult]
@@ -213,15 +224,6 @@ class Sampler:
                 result.prompt_logprobs = _prompt_logprobs(row, state, logits, start, top)
             except PenstockError as error:
                 result.error = error
-
-
-def _draw(draws: list[Draw], logits: torch.Tensor) -> Drawn | None:
-    plain = [draw for draw in draws if draw.state.plain]
-    if plain:
-        draw_likeliest(plain, logits)
-    if len(plain) == len(draws):
-        return None
-    return draw_shaped(shape([draw for draw in draws if not draw.state.plain], logits))
 
 
 def _sample_plain(plan: StepPlan, logits: torch.Tensor) -> list[RowResult]:
