@@ -5,6 +5,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+# Else tests that find no CuPy would be left out, and the step would pass.
+_REQUIRED = ("PENSTOCK_GPU_REQUIRED", "1")
 DEVICE_TESTS = ("tests/kernels/test_cuda.py", "tests/gpu")
 
 
@@ -44,6 +46,7 @@ def steps(out: Path) -> tuple[Step, ...]:
             "each kernel against its law, the CPU executor and torch; graphs against eager steps",
             (*tests, *DEVICE_TESTS),
             90,
+            settings=(_REQUIRED,),
         ),
         _sanitizer("memcheck", tests),
         _sanitizer("racecheck", tests),
@@ -88,5 +91,5 @@ def _sanitizer(tool: str, tests: tuple[str, ...]) -> Step:
         ("compute-sanitizer", "--tool", tool, "--error-exitcode", "9", *tests, DEVICE_TESTS[0]),
         60,
         "compute-sanitizer",
-        (("PENSTOCK_GPU_EXAMPLES", "2"),),
+        (("PENSTOCK_GPU_EXAMPLES", "2"), _REQUIRED),
     )
