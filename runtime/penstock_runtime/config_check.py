@@ -161,10 +161,11 @@ def _instances(config: ModelConfig) -> Problems:
         yield error("instance_group", message, "lower the counts")
     yield from _resources(groups)
     kinds = {group.kind for group in groups}
-    if "KIND_PROCESS" in kinds and config.sequence_batching is not None:
-        # What a sequence has left in a process is gone with it, and nobody would know whose.
-        message = "KIND_PROCESS is not there for models with sequences"
-        yield error("instance_group", message, "choose another kind, or keep state by the caller")
+    rated = any(group.rate_limiter and group.rate_limiter.resources for group in groups)
+    if "KIND_PROCESS" in kinds and config.sequence_batching is not None and rated:
+        # They are waited for with a batch in hand, by whoever does not know of processes.
+        message = "KIND_PROCESS is not there for models with sequences that need resources"
+        yield error("instance_group", message, "choose another kind, or name no resources")
     if "KIND_PROCESS" in kinds and len(kinds) > 1:
         message = "has groups with and without KIND_PROCESS, so that the model is not kept apart"
         yield error("instance_group", message, "write KIND_PROCESS in all of them or in none")

@@ -27,8 +27,8 @@ from penstock_runtime.execution_stream import execute_stream
 from penstock_runtime.loop_inbox import hold_news, release_news
 from penstock_runtime.niceness import give_way
 from penstock_runtime.observability.statistics import ModelStatistics
-from penstock_runtime.scheduling.answering import WorkScheduler
-from penstock_runtime.scheduling.batch_scheduler import HANDFUL_NS, SHORT_NS, BatchScheduler, Work
+from penstock_runtime.scheduling.answering import SupervisedScheduler, WorkScheduler
+from penstock_runtime.scheduling.batch_scheduler import HANDFUL_NS, SHORT_NS, Work
 from penstock_runtime.scheduling.gate import Gate
 from penstock_runtime.warmup import WarmupRequest, warm_up
 
@@ -68,6 +68,7 @@ class ModelInstance:
         self._held = HeldTasks(scheduler.call_at)
         self._asked: RequestExecutable | Supervised | None = None
         self._dismissed = False
+        self._restarts = 0
         self._ready = threading.Event()
         self._failure: PenstockError | None = None
         self._thread = threading.Thread(target=self._run, name=placement.name, daemon=True)
@@ -156,8 +157,7 @@ class ModelInstance:
         the process ends.
         """
         scheduler = self._scheduler
-        # The configuration of a model with sequences, which have another, does not get here.
-        assert isinstance(scheduler, BatchScheduler)
+        assert isinstance(scheduler, SupervisedScheduler)
         process.supervise(
             lambda: self._dismissed or scheduler.stopped,
             lambda: scheduler.dismiss(self.gate),
@@ -172,11 +172,11 @@ class ModelInstance:
     def _supervised_work(
         self,
         process: Supervised,
-        scheduler: BatchScheduler,
+        scheduler: SupervisedScheduler,
         gate: Gate,
         *,
         several: bool = False,
-    ) -> Work | None:
+    ) -> Any:
         """As the scheduler's; what is executed in another process is not so short that several
         should be in hand.
         """
@@ -189,13 +189,17 @@ class ModelInstance:
             if not process.revive():
                 self._lose(scheduler)
                 return None
+            if process.restarts != self._restarts:
+                # It may have ended and come back between two looks.
+                self._restarts = process.restarts
+                scheduler.away(gate)
             if self._dismissed:
                 return None
             work = scheduler.next_work(gate)
             if work is not None or scheduler.stopped or self._dismissed:
                 return work
 
-    def _lose(self, scheduler: BatchScheduler) -> None:
+    def _lose(self, scheduler: SupervisedScheduler) -> None:
         """The process does not come back, unless nobody wants it to."""
         if self._dismissed or scheduler.stopped:
             return
@@ -209,7 +213,8 @@ class ModelInstance:
                 "every instance of the model has died, and none could be started again",
                 reason="INSTANCE_DIED",
                 scheduled=True,
-            )
+            ),
+            self.gate,
         )
 
     def _warm_up(self, executable: AnyExecutable) -> None:

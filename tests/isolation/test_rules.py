@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock_runtime.config import InstanceGroup, ModelConfig, ModelParameter
+from penstock_runtime.config import (
+    InstanceGroup,
+    ModelConfig,
+    ModelParameter,
+    RateLimiter,
+    RateLimiterResource,
+)
 from penstock_runtime.config_check import check
 from penstock_runtime.config_reader import read_config
 from penstock_runtime.config_scheduling import SequenceBatching
@@ -145,11 +151,12 @@ def test_a_model_is_apart_as_a_whole_or_not_at_all() -> None:
         check(ModelConfig(name="m", backend="python", instance_group=groups))
 
 
-def test_models_with_sequences_are_not_apart() -> None:
-    """Their state would go with a process, and nobody would know."""
-    groups = (InstanceGroup(kind="KIND_PROCESS"),)
+def test_sequences_that_need_resources_are_not_apart() -> None:
+    """Who waits for those with a step in hand does not see a process end."""
+    needs = RateLimiter((RateLimiterResource("r", False, 1),))
+    groups = (InstanceGroup(kind="KIND_PROCESS", rate_limiter=needs),)
 
-    with pytest.raises(InvalidArgument, match="KIND_PROCESS is not there for models with seq"):
+    with pytest.raises(InvalidArgument, match="for models with sequences that need resources"):
         check(
             ModelConfig(
                 name="m",

@@ -536,3 +536,29 @@ def test_a_held_batcher_waits_for_so_many_requests_once() -> None:
     assert len(run(decider)) == 2
     add(decider, ask(1, "E"))
     assert len(run(decider)) == 2
+
+
+def gone() -> Unavailable:
+    """Why."""
+    return Unavailable("the instance is gone")
+
+
+def test_what_has_begun_at_an_instance_ends_with_what_it_left_there() -> None:
+    """What has not begun keeps its slot; an instance that is gone for ever keeps nothing, and its
+    slots are nobody's any more.
+    """
+    decider = batcher(slots=2)
+    begun = ask(1, "S"), ask(1)
+    add(decider, *begun)
+    assert decider.take(0, 0) is not None
+    add(decider, ask(2, "S"))
+
+    decider.lose(0, 0, gone)
+    lost = [dead.pending for dead in decider.expire(0)]
+
+    assert (decider.knows(1), decider.knows(2), lost) == (False, True, [begun[1]])
+    decider.lose(0, 0, gone, ever=True)
+    decider.expire(0)
+    assert decider.stats().sequences == SequenceStats(0, 0)
+    add(decider, ask(3, "S"))
+    assert decider.take(0, 0) is None

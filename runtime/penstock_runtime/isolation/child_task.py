@@ -23,6 +23,7 @@ class RemoteTask(RequestTask):
         "_decoupled",
         "_ended",
         "_gone",
+        "_iterative",
         "_link",
         "_lock",
         "_number",
@@ -30,6 +31,7 @@ class RemoteTask(RequestTask):
         "_window",
         "arrays",
         "request",
+        "rescheduled",
     )
 
     def __init__(
@@ -40,12 +42,15 @@ class RemoteTask(RequestTask):
         arrays: Arrays,
         *,
         decoupled: bool,
+        iterative: bool = False,
     ) -> None:
         self.request = request
         self.arrays = arrays
         self._link = link
         self._number = number
         self._decoupled = decoupled
+        self._iterative = iterative
+        self.rescheduled = False
         self._lock = threading.Lock()
         self._ended = False
         self._gone = False
@@ -74,6 +79,12 @@ class RemoteTask(RequestTask):
     def on_abandon(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call back, from any thread, if nobody waits any more; what is returned ends that."""
         return self._watchers.add(callback)
+
+    def reschedule(self, again: bool = True) -> None:
+        """Ask for a further step of the request after this one, or no more."""
+        if again and not self._iterative:
+            super().reschedule()
+        self.rescheduled = again
 
     def send(
         self,

@@ -25,11 +25,21 @@ from penstock_runtime.stream import ResponseStream
 class RemoteContext(RequestContext):
     """A request whose caller is known to another process."""
 
-    __slots__ = ("_rows",)
+    __slots__ = ("_iterative", "_rows", "rescheduled")
 
-    def __init__(self, request: InferRequest, stream: ResponseStream, rows: int) -> None:
+    def __init__(
+        self, request: InferRequest, stream: ResponseStream, rows: int, iterative: bool = False
+    ) -> None:
         super().__init__(request, stream)
         self._rows = rows
+        self._iterative = iterative
+        self.rescheduled = False
+
+    def reschedule(self) -> None:
+        """Ask for a further step of this request."""
+        if not self._iterative:
+            super().reschedule()
+        self.rescheduled = True
 
     @property
     def batch_size(self) -> int:
@@ -49,13 +59,15 @@ class _Worker:
         self._link = link
         self._name = source.config.name
         self._version = str(source.version)
+        rules = source.config.sequence_batching
+        self._iterative = rules is not None and rules.iterative_sequence
 
     def contexts(self, frame: Frame) -> list[RemoteContext]:
         """The requests of a message."""
         made = []
         for note in frame.note["requests"]:
             request = request_of(note)._replace(model_name=self._name, model_version=self._version)
-            made.append(RemoteContext(request, ResponseStream(), note["rows"]))
+            made.append(RemoteContext(request, ResponseStream(), note["rows"], self._iterative))
         return made
 
     def known(self, error: BaseException) -> PenstockError:
@@ -89,10 +101,14 @@ class Batches(_Worker):
 
 
 def _said(contexts: Sequence[RemoteContext]) -> dict[str, Any]:
-    """What the model has set of the responses' parameters."""
-    if not any(context.said for context in contexts):
-        return {}
-    return {"parameters": [dict(context.said) for context in contexts]}
+    """What the model has set of the responses' parameters, and who is to have a further step."""
+    note: dict[str, Any] = {}
+    if any(context.said for context in contexts):
+        note["parameters"] = [dict(context.said) for context in contexts]
+    again = [place for place, context in enumerate(contexts) if context.rescheduled]
+    if again:
+        note["again"] = again
+    return note
 
 
 def _cancel(contexts: Sequence[RemoteContext], said: Frame) -> None:
@@ -140,8 +156,9 @@ class Streams(_Worker):
             for outputs in responses:
                 if not window.take():
                     raise Cancelled("the request was cancelled", scheduled=True)
+                again, context.rescheduled = context.rescheduled, False
                 self._link.send(Kind.RESPONSE, number, _said((context,)), outputs)
-                context.spoken = None
+                context.spoken, context.rescheduled = None, again
 
 
 class _Nothing:
@@ -170,7 +187,10 @@ class Requests(_Worker):
             for task in tasks:
                 task.drop()
         else:
-            self._link.send(Kind.RESULT, frame.number)
+            again = [place for place, task in enumerate(tasks) if task.rescheduled]
+            for place in again:
+                tasks[place].drop()
+            self._link.send(Kind.RESULT, frame.number, {"again": again} if again else {})
 
     def _tasks(self, frame: Frame) -> list[RemoteTask]:
         parts: list[dict[str, Any]] = [{} for _ in frame.note["requests"]]
@@ -184,6 +204,7 @@ class Requests(_Worker):
                 request_of(note)._replace(model_name=self._name, model_version=self._version),
                 arrays,
                 decoupled=self._decoupled,
+                iterative=self._iterative,
             )
             for note, arrays in zip(frame.note["requests"], parts, strict=True)
         ]

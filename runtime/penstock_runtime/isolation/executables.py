@@ -16,7 +16,7 @@ from penstock_runtime.isolation.life import Life
 from penstock_runtime.isolation.question import Question
 from penstock_runtime.isolation.settings import Settings
 from penstock_runtime.isolation.supervised import Keeper
-from penstock_runtime.isolation.values import list_of, parameters_of, request_note
+from penstock_runtime.isolation.values import count_of, list_of, parameters_of, request_note
 
 # How many responses of a stream the process may send ahead, and after how many it is told to go on.
 WINDOW, EVERY = 16, 8
@@ -30,6 +30,9 @@ def context_note(context: RequestContext) -> dict[str, Any]:
         "headers": dict(context.headers),
         "deadline": context.deadline_ns,
         "outputs": context.requested_outputs,
+        "correlation": context.sequence_id,
+        "start": context.sequence_start,
+        "end": context.sequence_end,
     }
     said = {key: value for key, value in known.items() if value}
     return {"model": "", "rows": context.batch_size, **said}
@@ -176,7 +179,8 @@ class IsolatedRequests(_Kept, RequestExecutable):
             with life.question() as question:
                 watch = Watch(life, question.number, (), self.keeper.settings)
                 question.ask(Kind.REQUESTS, {"requests": notes}, arrays)
-                question.answer(watch)
+                frame = question.answer(watch)
+                again = places_of(life, frame, len(tasks))
         except InstanceDied:
             raise
         except PenstockError:
@@ -184,14 +188,34 @@ class IsolatedRequests(_Kept, RequestExecutable):
             for number in numbers:
                 open_tasks.forget(number)
             raise
+        for place in again:
+            # Its next step is another task.
+            open_tasks.forget(numbers[place])
+            tasks[place].reschedule()
 
     def finalize(self) -> None:
         """Let the model end what it has begun."""
         self.keeper.finalize()
 
 
+def places_of(life: Life, frame: Frame, most: int) -> Sequence[int]:
+    """The requests, by their places, that a message asks a further step for."""
+    try:
+        found = [count_of(place) for place in list_of(frame.note.get("again", []), most)]
+        if any(place >= most for place in found):
+            raise BrokenProtocol("a further step is asked for a request that there is not")
+    except BrokenProtocol as broken:
+        life.accuse(f"broke the protocol ({broken.message})")
+        raise life.death() from None
+    return found
+
+
 def hear(life: Life, frame: Frame, contexts: Sequence[RequestContext]) -> None:
-    """The parameters of responses that the model has set, by request."""
+    """The parameters of responses that the model has set, by request, and who wants a further
+    step.
+    """
+    for place in places_of(life, frame, len(contexts)):
+        contexts[place].reschedule()
     told = frame.note.get("parameters")
     if told is None:
         return

@@ -43,6 +43,8 @@ class Keeper:
         self.settings = settings
         self.form = ""
         self.restarts = 0
+        # A sequence that has begun in one process does not go on in the next.
+        self._stateful = source.config.sequence_batching is not None
         self._life: Life | None = None
         self._tasks: OpenTasks | None = None
         self._settled = False
@@ -208,7 +210,7 @@ class Keeper:
         life, tasks = self._life, self._tasks
         if life is None or not life.alive:
             # What warms a process up does not get another one for it.
-            if self._trying or not self.revive(given_up):
+            if self._trying or self._stateful or not self.revive(given_up):
                 raise self.gone()
             life, tasks = self._life, self._tasks
         assert life is not None

@@ -282,10 +282,11 @@ class BatchScheduler:
         with self._lock:
             gate.dismissed = False
 
-    def lose(self, error: PenstockError) -> None:
-        """An instance is gone for good; with the last of them, what waits and what comes is
-        answered with this error.
+    def lose(self, error: PenstockError, gate: Gate) -> None:
+        """The instance at this gate is gone for good; with the last of them, what waits and what
+        comes is answered with this error.
         """
+        self.leave(gate)
         now = self._clock()
         with self._lock:
             self._lost += 1

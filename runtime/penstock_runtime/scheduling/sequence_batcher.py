@@ -192,6 +192,21 @@ class SequenceBatcher:
         for sequence in self._roster.all():
             self._give_up(sequence, now, error)
 
+    def lose(
+        self, instance: int, now: int, error: Callable[[], PenstockError], *, ever: bool = False
+    ) -> None:
+        """What sequences have left at this instance is gone: those that have begun there are over,
+        and the next `expire` gives what waits in them; all that have a slot there if it is gone for
+        `ever`.
+        """
+        self.done(instance, now)
+        if ever:
+            self._roster.remove(instance)
+        for sequence in self._roster.all():
+            slot = sequence.slot
+            if slot is not None and slot.instance == instance and (ever or sequence.begun):
+                self._give_up(sequence, now, error)
+
     def next_expiry(self) -> int | None:
         """When `expire` has something to do; None for never."""
         return self._agenda.next()
@@ -240,6 +255,11 @@ class SequenceBatcher:
         waiting = self._where
         oldest = min((pending.arrived_ns for pending in waiting), default=0)
         return QueueStats(len(waiting), len(waiting), oldest, self._roster.stats())
+
+    @property
+    def instances(self) -> int:
+        """How many there are, or have been."""
+        return len(self._slots)
 
     @property
     def open_sequences(self) -> int:

@@ -132,6 +132,10 @@ class SequenceRoster:
             self._slots[slot.instance].offer(sequence)
             self._roused.add(slot.instance)
 
+    def remove(self, instance: int) -> None:
+        """No sequence gets a slot of this instance any more."""
+        self._pool.remove(instance)
+
     def withdraw(self, sequence: LiveSequence) -> None:
         """The request in front is not to be executed."""
         slot = sequence.slot

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 
+from penstock_runtime.errors import FailureReason, PenstockError, Unavailable
 from penstock_runtime.loop_inbox import release_news
 from penstock_runtime.observability.statistics import ModelStatistics
 from penstock_runtime.scheduling.alarm import Alarm
@@ -45,6 +46,9 @@ class SequenceScheduler:
         self._idle: dict[int, Gate] = {}
         self._accepting = True
         self._stopped = False
+        # Why nothing is accepted, where that is not because this version goes.
+        self._refusal: PenstockError | None = None
+        self._lost: set[int] = set()
         self._unanswered = 0
         self._all_over = threading.Event()
         self._alarm = Alarm(timer.call_at)
@@ -56,6 +60,8 @@ class SequenceScheduler:
         """Accept the request (answered through its stream), or raise the error that refuses it."""
         now = self._clock()
         with self._lock:
+            if self._refusal is not None:
+                raise self._refusal
             if self._stopped or not (self._accepting or self._batcher.continues(pending)):
                 raise retired()
             self._batcher.add(pending, now)
@@ -101,9 +107,9 @@ class SequenceScheduler:
         while True:
             self._look(now)
             with self._lock:
-                step = self._batcher.take(number, now)
+                step = None if gate.dismissed else self._batcher.take(number, now)
                 if step is None:
-                    if self._stopped:
+                    if self._stopped or gate.dismissed:
                         return None
                     self._idle[number] = gate
                     wake_at = self._batcher.wake_at(number, now)
@@ -168,6 +174,48 @@ class SequenceScheduler:
         if not (self._accepting or self._unanswered or self._batcher.open_sequences):
             self._all_over.set()
 
+    # -- instances whose processes come and go ----------------------------------------------------
+
+    @property
+    def stopped(self) -> bool:
+        """Whether instances are to end."""
+        return self._stopped
+
+    def dismiss(self, gate: Gate) -> None:
+        """The instance at this gate gets nothing more to execute once it has asked."""
+        with self._lock:
+            gate.dismissed = True
+        gate.open()
+
+    def readmit(self, gate: Gate) -> None:
+        """The instance at this gate was called away and is back."""
+        with self._lock:
+            gate.dismissed = False
+
+    def away(self, gate: Gate) -> None:
+        """The process of the instance at this gate is gone, and with it whatever its sequences have
+        left there: they are over. Those that have not begun wait for the next one.
+        """
+        now = self._clock()
+        with self._lock:
+            number = self._numbers.setdefault(gate, len(self._numbers))
+            self._batcher.lose(number, now, _cut_off)
+        self._look(now)
+
+    def lose(self, error: PenstockError, gate: Gate) -> None:
+        """The instance at this gate is gone for good; with the last of them, whatever comes is
+        refused with this error.
+        """
+        now = self._clock()
+        with self._lock:
+            number = self._numbers.setdefault(gate, len(self._numbers))
+            self._lost.add(number)
+            self._batcher.lose(number, now, lambda: error, ever=True)
+            if len(self._lost) == self._batcher.instances:
+                self._refusal = error
+                self._batcher.abandon(now, lambda: error)
+        self._look(now)
+
     # -- life cycle ------------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -217,3 +265,13 @@ class SequenceScheduler:
 
     def __repr__(self) -> str:
         return f"<SequenceScheduler {self._batcher!r}, {self._unanswered} unanswered>"
+
+
+def _cut_off() -> Unavailable:
+    return Unavailable(
+        "the process of the instance has ended, and with it all that the sequence has left there:"
+        " start it again",
+        reason="INSTANCE_DIED",
+        failure=FailureReason.BACKEND,
+        scheduled=True,
+    )

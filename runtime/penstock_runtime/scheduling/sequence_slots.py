@@ -42,6 +42,17 @@ class SlotPool:
             Slot(number, instance) for number in range(each) for instance in range(instances)
         ]
         heapify(self._free)
+        self._gone: set[int] = set()
+
+    def remove(self, instance: int) -> None:
+        """The slots of this instance are there no more, those in use not once they are given
+        back.
+        """
+        self._gone.add(instance)
+        left = [slot for slot in self._free if slot.instance != instance]
+        self.size -= len(self._free) - len(left)
+        self._free = left
+        heapify(self._free)
 
     def take(self) -> Slot | None:
         """A free slot, None when all are in use."""
@@ -49,7 +60,10 @@ class SlotPool:
 
     def give_back(self, slot: Slot) -> None:
         """The slot is free again."""
-        heappush(self._free, slot)
+        if slot.instance in self._gone:
+            self.size -= 1
+        else:
+            heappush(self._free, slot)
 
     @property
     def is_empty(self) -> bool:
