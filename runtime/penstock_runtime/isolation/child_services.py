@@ -58,7 +58,7 @@ class RemoteModel:
         link.send(
             Kind.CALL,
             number,
-            {"request": request_note(request)},
+            {"request": request_note(request), **_made_for(request)},
             {tensor.name: tensor.array for tensor in request.inputs},
             {tensor.name: tensor.datatype for tensor in request.inputs},
         )
@@ -103,6 +103,12 @@ class RemoteModel:
     def _end(self, number: int) -> None:
         self._link.forget("call", number)
         self._link.send(Kind.CALL_END, number)
+
+
+def _made_for(request: InferRequest) -> Mapping[str, Any]:
+    """The request, by its number, whose trace goes on in a call."""
+    trace = request.trace
+    return {} if trace is None or not trace.parent_id else {"for": trace.parent_id}
 
 
 class _Repository:

@@ -10,6 +10,7 @@ from penstock_runtime.backends.failure import execution_failure
 from penstock_runtime.errors import PenstockError, ResourceExhausted
 from penstock_runtime.isolation.child_link import ChildLink
 from penstock_runtime.isolation.frames import Frame, Kind
+from penstock_runtime.isolation.traces import marks_note
 from penstock_runtime.isolation.values import error_note, parameters_note
 from penstock_runtime.isolation.window import TASK_WINDOW, Window
 from penstock_runtime.request import EMPTY, InferRequest, Parameters
@@ -104,7 +105,8 @@ class RemoteTask(RequestTask):
             return
         if last and not self._take():
             return
-        note = {"parameters": parameters_note(parameters), "last": last}
+        marks = marks_note((self.request.trace,)) if last else {}
+        note = {"parameters": parameters_note(parameters), "last": last, **marks}
         try:
             self._link.send(Kind.ANSWER, self._number, note, outputs)
         except PenstockError as error:
@@ -118,7 +120,7 @@ class RemoteTask(RequestTask):
     def finish(self) -> None:
         """End a decoupled request without a further response."""
         if self._take():
-            self._link.send(Kind.FINISHED, self._number)
+            self._link.send(Kind.FINISHED, self._number, marks_note((self.request.trace,)))
 
     def fail(self, error: PenstockError) -> None:
         """End with an error."""

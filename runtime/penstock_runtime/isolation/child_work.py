@@ -16,6 +16,7 @@ from penstock_runtime.errors import Cancelled, PenstockError
 from penstock_runtime.isolation.child_link import ChildLink
 from penstock_runtime.isolation.child_task import RemoteTask
 from penstock_runtime.isolation.frames import Frame, Kind
+from penstock_runtime.isolation.traces import marks_note, remote_trace
 from penstock_runtime.isolation.values import error_note, request_of
 from penstock_runtime.isolation.window import Window
 from penstock_runtime.request import InferRequest
@@ -66,7 +67,10 @@ class _Worker:
         """The requests of a message."""
         made = []
         for note in frame.note["requests"]:
-            request = request_of(note)._replace(model_name=self._name, model_version=self._version)
+            trace = remote_trace(note, 0, self._name)
+            request = request_of(note)._replace(
+                model_name=self._name, model_version=self._version, trace=trace
+            )
             made.append(RemoteContext(request, ResponseStream(), note["rows"], self._iterative))
         return made
 
@@ -93,7 +97,8 @@ class Batches(_Worker):
             outputs: Mapping[str, Any] = self._executable.execute(
                 self._link.memory.arrays(frame), contexts
             )
-            link.send(Kind.RESULT, number, _said(contexts), outputs)
+            marks = marks_note(context.trace for context in contexts)
+            link.send(Kind.RESULT, number, {**_said(contexts), **marks}, outputs)
         except (Exception, SystemExit) as error:
             link.send(Kind.ERROR, number, {"error": error_note(self.known(error))})
         finally:
@@ -142,7 +147,8 @@ class Streams(_Worker):
             contexts += self.contexts(frame)
             link.listen("work", number, heard)
             self._forward(number, self._link.memory.arrays(frame), contexts[0], window)
-            link.send(Kind.END, number, _said(contexts))
+            marks = marks_note(context.trace for context in contexts)
+            link.send(Kind.END, number, {**_said(contexts), **marks})
         except (Exception, SystemExit) as error:
             link.send(Kind.ERROR, number, {"error": error_note(self.known(error))})
         finally:
@@ -201,7 +207,11 @@ class Requests(_Worker):
             RemoteTask(
                 self._link,
                 note["task"],
-                request_of(note)._replace(model_name=self._name, model_version=self._version),
+                request_of(note)._replace(
+                    model_name=self._name,
+                    model_version=self._version,
+                    trace=remote_trace(note, note["task"], self._name),
+                ),
                 arrays,
                 decoupled=self._decoupled,
                 iterative=self._iterative,

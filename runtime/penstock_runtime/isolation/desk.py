@@ -56,7 +56,7 @@ class ServerDesk:
         self._name = name
         self._source = source
         self._services = source.services
-        self._calls = ServerCalls(life, source.services)
+        self._calls = ServerCalls(life, source.services, tasks)
         self._lock = threading.Lock()
         self._waits: list[tuple[str, frozenset[str]]] = []
         self._loads = 0

@@ -16,6 +16,7 @@ from penstock_runtime.isolation.life import Life
 from penstock_runtime.isolation.question import Question
 from penstock_runtime.isolation.settings import Settings
 from penstock_runtime.isolation.supervised import Keeper
+from penstock_runtime.isolation.traces import note_marks, trace_note
 from penstock_runtime.isolation.values import count_of, list_of, parameters_of, request_note
 
 # How many responses of a stream the process may send ahead, and after how many it is told to go on.
@@ -35,7 +36,7 @@ def context_note(context: RequestContext) -> dict[str, Any]:
         "end": context.sequence_end,
     }
     said = {key: value for key, value in known.items() if value}
-    return {"model": "", "rows": context.batch_size, **said}
+    return {"model": "", "rows": context.batch_size, **said, **trace_note(context.trace)}
 
 
 def given_up(contexts: Sequence[RequestContext]) -> bool:
@@ -167,7 +168,7 @@ class IsolatedRequests(_Kept, RequestExecutable):
         life, open_tasks = self.keeper.living(lambda: all(task.abandoned for task in tasks))
         numbers = [open_tasks.add(task) for task in tasks]
         notes = [
-            {**request_note(task.request), "task": number}
+            {**request_note(task.request), "task": number, **trace_note(task.request.trace)}
             for task, number in zip(tasks, numbers, strict=True)
         ]
         arrays: Mapping[str, Any] = {
@@ -211,15 +212,15 @@ def places_of(life: Life, frame: Frame, most: int) -> Sequence[int]:
 
 
 def hear(life: Life, frame: Frame, contexts: Sequence[RequestContext]) -> None:
-    """The parameters of responses that the model has set, by request, and who wants a further
-    step.
+    """The parameters of responses that the model has set, by request, who wants a further step,
+    and what was noted of those that are traced.
     """
     for place in places_of(life, frame, len(contexts)):
         contexts[place].reschedule()
-    told = frame.note.get("parameters")
-    if told is None:
-        return
+    told = frame.note.get("parameters", [])
     try:
+        for context in contexts:
+            note_marks(context.trace, frame.note)
         for context, parameters in zip(contexts, list_of(told, len(contexts)), strict=False):
             if parameters:
                 context.response_parameters = parameters_of(parameters)

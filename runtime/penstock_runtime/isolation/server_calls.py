@@ -11,6 +11,7 @@ from penstock_runtime.datatype import BY_WIRE_NAME
 from penstock_runtime.errors import PenstockError, Unavailable
 from penstock_runtime.isolation.frames import BrokenProtocol, Frame, Kind
 from penstock_runtime.isolation.life import Life
+from penstock_runtime.isolation.tasks import OpenTasks
 from penstock_runtime.isolation.tensors import pack
 from penstock_runtime.isolation.values import count_of, error_note, request_of
 from penstock_runtime.model_services import ModelServices
@@ -48,8 +49,9 @@ class _Call:
 class ServerCalls:
     """The calls of one process."""
 
-    def __init__(self, life: Life, services: ModelServices | None) -> None:
+    def __init__(self, life: Life, services: ModelServices | None, tasks: OpenTasks) -> None:
         self._life = life
+        self._tasks = tasks
         self._services = services
         self._lock = threading.Lock()
         self._calls: dict[int, _Call] = {}
@@ -86,6 +88,10 @@ class ServerCalls:
             inputs=tuple(_tensor(name, words.get(name), a) for name, a in arrays.items()),
             received_ns=time.monotonic_ns(),
         )
+        trace = self._tasks.trace_of(count_of(frame.note.get("for", 0)))
+        if trace is not None:
+            child = trace.child(request.model_name, request.received_ns, request.id)
+            request = request._replace(trace=child)
         call = _Call(frame.number, self._news)
         with self._lock:
             refused = self._closed or len(self._calls) >= MOST_CALLS

@@ -16,8 +16,10 @@ from penstock_runtime.backends.base import SLOW_READER_S, RequestTask
 from penstock_runtime.errors import InstanceDied
 from penstock_runtime.isolation.frames import BrokenProtocol, Frame, Kind
 from penstock_runtime.isolation.life import Life
+from penstock_runtime.isolation.traces import note_marks
 from penstock_runtime.isolation.values import error_of, parameters_of
 from penstock_runtime.isolation.window import TASK_WINDOW
+from penstock_runtime.observability.tracing import Trace
 
 _log = logging.getLogger("penstock.model")
 
@@ -67,11 +69,18 @@ class OpenTasks:
         with self._lock:
             return self._open.pop(number, None) is not None
 
+    def trace_of(self, number: int) -> Trace | None:
+        """The trace of one of them, if it is traced and open."""
+        with self._lock:
+            found = self._open.get(number)
+        return found.task.request.trace if found is not None else None
+
     def handle(self, frame: Frame) -> bool:
         """What the process says to one of them; False if it says nothing of the kind."""
         if frame.kind is Kind.ANSWER:
             self._send(frame)
         elif frame.kind is Kind.FINISHED:
+            note_marks(self.trace_of(frame.number), frame.note)
             self._do(frame.number, _ignoring(lambda task: task.finish()), last=True)
         elif frame.kind is Kind.REFUSED:
             error = error_of(frame.note.get("error"))
@@ -83,6 +92,7 @@ class OpenTasks:
     def _send(self, frame: Frame) -> None:
         outputs, block = self._life.memory.arrays(frame)
         self._life.release(block, later=True)
+        note_marks(self.trace_of(frame.number), frame.note)
         parameters = parameters_of(frame.note.get("parameters"))
         last = bool(frame.note.get("last", True))
 
