@@ -14,6 +14,7 @@ import pytest
 import torch
 from tests.runtime.kernel_folders import answer, cuda_source, floats, kernel_source
 from tests.runtime.model_folders import context, load
+from tests.runtime.ragged_models import member
 
 from penstock_kernels import run as kernels
 from penstock_kernels.declare import Kernel
@@ -21,6 +22,10 @@ from penstock_kernels.nvrtc import NvrtcError, NvrtcMissingError
 from penstock_kernels.run import Reference
 from penstock_runtime.backends.base import ModelSource, Placement
 from penstock_runtime.backends.kernel import place
+from penstock_runtime.batch_staging import staged_merge
+from penstock_runtime.config import ModelInput
+from penstock_runtime.config_scheduling import DynamicBatching, LengthBatching
+from penstock_runtime.datatype import DataType
 from penstock_runtime.errors import InvalidArgument, Unsupported
 
 
@@ -34,6 +39,17 @@ class FakeStream:
     def from_external(stream: Any) -> Iterator[None]:
         FakeStream.made.append(stream.__cuda_stream__()[1])
         yield
+
+
+class OnDevice(np.ndarray[Any, Any]):
+    """An array with the two copies of CuPy's."""
+
+    def set(self, host: Any, stream: Any) -> None:
+        assert stream is not None
+        self[...] = host
+
+    def get(self) -> Any:
+        return np.array(self)
 
 
 class FakeCupy:
@@ -51,7 +67,12 @@ class FakeCupy:
             ),
         )
         self.asarray, self.ascontiguousarray = np.asarray, np.ascontiguousarray
-        self.empty, self.zeros, self.from_dlpack = np.empty, np.zeros, np.from_dlpack
+        self.zeros, self.from_dlpack = np.zeros, np.from_dlpack
+        self.cuda.PinnedMemory = bytearray
+        self.cuda.PinnedMemoryPointer = lambda memory, offset: memoryview(memory)[offset:]
+
+    def empty(self, shape: Any, dtype: Any) -> Any:
+        return np.empty(shape, dtype).view(OnDevice)
 
     @contextmanager
     def device(self, number: int) -> Iterator[None]:
@@ -198,3 +219,36 @@ def test_what_a_gpu_cannot_load_is_said(
 
     with pytest.raises(kind, match=said):
         answers(cuda_source(tmp_path), 0, X=floats(1, 4))
+
+
+def test_batches_are_put_together_on_the_gpu_of_their_instance(
+    cupy: FakeCupy, tmp_path: Path
+) -> None:
+    """One slab goes down; texts of different lengths are padded there, with the batcher's mask."""
+    rules = LengthBatching(input=("STATES",), mask_name="MASK", max_padding=1.0)
+    parameters = {"kernel": "mean_pool", "width": "4"}
+    states = (ModelInput("STATES", DataType.FP32, (-1, 4)),)
+    source = kernel_source(
+        tmp_path,
+        parameters,
+        max_batch_size=8,
+        input=states,
+        dynamic_batching=DynamicBatching(length_batching=rules),
+    )
+    config, loaded = load(source)
+    made: Any = loaded.executable(Placement("m_gpu2", "KIND_GPU", 2))
+    texts = [floats(1, n, 4) for n in (3, 7, 1)]
+    members = [member({"STATES": text}, 1, text.shape[1]) for text in texts]
+    staged = staged_merge(config, made.deck)
+    assert staged is not None
+    cupy.asked.clear()
+
+    merged = [staged(members) for _ in range(2)]
+    found = made.execute(merged[1], [context()])["EMBEDDING"]
+
+    assert merged[1]["STATES"].shape == (3, 7, 4)
+    assert merged[1]["MASK"].sum() == 11
+    assert {line[1] for line in cupy.asked} == {2}
+    means = np.concatenate([text.mean(axis=1) for text in texts])
+    expected = means / np.linalg.norm(means, axis=1, keepdims=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

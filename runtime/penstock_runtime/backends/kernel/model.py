@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from penstock_kernels.nvrtc import NvrtcError
-from penstock_runtime.backends.base import Arrays, ModelSource, Placement
+from penstock_runtime.backends.base import Arrays, ModelSource, Placement, Staged
 from penstock_runtime.backends.failure import execution_failure
 from penstock_runtime.backends.kernel.cuda import CudaStep, load_reference, no_reference
 from penstock_runtime.backends.kernel.form import Form, Step
@@ -13,15 +13,21 @@ from penstock_runtime.backends.kernel.source import compiled_or_refused, refusal
 from penstock_runtime.backends.module_loader import ModelModules
 from penstock_runtime.context import RequestContext
 from penstock_runtime.errors import InvalidArgument, PenstockError, Unsupported
+from penstock_runtime.memory.staging import Deck
 
 
-class KernelExecutable:
+class KernelExecutable(Staged):
     """One instance of a kernel on the CPU or on a GPU."""
 
     def __init__(self, model: str, step: Step, place: Place) -> None:
         self._model = model
         self._step = step
         self._place = place
+
+    @property
+    def deck(self) -> Deck | None:
+        """That of its GPU; None on the host."""
+        return self._place.deck()
 
     def execute(self, inputs: Arrays, contexts: Sequence[RequestContext]) -> Arrays:  # noqa: ARG002
         """The outputs of one batch. InvalidArgument for inputs that the kernel refuses."""

@@ -10,15 +10,19 @@ from typing import Any, Protocol
 import numpy as np
 
 from penstock_kernels import run
+from penstock_kernels.classify import TOP_K
 from penstock_kernels.cuda_runner import Cuda
 from penstock_kernels.declare import Kernel
 from penstock_kernels.device import NoDeviceError, find_cupy
+from penstock_kernels.gather import GATHER_PAD
 from penstock_kernels.nvrtc import NvrtcMissingError
 from penstock_kernels.run import Runner
 from penstock_kernels.streams import shared_stream
 from penstock_runtime.backends.base import Placement
+from penstock_runtime.backends.kernel.deck import CupyDeck
 from penstock_runtime.datatype import DataType
 from penstock_runtime.errors import FailedPrecondition, Unsupported
+from penstock_runtime.memory.staging import Deck
 from penstock_runtime.tensor import to_host
 
 Shape = tuple[int, ...]
@@ -54,6 +58,9 @@ class Place(Protocol):
     def forget(self, kernel: Kernel) -> None:
         """Let go of what was loaded for a kernel that no other model has."""
 
+    def deck(self) -> Deck | None:
+        """What puts batches together here; None where the host does."""
+
 
 class Host:
     """NumPy's arrays."""
@@ -87,6 +94,10 @@ class Host:
 
     def forget(self, kernel: Kernel) -> None:
         """Nothing: none was loaded."""
+
+    def deck(self) -> Deck | None:
+        """None: batches are merged as ever."""
+        return None
 
 
 class Device:
@@ -143,6 +154,15 @@ class Device:
     def forget(self, kernel: Kernel) -> None:
         """Unload it from every GPU."""
         self._runner.forget(kernel)
+
+    def deck(self) -> Deck | None:
+        """That of this GPU, its kernels loaded; None where they cannot be."""
+        try:
+            for kernel in (GATHER_PAD, TOP_K):
+                self.load(kernel)
+        except Unsupported:
+            return None
+        return CupyDeck(self._cupy, self._runner, self._ordinal)
 
 
 def place_of(placement: Placement) -> Place:
