@@ -15,6 +15,7 @@ from penstock.drain import Ports, Stoppable, StopRequest, drain
 from penstock.http import MetricsServer
 from penstock.logs import Logs
 from penstock.metrics import metrics_options, server_metrics
+from penstock.neighbours import Neighbours
 from penstock.observer import CallObserver, rpc_metrics
 from penstock.parts import make_cache, make_http, make_transport, open_call_log, repository_options
 from penstock.rate_config import rate_totals
@@ -52,6 +53,7 @@ class Server:
         stop: StopRequest,
         logs: Logs | None = None,
         progress: ProgressCallback | None = None,
+        neighbours: Neighbours | None = None,
     ) -> None:
         self.options = options
         self.stop = stop
@@ -92,6 +94,7 @@ class Server:
             logs,
             self.authority,
             self.tracer,
+            neighbours,
         )
         self._watch = LoopWatch(options.stall_dump_secs, self.services.health.beat)
         self._transport: Transport = make_transport(options, self.services.methods)

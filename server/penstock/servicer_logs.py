@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from penstock.log_settings import LogSettings, Setting
 from penstock.logs import Logs
 from penstock.messages import parse
+from penstock.neighbours import LOGS, Change, Neighbours, Nobody
 from penstock.transport.base import Call
 from penstock_protos import inference
 from penstock_runtime.errors import Unsupported
@@ -21,10 +22,13 @@ Response = inference.LogSettingsResponse
 
 
 class LogServicer:
-    """Answers LogSettings for the logs of this process; without any it says so."""
+    """Answers LogSettings for the logs of this process, and tells its neighbours of changes;
+    without any logs it says so.
+    """
 
-    def __init__(self, logs: Logs | None) -> None:
+    def __init__(self, logs: Logs | None, neighbours: Neighbours | None = None) -> None:
         self._logs = logs
+        self._neighbours = neighbours if neighbours is not None else Nobody()
 
     async def log_settings(self, data: bytes, call: Call) -> bytes:
         """Change the settings that are named, all of them or none; answer those in force."""
@@ -32,7 +36,9 @@ class LogServicer:
         if self._logs is None:
             raise Unsupported(_NOT_OURS, reason="NOT_AVAILABLE")
         if request.settings:
-            self._change(self._logs, _given(request), call)
+            given = _given(request)
+            self._change(self._logs, given, call)
+            await self._neighbours.tell(Change(LOGS, given))
         return _message(self._logs.settings).SerializeToString()
 
     def _change(self, logs: Logs, given: Mapping[str, Setting | None], call: Call) -> None:

@@ -5,6 +5,7 @@ import logging
 
 from penstock.auth.caller import permit_of
 from penstock.messages import parse
+from penstock.neighbours import TRACES, Change, Neighbours, Nobody
 from penstock.tracer import Tracer
 from penstock.transport.base import Call
 from penstock_protos import inference
@@ -19,9 +20,12 @@ Response = inference.TraceSettingResponse
 class TraceServicer:
     """Answers TraceSetting."""
 
-    def __init__(self, core: InferenceCore, tracer: Tracer) -> None:
+    def __init__(
+        self, core: InferenceCore, tracer: Tracer, neighbours: Neighbours | None = None
+    ) -> None:
         self._core = core
         self._tracer = tracer
+        self._neighbours = neighbours if neighbours is not None else Nobody()
 
     async def trace_setting(self, data: bytes, call: Call) -> bytes:
         """Change the settings that are named, all of them or none; answer those in force."""
@@ -39,6 +43,7 @@ class TraceServicer:
             await asyncio.to_thread(tracer.change, given, model)
             told = ", ".join(f"{name}={'+'.join(texts)}" for name, texts in given.items())
             of = f"model {model}" if model else "all models"
+            await self._neighbours.tell(Change(TRACES, given, model))
             _log.info("trace settings of %s are changed by %s: %s", of, peer_host(call.peer), told)
         return _message(tracer.texts(model)).SerializeToString()
 

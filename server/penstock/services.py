@@ -15,6 +15,7 @@ from penstock.interceptors import Gate, Guard, Observer
 from penstock.limits import ByteBudget, CopyBudget, default_inflight_bytes
 from penstock.load_report import LoadReporter
 from penstock.logs import Logs
+from penstock.neighbours import Neighbours
 from penstock.placing import RegionPlacing
 from penstock.reflection import Reflection
 from penstock.restrictions import read_restrictions
@@ -98,11 +99,13 @@ def build_services(
     logs: Logs | None = None,
     authority: Authority | None = None,
     tracer: Tracer | None = None,
+    neighbours: Neighbours | None = None,
 ) -> Services:
     """The handlers of a server; call it on the loop that will serve them.
 
     `logs` are those that callers may see to; without them the program keeps its own. `authority`
     knows the callers; without it anyone is served. Without a `tracer` traces go nowhere.
+    `neighbours` are told what is changed here.
     """
     gate = Gate()
     budget = ByteBudget(options.max_inflight_bytes or default_inflight_bytes())
@@ -145,8 +148,8 @@ def build_services(
         RepositoryServicer(core, admin_threads),
         health,
         Reflection(),
-        LogServicer(logs),
-        TraceServicer(core, tracer),
+        LogServicer(logs, neighbours),
+        TraceServicer(core, tracer, neighbours),
         SharedMemoryServicer(regions, admin_threads, find_driver, allowed=shared),
     )
     bound = bind(*owners)

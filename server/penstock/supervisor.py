@@ -7,6 +7,7 @@ through it, and it imports neither gRPC nor anything of the models'.
 
 import asyncio
 import contextlib
+import json
 import logging
 import signal
 import socket
@@ -22,6 +23,7 @@ from penstock.http_side import require_http
 from penstock.limits import default_inflight_bytes
 from penstock.logs import configure_logs
 from penstock.merged_metrics import LABEL, merged
+from penstock.neighbours import Change, Changes
 from penstock.reserved_ports import reserved
 from penstock.transport.addresses import UNIX, listen_addresses
 from penstock.version import __version__
@@ -119,6 +121,8 @@ class Supervisor:
         self._http: tuple[str, ...] = ()
         self._metrics_port: int | None = None
         self._announced = False
+        self._changes = Changes()
+        self._passing: asyncio.Task[None] | None = None
         self._told: asyncio.Task[None] | None = None
         self._stopping = False
         self._hurried = False
@@ -128,7 +132,12 @@ class Supervisor:
         o = self._options
         self._loop = asyncio.get_running_loop()
         metrics = MetricsServer(
-            o.metrics_address, o.metrics_port, self._render, self._is_live, self._is_ready
+            o.metrics_address,
+            o.metrics_port,
+            self._render,
+            self._is_live,
+            self._is_ready,
+            documents={"/queues": self._queues},
         )
         hosts = listen_addresses(o.grpc_address, o.grpc_port)
         web = listen_addresses((o.http_address,), o.http_port) if o.allow_http else ()
@@ -148,7 +157,8 @@ class Supervisor:
     async def _run(self) -> int:
         options = worker_options(self._options, self._addresses, self._http)
         self._workers = tuple(
-            WorkerProcess(number, options, self._heard) for number in range(options.processes)
+            WorkerProcess(number, options, self._heard, self._changed, self._changes.all)
+            for number in range(options.processes)
         )
         lives = [asyncio.create_task(worker.run()) for worker in self._workers]
         await asyncio.wait(lives, return_when=asyncio.FIRST_COMPLETED)
@@ -204,6 +214,23 @@ class Supervisor:
         for worker in self._workers:
             worker.hang_up()
 
+    # -- settings that are changed in one of them --------------------------------------------------
+
+    def _changed(self, worker: WorkerProcess, news: str) -> None:
+        """Pass a change on to all, each after the one before, so that they end alike."""
+        before = self._passing
+        self._passing = asyncio.create_task(self._pass_on(worker, news, before))
+
+    async def _pass_on(
+        self, worker: WorkerProcess, news: str, before: asyncio.Task[None] | None
+    ) -> None:
+        if before is not None:
+            await asyncio.wait((before,))
+        number, word = news.split()
+        self._changes.add(Change.decode(word))
+        await asyncio.gather(*(one.change(word) for one in self._workers))
+        await worker.settle(number)
+
     # -- what is said at the start ---------------------------------------------------------------
 
     def _heard(self) -> None:
@@ -248,6 +275,19 @@ class Supervisor:
         health, scrapes = self._on_loop(self._ask())
         texts = {str(number): text for number, text in enumerate(scrapes)}
         return merged(texts) + render(self._families([ready for _, ready in health]))
+
+    def _queues(self) -> bytes:
+        """What waits in each process."""
+        told = self._on_loop(self._ask_for_queues())
+        rows = [
+            {LABEL: str(number), **row}
+            for number, text in enumerate(told)
+            for row in (json.loads(text)["queues"] if text else ())
+        ]
+        return json.dumps({"queues": rows}, indent=2).encode() + b"\n"
+
+    async def _ask_for_queues(self) -> list[bytes]:
+        return await asyncio.gather(*(worker.queues() for worker in self._workers))
 
     async def _health(self) -> list[tuple[bool, bool]]:
         return await asyncio.gather(*(worker.health() for worker in self._workers))

@@ -21,7 +21,11 @@ from penstock.config import ServerOptions
 NEWS = 0
 LISTENING, LOADED = "listening", "loaded"
 LIVE, READY = "live", "ready"
-HEALTH, METRICS, HURRY = "health", "metrics", "hurry"
+HEALTH, METRICS, HURRY, QUEUES = "health", "metrics", "hurry", "queues"
+CHANGED = "changed "
+"""How news of changed settings begin; a number and the change follow, see `neighbours`."""
+CHANGE, SETTLED = "change:", "settled:"
+"""How the supervisor passes a change on, and says that all have it."""
 
 _log = logging.getLogger(__name__)
 

@@ -7,18 +7,23 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum
 
 from penstock.config import ServerOptions
+from penstock.neighbours import Change
 from penstock.worker_channel import (
+    CHANGE,
+    CHANGED,
     HEALTH,
     HURRY,
     LISTENING,
     LIVE,
     LOADED,
     METRICS,
+    QUEUES,
     READY,
+    SETTLED,
     Assignment,
     SupervisorEnd,
 )
@@ -29,6 +34,7 @@ CALM_S = 60.0
 
 EXIT_OK, EXIT_FAILED = 0, 1
 HEALTH_TIMEOUT_S, METRICS_TIMEOUT_S, HURRY_TIMEOUT_S = 0.8, 2.0, 5.0
+CHANGE_TIMEOUT_S, START_TIMEOUT_S = 1.5, 3600.0
 
 _log = logging.getLogger("penstock.supervisor")
 
@@ -53,10 +59,18 @@ def next_delay_s(last_s: float, lived_s: float) -> float:
 class WorkerProcess:
     """Keeps one process alive until it is told to stop. Lives on the supervisor's loop.
 
-    `heard` is called whenever the process has told something.
+    `heard` is called whenever the process has told something, `changed` with what was changed in
+    it; `changes` are all changes so far.
     """
 
-    def __init__(self, number: int, options: ServerOptions, heard: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        number: int,
+        options: ServerOptions,
+        heard: Callable[[], None],
+        changed: "Callable[[WorkerProcess, str], None] | None" = None,
+        changes: Callable[[], Sequence[Change]] = list,
+    ) -> None:
         self.number = number
         self.state = State.STARTING
         self.listened = False
@@ -64,6 +78,9 @@ class WorkerProcess:
         self.restarts = 0
         self._options = options
         self._heard = heard
+        self._changed = changed
+        self._changes = changes
+        self._telling: set[asyncio.Future[bytes]] = set()
         self._process: asyncio.subprocess.Process | None = None
         self._end: SupervisorEnd | None = None
         self._listening = False
@@ -132,6 +149,11 @@ class WorkerProcess:
             return EXIT_FAILED
         self._end = end = await SupervisorEnd.open(ours, self._news)
         end.assign(self._assignment())
+        for change in self._changes():
+            # Read once it is up, before it listens to anybody else.
+            telling = asyncio.ensure_future(end.ask(CHANGE + change.encode(), START_TIMEOUT_S))
+            self._telling.add(telling)
+            telling.add_done_callback(self._telling.discard)
         if self._stop.is_set():
             self._send(signal.SIGTERM)
         code = await process.wait()
@@ -155,6 +177,10 @@ class WorkerProcess:
         return Assignment(self.number, not self.loaded, os.getpid(), tuple(sys.path), self._options)
 
     def _news(self, news: str) -> None:
+        if news.startswith(CHANGED):
+            if self._changed is not None:
+                self._changed(self, news.removeprefix(CHANGED))
+            return
         if news == LISTENING:
             self._listening = self.listened = True
         elif news == LOADED and self.state is State.STARTING:
@@ -202,6 +228,20 @@ class WorkerProcess:
     async def scrape(self) -> bytes:
         """Its metrics; b"" if it has none, or not in time."""
         return await self._end.ask(METRICS, METRICS_TIMEOUT_S) if self._end is not None else b""
+
+    async def queues(self) -> bytes:
+        """Its queues as JSON; b"" if it does not say."""
+        return await self._end.ask(QUEUES, METRICS_TIMEOUT_S) if self._end is not None else b""
+
+    async def change(self, word: str) -> None:
+        """Change these settings in it, if it is up."""
+        if self._end is not None and self._listening:
+            await self._end.ask(CHANGE + word, CHANGE_TIMEOUT_S)
+
+    async def settle(self, number: str) -> None:
+        """What it has told of under this number is known to all."""
+        if self._end is not None:
+            await self._end.ask(SETTLED + number, CHANGE_TIMEOUT_S)
 
     def _send(self, number: signal.Signals) -> None:
         if self._process is not None and self._process.returncode is None:

@@ -9,19 +9,25 @@ import signal
 from dataclasses import replace
 
 from penstock.app import announce_setup, handled_signals, model_table
+from penstock.describe_queue import queues_json
 from penstock.drain import StopRequest
 from penstock.logs import Logs
+from penstock.neighbours import LOGS, TRACES, Change, SupervisedNeighbours
 from penstock.server import EXIT_FAILED, Server
 from penstock.trace_config import of_process
 from penstock.worker import end_now
 from penstock.worker_channel import (
+    CHANGE,
+    CHANGED,
     HEALTH,
     HURRY,
     LISTENING,
     LIVE,
     LOADED,
     METRICS,
+    QUEUES,
     READY,
+    SETTLED,
     Assignment,
     WorkerEnd,
 )
@@ -65,9 +71,10 @@ class WorkerServer:
         options = replace(options, trace_config=traces)
         try:
             with handled_signals(self._stop, options) as on_hangup:
-                server = Server(options, self._stop, logs)
+                neighbours = SupervisedNeighbours(lambda text: self._end.tell(CHANGED + text))
+                server = Server(options, self._stop, logs, neighbours=neighbours)
                 on_hangup.append(server.hang_up)
-                self._answer_questions(server)
+                self._answer_questions(server, logs, neighbours)
                 return await self._serve(server)
         finally:
             # All that is left is to write the log.
@@ -87,7 +94,9 @@ class WorkerServer:
         finally:
             starting.cancel()
 
-    def _answer_questions(self, server: Server) -> None:
+    def _answer_questions(
+        self, server: Server, logs: Logs, neighbours: SupervisedNeighbours
+    ) -> None:
         loop = asyncio.get_running_loop()
 
         def answer(question: str) -> bytes:
@@ -99,6 +108,14 @@ class WorkerServer:
                 # A loop that is closed has nothing left to hurry.
                 with contextlib.suppress(RuntimeError):
                     loop.call_soon_threadsafe(self._stop.hasten)
+                return b""
+            if question == QUEUES:
+                return queues_json(server.repository.models())
+            if question.startswith(CHANGE):
+                change(server, logs, Change.decode(question.removeprefix(CHANGE)))
+                return b""
+            if question.startswith(SETTLED):
+                neighbours.settled(int(question.removeprefix(SETTLED)))
                 return b""
             raise InvalidArgument(f"the question {question!r} is unknown")
 
@@ -133,6 +150,14 @@ class WorkerServer:
             return False
         self._end.tell(LISTENING)
         return True
+
+
+def change(server: Server, logs: Logs, told: Change) -> None:
+    """Change settings as they were changed in another process; from any thread."""
+    if told.kind == LOGS:
+        logs.change(logs.settings.changed(told.given))
+    elif told.kind == TRACES:
+        server.tracer.change({name: tuple(texts) for name, texts in told.given.items()}, told.model)
 
 
 def health_of(server: Server) -> bytes:

@@ -1,4 +1,4 @@
-"""The trace of a request goes on in the process of its model; what is noted there comes back."""
+"""The trace of a request goes on in the process of its model, and comes back from there."""
 
 import json
 from pathlib import Path

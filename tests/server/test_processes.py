@@ -2,6 +2,7 @@
 serve, none outlives the supervisor, and the way down loses nothing.
 """
 
+import json
 import os
 import re
 import signal
@@ -83,6 +84,35 @@ def test_the_log_says_who_speaks_and_says_once_what_is_the_same(served: Served) 
     assert sum("gRPC on" in line for line in lines) == 1
 
 
+def test_settings_are_changed_in_every_process(served: Served) -> None:
+    """When the call is answered, whichever process it came to."""
+    connections = [served.find(pid) for pid in served.pids()]
+    clients = [connection._client for connection in connections]
+    try:
+        for value, (client, other) in enumerate((clients, clients[::-1]), 1):
+            client.update_log_settings({"log_verbose_level": value})
+            client.update_trace_settings("pid", {"trace_rate": str(value)})
+            found = other.get_log_settings(as_json=True)["settings"]
+            traced = other.get_trace_settings("pid", as_json=True)["settings"]
+
+            assert int(found["log_verbose_level"]["uint32_param"]) == value
+            assert traced["trace_rate"]["value"] == [str(value)]
+            assert other.get_trace_settings(as_json=True)["settings"]["trace_rate"] != [str(value)]
+    finally:
+        clients[0].update_log_settings({"log_verbose_level": 0})
+        for connection in connections:
+            connection.__exit__()
+
+
+def test_queues_of_all_processes_are_on_one_page(served: Served) -> None:
+    """Each row says whose it is."""
+    status, text = served.get("/queues")
+
+    rows = json.loads(text)["queues"]
+    assert status == 200
+    assert {(row["process"], row["model"]) for row in rows} >= {("0", "pid"), ("1", "pid")}
+
+
 def test_the_supervisor_stays_small(served: Served) -> None:
     """It has loaded neither gRPC nor numpy, torch or uvloop."""
     maps = Path(f"/proc/{served.server.process.pid}/maps").read_text()
@@ -117,9 +147,12 @@ def test_a_port_that_another_server_shares_out_is_taken(served: Served, tmp_path
 
 
 def test_a_killed_process_comes_back_while_the_others_serve(served: Served) -> None:
-    """Nobody else notices: not who is connected elsewhere, nor who comes while it loads again."""
+    """Nobody else notices: not who is connected elsewhere, nor who comes while it loads again. What
+    was changed in the meantime holds for the new one too.
+    """
     lost, kept = served.pids()
     with served.find(kept) as connected:
+        connected._client.update_trace_settings("pid", {"trace_rate": "77"})
         os.kill(lost, signal.SIGKILL)
         wait_until(lambda: served.get("/v2/health/ready")[0] == 503, "not ready")
         answered = {connected.call()}
@@ -129,8 +162,10 @@ def test_a_killed_process_comes_back_while_the_others_serve(served: Served) -> N
 
     assert served.get("/v2/health/live")[0] == 200
     (new,) = served.pids() - {kept}
-    served.find(new).__exit__()
+    with served.find(new) as found:
+        settings = found._client.get_trace_settings("pid", as_json=True)["settings"]
     assert new != lost
+    assert settings["trace_rate"]["value"] == ["77"]
     assert answered <= {kept, new}
     assert served.value("penstock_process_restarts_total") == 1
     assert is_gone(lost)
