@@ -132,7 +132,9 @@ def counted(value: Any) -> Any:
         return value
     if value.numel() <= _SHORT and not value.dtype.is_floating_point:
         return value.cpu().numpy()
-    return np.broadcast_to(_array(torch.zeros((1,), dtype=value.dtype)), tuple(value.shape))
+    eight = value.dtype == torch.float8_e4m3fn
+    form = torch.zeros((1,), dtype=torch.int8 if eight else value.dtype)
+    return np.broadcast_to(form.numpy(), tuple(value.shape))
 
 
 def measure(case: Case, device: torch.device, of: Machine, *, compiled: bool) -> Timing:
