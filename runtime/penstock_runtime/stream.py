@@ -121,6 +121,8 @@ class ResponseStream:
                 return False
             self._items.append(item)
             self._ended = final
+        if final:
+            self._on_cancel = None
         self._tell()
         return True
 
@@ -137,6 +139,7 @@ class ResponseStream:
             if self._ended:
                 return False
             self._ended, self._error = True, error
+        self._on_cancel = None
         self._tell()
         return True
 
@@ -181,6 +184,10 @@ class ResponseStream:
         self._on_cancel = callback
         if self.cancelled:
             callback()
+        if self._ended:
+            # What was queued knows its stream: both, with all their bytes, would wait for a
+            # collection. Whoever ends the stream lets go of it too.
+            self._on_cancel = None
 
     def cancel(self) -> None:
         """The consumer gives up; the producer is told. Safe from any thread, and more than once."""

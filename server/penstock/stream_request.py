@@ -137,6 +137,7 @@ class StreamRequest(LaneStream):
                 self.response = response
                 self.final_said = data is not None
                 self._ended = True
+                self._on_cancel = None
         self._example = data
         self._tell()
         return True

@@ -145,6 +145,7 @@ class UnaryRequest(ResponseStream, Pending):
             return False
         self.message = message
         self._ended = True
+        self._on_cancel = None
         self._tell()
         return True
 
@@ -157,6 +158,8 @@ class UnaryRequest(ResponseStream, Pending):
                 self._first = item
             self._count += 1
             self._ended = final
+        if final:
+            self._on_cancel = None
         self._tell()
         return True
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import weakref
 from functools import partial
 from typing import Any
 
@@ -210,3 +211,28 @@ async def test_a_consumer_that_fails_leaves_the_others_awake() -> None:
 
     assert await asyncio.wait_for(waiting, 10) is None
     assert [str(context["exception"]) for context in told] == ["a defect"]
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("how", ["put", "fail", "close"])
+def test_a_stream_that_has_ended_holds_nothing_that_was_queued(how: str, late: bool) -> None:
+    """What is queued knows its stream: if that knew it in turn, the bytes of both would be there
+    until the next collection.
+    """
+
+    def cancel() -> None:
+        """What would be told, if it had not ended."""
+
+    held = weakref.ref(cancel)
+    stream = ResponseStream()
+    if not late:
+        stream.on_cancel(cancel)
+    if how == "put":
+        stream.put(InferResponse("m", "1"))
+    else:
+        _ = stream.fail(Internal("broken")) if how == "fail" else stream.close()
+    if late:
+        stream.on_cancel(cancel)
+
+    del cancel
+    assert held() is None

@@ -6,8 +6,6 @@ as its length is known, and the socket is read into that.
 
 import struct
 
-import numpy as np
-
 from penstock.transport.http2.compression import (
     ENCODINGS,
     INTERNAL,
@@ -20,6 +18,7 @@ from penstock.transport.http2.compression import (
     Reserve,
     no_memory,
 )
+from penstock.transport.http2.spare_memory import SPARE
 
 PREFIX = 5
 """Bytes before each message."""
@@ -208,7 +207,7 @@ class Assembler:
                 raise no_memory(size)
             try:
                 # Memory that nobody has written to costs nothing until the peer really sends.
-                self._large = np.empty(size, np.uint8).data
+                self._large = SPARE.take(size)
             except MemoryError:
                 self._release(size)
                 raise no_memory(size) from None
