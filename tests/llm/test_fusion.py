@@ -118,11 +118,10 @@ def test_the_shares_of_joined_layers_answer_in_any_order() -> None:
             assert torch.allclose(shares[place](value), layers[place](value), atol=1e-5)
 
 
-def test_adapters_and_quantisers_find_the_layers_as_they_are() -> None:
-    for options in (EngineOptions(adapters="a=b"), EngineOptions(quantization="int8")):
-        loaded = prepare(build("Llama"), options)
+def test_without_kernels_layers_stay_as_they_are() -> None:
+    loaded = prepare(build("Llama"), EngineOptions(cpu_kernels="off"))
 
-        assert type(loaded.model.model.layers[0].self_attn.q_proj) is torch.nn.Linear
+    assert type(loaded.model.model.layers[0].self_attn.q_proj) is torch.nn.Linear
 
 
 def test_without_packed_weights_nothing_is_fused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,11 +122,13 @@ def on_gpus(patch: pytest.MonkeyPatch, cupy: FakeCupy, runner: FakeRunner) -> No
 def answers(source: ModelSource, *gpus: int, **inputs: Any) -> list[dict[str, Any]]:
     """What an instance on each of these GPUs answers."""
     _, loaded = load(source)
-    made: list[Any] = [loaded.executable(Placement(f"m_gpu{n}", "KIND_GPU", n)) for n in gpus]
-    found = [dict(one.execute(inputs, [context()])) for one in made]
-    for one in made:
-        one.close()
-    loaded.close()
+    try:
+        made: list[Any] = [loaded.executable(Placement(f"m_gpu{n}", "KIND_GPU", n)) for n in gpus]
+        found = [dict(one.execute(inputs, [context()])) for one in made]
+        for one in made:
+            one.close()
+    finally:
+        loaded.close()
     return found
 
 
