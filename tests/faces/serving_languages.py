@@ -48,7 +48,7 @@ def write_repository(root: Path) -> None:
     write_encoder(root / "reranker", "bert", "ForSequenceClassification", num_labels=1)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """The server; what it was asked is in `calls.jsonl` beside its models."""
     root = tmp_path_factory.mktemp("languages")
@@ -60,7 +60,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         yield server
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def client(running: Running) -> Iterator[OpenAI]:
     """OpenAI's client of it."""
     with OpenAI(base_url=url(running, "/v1"), api_key="none", max_retries=0) as made:
@@ -73,7 +73,7 @@ def aclient(running: Running) -> AsyncOpenAI:
     return AsyncOpenAI(base_url=url(running, "/v1"), api_key="none", max_retries=0)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def web(running: Running) -> Iterator[httpx.Client]:
     """A plain client."""
     with httpx.Client(base_url=url(running, ""), timeout=20) as made:

@@ -1,0 +1,1 @@
+"""Tests whose servers live as long as they do."""
