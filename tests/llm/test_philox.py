@@ -55,7 +55,9 @@ def test_the_kernel_draws_the_same_tokens() -> None:
     numbers = np.array(seeds), np.array(positions)
     shape = cuts.temperature, cuts.top_k.astype(np.int32), cuts.top_p, cuts.min_p
 
-    SAMPLE.reference(logits, None, None, None, *shape, ones, zeros, zeros, *numbers, tokens, logprobs)
+    SAMPLE.reference(
+        logits, None, None, None, *shape, ones, zeros, zeros, *numbers, tokens, logprobs
+    )
 
     assert race(cut(torch.from_numpy(logits), cuts), seeds, positions) == tokens.tolist()
 
