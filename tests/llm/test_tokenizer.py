@@ -20,7 +20,6 @@ from tokenizers import decoders, models
 from transformers import AutoTokenizer
 
 from penstock_runtime.errors import InvalidArgument
-from penstock_runtime.llm.bad_words import bad_word_tokens
 from penstock_runtime.llm.tokenizer import Tokenizer, load_tokenizer
 
 TEXTS = ["def f(x):\n    return x", MULTIBYTE, "", " a <|im_start|>user</s>", "<tool call> 1"]
@@ -162,15 +161,6 @@ def test_a_text_that_the_vocabulary_cannot_say_is_refused() -> None:
 def test_a_text_that_is_surely_too_long_is_refused_before_it_is_encoded() -> None:
     with pytest.raises(InvalidArgument, match="expected at most 100 tokens"):
         byte_level().encode("🙂" * 10_000_000, limit=100)
-
-
-def test_a_bad_word_is_bad_after_a_space_too() -> None:
-    tokenizer = byte_level()
-
-    found = bad_word_tokens(tokenizer, ["return", " return"])
-
-    texts = {tokenizer.decode(tokens) for tokens in found}
-    assert texts >= {"return", " return"}
 
 
 def test_padding_and_truncation_of_the_file_are_left_out(tmp_path: Path) -> None:
