@@ -9,7 +9,7 @@ from penstock_runtime.dispatch import Dispatch
 from penstock_runtime.examining import examine_model
 from penstock_runtime.llm.calls import CallLog
 from penstock_runtime.model import Model
-from penstock_runtime.model_services import ModelServices
+from penstock_runtime.model_services import ModelServices, Reading
 from penstock_runtime.observability.custom_metrics import CustomMetrics
 from penstock_runtime.observability.engine_metrics import EngineBook
 from penstock_runtime.repository.loader import ConfigParser, Loader
@@ -41,6 +41,7 @@ def open_repository(
     custom: CustomMetrics | None = None,
     engines: EngineBook | None = None,
     calls: CallLog | None = None,
+    reading: Reading | None = None,
 ) -> ModelRepository[Model]:
     """A repository with every backend there is; nothing is loaded before its `start`.
 
@@ -50,7 +51,7 @@ def open_repository(
     empty or not, instances need a turn where they share resources; `sequences` is for whoever has
     to find those of models that were replaced; `custom` holds the metrics that the code of models
     makes, `engines` those of language models, whose requests are
-    recorded in `calls`.
+    recorded in `calls`; `reading` is told how far large weights are read.
     """
     rates = Rates(rate_totals) if rate_totals is not None else None
     book = sequences if sequences is not None else SequenceBook()
@@ -61,6 +62,7 @@ def open_repository(
         waits=WaitGraph(rates),
         engines=engines or EngineBook(),
         calls=calls,
+        reading=reading,
     )
     common = Common(Timer(), dispatch, hold_until, cache, rates, hold_backlog, book, services)
     loader = Loader(

@@ -2,6 +2,7 @@
 unloading, and metrics of its own. One for all models of a server.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -12,6 +13,9 @@ from penstock_runtime.observability.custom_metrics import CustomMetrics
 from penstock_runtime.observability.engine_metrics import EngineBook
 from penstock_runtime.repository.overrides import LoadOverrides
 from penstock_runtime.wait_graph import WaitGraph
+
+Reading = Callable[[str, int, int], None]
+"""Told, from any thread, how many bytes of how many are read of a model's weights."""
 
 
 class Repository(Protocol):
@@ -45,7 +49,8 @@ class Control:
 @dataclass(frozen=True, slots=True)
 class ModelServices:
     """`waits` knows which instance waits for which model, `loads` which load for which; `engines`
-    are those of language models, whose requests are recorded in `calls`.
+    are those of language models, whose requests are recorded in `calls`; `reading` is told how far
+    large weights are read.
     """
 
     dispatch: Dispatch
@@ -55,3 +60,4 @@ class ModelServices:
     loads: WaitGraph = field(default_factory=WaitGraph)
     engines: EngineBook = field(default_factory=EngineBook)
     calls: CallLog | None = None
+    reading: Reading | None = None

@@ -78,6 +78,7 @@ class Server:
             custom=custom,
             engines=engines,
             calls=self._calls,
+            reading=getattr(progress, "reading", None),
         )
         self.core = InferenceCore(self.repository, sequences)
         self._progress = progress

@@ -138,13 +138,16 @@ class ModelText:
 
 
 class _Progress:
-    """Tells the log how far the weights are read, every few seconds."""
+    """Tells how far the weights are read: whoever watches, and every few seconds the log."""
 
-    def __init__(self, model: str) -> None:
-        self._model = model
+    def __init__(self, source: ModelSource) -> None:
+        self._model = source.config.name
+        self._reading = source.services.reading if source.services is not None else None
         self._told = time.monotonic()
 
     def __call__(self, done: int, total: int) -> None:
+        if self._reading is not None:
+            self._reading(self._model, done, total)
         now = time.monotonic()
         if now - self._told >= _TELL_S:
             self._told = now
@@ -162,7 +165,7 @@ def build_engine(source: ModelSource, options: EngineOptions, device: str, name:
             "language models need torch, transformers, tokenizers and llguidance, which are not all"
             " installed: pip install 'penstock[llm]'"
         ) from error
-    parts: Parts = heavy.make_parts(source, options, device, _Progress(source.config.name))
+    parts: Parts = heavy.make_parts(source, options, device, _Progress(source))
     try:
         return _assemble(source, options, device, name, parts)
     except BaseException:
