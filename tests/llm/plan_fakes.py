@@ -48,6 +48,8 @@ class FakeModel:
     def __init__(self, pool: BlockPool) -> None:
         self._size = pool.block_size
         self._cache = [b""] * pool.capacity
+        # As a device has them: what follows each text, told or not.
+        self._last: dict[Sequence, int] = {}
 
     def run(self, plan: StepPlan) -> list[list[int]]:
         """The new tokens of each row."""
@@ -56,7 +58,7 @@ class FakeModel:
     def _row(self, row: Row) -> list[int]:
         sequence, states = row.sequence, []
         state = self._cache[self._slot(sequence, row.start - 1)] if row.start else b""
-        for position, token in enumerate(row.tokens, row.start):
+        for position, token in enumerate(self._tokens(row), row.start):
             state = mix(state, token, sequence.adapter)
             self._cache[self._slot(sequence, position)] = state
             states.append(state)
@@ -69,7 +71,13 @@ class FakeModel:
             new.append(choose(state))
             if new[-1] != guess:
                 break
+        self._last[sequence] = new[-1]
         return new
+
+    def _tokens(self, row: Row) -> list[int]:
+        if row.sequence.foreseen and row.start + row.count == len(row.sequence.tokens):
+            return [*row.tokens[:-1], self._last[row.sequence]]
+        return row.tokens
 
     def _slot(self, sequence: Sequence, position: int) -> int:
         return sequence.blocks[position // self._size] * self._size + position % self._size
@@ -176,8 +184,8 @@ def engine(
 
 
 def generated(sequence: Sequence) -> list[int]:
-    """What follows the prompt."""
-    return sequence.tokens[sequence.n_prompt :]
+    """What is known to follow the prompt."""
+    return sequence.tokens[sequence.n_prompt :][: sequence.n_generated]
 
 
 def right(sequence: Sequence) -> list[int]:

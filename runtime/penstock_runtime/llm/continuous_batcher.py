@@ -13,6 +13,7 @@ from penstock_runtime.errors import PenstockError
 from penstock_runtime.llm.admission import Limits, Queue, never_fits, queue_full, too_late
 from penstock_runtime.llm.block_pool import BlockPool
 from penstock_runtime.llm.deadlines import Deadlines
+from penstock_runtime.llm.outcomes import Outcomes
 from penstock_runtime.llm.policy import Policy
 from penstock_runtime.llm.room import Room
 from penstock_runtime.llm.roster import BatcherStats, Roster
@@ -33,6 +34,7 @@ class ContinuousBatcher:
         self.policy = policy
         self._roster = Roster(pool, policy)
         self._room = Room(pool, limits)
+        self._outcomes = Outcomes(self._roster)
         self._deadlines = Deadlines()
         self._cap = limits.long_prefill_cap or limits.max_batched_tokens
 
@@ -110,28 +112,21 @@ class ContinuousBatcher:
             self._admit(draft)
         return draft.plan()
 
+    def foresee(self, plan: StepPlan) -> None:
+        """A plan is on its way: from now on plans are made as if it were computed. At most one is,
+        without drafts; `update` or `take_back` ends it.
+        """
+        self._outcomes.foresee(plan)
+
+    def take_back(self, plan: StepPlan) -> None:
+        """What was foreseen did not come: the plan is as good as never made."""
+        self._outcomes.take_back(plan)
+
     def update(self, plan: StepPlan, tokens: Items[list[int]]) -> None:
         """A plan was computed; `tokens` are those that were newly accepted, row by row: none where
         a row does not sample, at least one where it does.
         """
-        running, size, charges = Phase.RUNNING, self.pool.block_size, self.policy.charges
-        for row, new in zip(plan.rows, tokens, strict=True):
-            sequence = row.sequence
-            # It may have ended while it was computed.
-            if sequence.phase is not running:
-                continue
-            computed = row.start + row.count
-            if row.samples:
-                # The last of the new ones is not computed yet; nor are drafts that were rejected.
-                computed += len(new) - 1 - row.drafts
-                sequence.tokens += new
-                if sequence.drafts:
-                    sequence.drafts = []
-                if charges:
-                    self.policy.charge(sequence, 0, len(new))
-            sequence.n_computed = computed
-            if computed >= (len(sequence.hashes) + 1) * size:
-                self._roster.prefix.publish(sequence)
+        self._outcomes.update(plan, tokens)
 
     # -- those that run --------------------------------------------------------------------------
 
@@ -151,6 +146,9 @@ class ContinuousBatcher:
             if left != 1 or computed < sequence.n_prompt:
                 if left:
                     prefills.append(sequence)
+            elif sequence.foreseen and sequence.n_left < 1:
+                # The token on its way is its last.
+                continue
             elif computed < len(sequence.blocks) * size or self._roster.grow(
                 sequence, computed + 1, draft
             ):
@@ -275,7 +273,7 @@ class ContinuousBatcher:
 
     def check(self) -> None:
         """Assert what always holds between steps: for tests, and for debugging."""
-        self._roster.check()
+        self._roster.check(self._outcomes.ahead)
 
     def __repr__(self) -> str:
         return f"<ContinuousBatcher of {self._roster!r}>"

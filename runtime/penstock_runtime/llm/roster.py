@@ -3,6 +3,7 @@
 Pure. It carries out what the batcher decides, and keeps what always holds between steps.
 """
 
+from collections.abc import Container
 from dataclasses import dataclass
 
 from penstock_runtime.llm.block_pool import BlockPool
@@ -113,6 +114,15 @@ class Roster:
         self._preemptions += 1
         draft.preempted.append(sequence)
 
+    def learn(self, sequence: Sequence, tokens: list[int]) -> None:
+        """What follows its text, in place of the token that was foreseen."""
+        before = len(sequence.tokens)
+        del sequence.tokens[before - sequence.foreseen :]
+        sequence.foreseen = 0
+        sequence.tokens += tokens
+        if sequence in self.waiting:
+            self.waiting_tokens += len(sequence.tokens) - before
+
     def _give_back(self, sequence: Sequence) -> None:
         self.pool.release(sequence.blocks)
         sequence.blocks = []
@@ -142,8 +152,10 @@ class Roster:
             waiting_tokens=self.waiting_tokens,
         )
 
-    def check(self) -> None:
-        """Assert what always holds between steps: for tests, and for debugging."""
+    def check(self, ahead: Container[Sequence] = ()) -> None:
+        """Assert what always holds between steps: for tests, and for debugging. What those `ahead`
+        are foreseen to have computed is not found by others yet.
+        """
         self.pool.check([sequence.blocks for sequence in self.running])
         self.prefix.check()
         assert self.waiting_tokens == sum(len(sequence.tokens) for sequence in self.waiting)
@@ -151,15 +163,19 @@ class Roster:
             assert sequence.phase is Phase.WAITING, f"{sequence!r} waits"
             assert not sequence.blocks, f"{sequence!r} waits and holds blocks"
         for sequence in self.running:
-            self._check_table(sequence)
+            self._check_table(sequence, sequence in ahead)
 
-    def _check_table(self, sequence: Sequence) -> None:
+    def _check_table(self, sequence: Sequence, ahead: bool) -> None:
         pool, full = self.pool, sequence.n_computed // self.pool.block_size
         assert sequence.phase is Phase.RUNNING, f"{sequence!r} runs"
         assert sequence.n_computed <= len(sequence.tokens), f"{sequence!r} computed too much"
         assert sequence.n_computed <= len(sequence.blocks) * pool.block_size, f"{sequence!r} spills"
-        assert len(sequence.hashes) == (full if pool.caching else 0), f"{sequence!r} lacks hashes"
-        for block in sequence.blocks[full:]:
+        known = len(sequence.hashes)
+        assert known == (full if pool.caching else 0) or (ahead and known < full), (
+            f"{sequence!r} has {known} hashes"
+        )
+        assert ahead or not sequence.foreseen, f"{sequence!r} waits for a token that never comes"
+        for block in sequence.blocks[known if pool.caching else full :]:
             assert pool.ref[block] == 1, f"block {block}, which {sequence!r} writes, is shared"
             assert not pool.is_published(block), f"block {block} is found before it is full"
 

@@ -38,7 +38,8 @@ class Sequence:
 
     `n_computed` of `tokens` have their keys and values in `blocks` (position p lies in slot
     `blocks[p // B] * B + p % B`); `hashes` are of the full blocks among them; `drafts` are proposed
-    tokens that follow `tokens` if they are accepted. `priority` 1 goes before 2; `salt` and
+    tokens that follow `tokens` if they are accepted; `foreseen` is 1 while the last of `tokens` only
+    holds the place of one that a step on its way will tell, else 0. `priority` 1 goes before 2; `salt` and
     `adapter` keep prefixes of different callers and weights apart; `ready` is False while its
     grammar is compiled.
     """
@@ -50,6 +51,7 @@ class Sequence:
         "cached_tokens",
         "deadline_ns",
         "drafts",
+        "foreseen",
         "grammar",
         "hashes",
         "id",
@@ -105,19 +107,20 @@ class Sequence:
         self.blocks: list[int] = []
         self.hashes: list[bytes] = []
         self.drafts: list[int] = []
+        self.foreseen = 0
         self.cached_tokens = 0
         self.preemptions = 0
         self.planned_ns = 0
 
     @property
     def n_generated(self) -> int:
-        """How many tokens follow the prompt."""
-        return len(self.tokens) - self.n_prompt
+        """How many tokens are known to follow the prompt."""
+        return len(self.tokens) - self.n_prompt - self.foreseen
 
     @property
     def n_left(self) -> int:
-        """How many more tokens it may get."""
-        return self.max_tokens - self.n_generated
+        """How many more tokens it may get, those that are foreseen not among them."""
+        return self.max_tokens - (len(self.tokens) - self.n_prompt)
 
     def __repr__(self) -> str:
         return (
