@@ -19,6 +19,7 @@ from penstock_runtime.llm.answers import Answers
 from penstock_runtime.llm.block_pool import BlockPool
 from penstock_runtime.llm.continuous_batcher import ContinuousBatcher
 from penstock_runtime.llm.detokenizer import TextStream
+from penstock_runtime.llm.device_sampler import DeviceSampler
 from penstock_runtime.llm.engine import GRAMMAR, Engine
 from penstock_runtime.llm.engine_seams import Proposer, Runner
 from penstock_runtime.llm.generation import Generation, Texts
@@ -30,6 +31,7 @@ from penstock_runtime.llm.sampling_params import SamplingParams
 from penstock_runtime.llm.scribe import Scribe
 from penstock_runtime.llm.sequence import Grammar
 from penstock_runtime.llm.speculative.verify import Proposals
+from penstock_runtime.llm.stepping import Steps
 from penstock_runtime.llm.watching import EngineWatcher, state_of
 from penstock_runtime.observability.engine_metrics import EngineTally
 from penstock_runtime.request import EMPTY, InferRequest, Parameters, RequestedOutput
@@ -247,6 +249,8 @@ def drive(
     caching: bool = True,
     gate: AdapterGate | None = None,
     proposals: Proposals | None = None,
+    steps: Callable[[Any, Sampler], Steps] = Steps,
+    device: DeviceSampler | None = None,
 ) -> Driver:
     """An engine of this size over this runner."""
     clock = Clock()
@@ -258,11 +262,18 @@ def drive(
     )
     pool = BlockPool(blocks, size, caching)
     batcher = ContinuousBatcher(pool, limits, make_policy(policy))
-    sampler = Sampler(vocab_size, eos, proposals=proposals)
+    sampler = Sampler(vocab_size, eos, proposals=proposals, device=device)
     tally = EngineTally("tiny", 1, "tiny_0", {})
     watcher = EngineWatcher(tally, clock=clock)
     engine = Engine(
-        "tiny", runner, batcher, sampler, watcher, list(eos), proposer, gate=gate, clock=clock
+        "tiny",
+        steps(runner, sampler),
+        batcher,
+        watcher,
+        list(eos),
+        proposer,
+        gate=gate,
+        clock=clock,
     )
     scribe = Scribe(Answers(str), engine.end, watcher, clock=clock)
     engine._teller = scribe

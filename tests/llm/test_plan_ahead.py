@@ -21,7 +21,7 @@ class AheadMachine(PlanMachine):
 
     @precondition(lambda _: False)
     @rule()
-    def propose(self) -> None:  # type: ignore[override]
+    def propose(self) -> None:
         """Guesses follow a token that is known."""
 
     @precondition(lambda self: self.under_way is None and self.flying is None)

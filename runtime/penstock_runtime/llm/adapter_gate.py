@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from penstock_runtime.errors import PenstockError
 from penstock_runtime.llm.endings import step_failure
-from penstock_runtime.llm.engine_seams import Runner
+from penstock_runtime.llm.engine_seams import FedRunner
 from penstock_runtime.llm.generation import Choice
 from penstock_runtime.llm.sequence import Phase
 from penstock_runtime.llm.sequence import Sequence as Tokens
@@ -120,11 +120,11 @@ class AdapterGate:
 class AdaptedRunner:
     """A runner whose model has adapters: each token of a step is computed with its own."""
 
-    def __init__(self, runner: Runner, slots: AdapterSlots) -> None:
+    def __init__(self, runner: FedRunner, slots: AdapterSlots) -> None:
         self._runner = runner
         self._slots = slots
 
-    def run(self, plan: StepPlan) -> Any:
+    def run(self, plan: StepPlan, feed: Any = None) -> Any:
         """The wanted logits of all rows."""
         rows = plan.rows
         if any(row.sequence.adapter for row in rows):
@@ -132,4 +132,4 @@ class AdaptedRunner:
             self._slots.set_rows([i for r in rows for i in [index(r.sequence.adapter)] * r.count])
         else:
             self._slots.set_rows(None)
-        return self._runner.run(plan)
+        return self._runner.run(plan, feed)

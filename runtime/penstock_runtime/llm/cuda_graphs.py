@@ -14,8 +14,9 @@ from typing import Any, Protocol
 
 import torch
 
-from penstock_runtime.llm.packing import PackedBatch, Span, pack
+from penstock_runtime.llm.packing import Feed, PackedBatch, Span, pack
 from penstock_runtime.llm.step import StepPlan
+from penstock_runtime.llm.transfers import down
 
 _log = logging.getLogger("penstock.llm")
 _CPU = torch.device("cpu")
@@ -89,7 +90,7 @@ class DecodeGraphs:
         self._buffers = _Buffers(self.sizes[-1], pages, device)
         self.broken = False
 
-    def run(self, plan: StepPlan) -> torch.Tensor | None:
+    def run(self, plan: StepPlan, feed: Feed | None = None) -> torch.Tensor | None:
         """The logits of the plan's rows, which stand until the next call; None where the step is
         not of one token a row, or too large.
         """
@@ -101,6 +102,8 @@ class DecodeGraphs:
             return None
         size = self.sizes[bisect_left(self.sizes, rows)]
         self._buffers.fill(batch, size)
+        if feed is not None:
+            self._buffers.feed(feed, plan)
         graph = self._graphs.get(size) or self._captured(size)
         if graph is None:
             return None
@@ -124,15 +127,23 @@ class DecodeGraphs:
 
 class _Buffers:
     """Where the graphs find a step: on the device, with a copy on the host that is written first,
-    so that a step takes two copies. The host waits for a step's tokens before it writes the next.
+    so that a step takes two copies. The host has two of those, in turns: the host waits for a
+    step's tokens before it writes the step after the next.
     """
 
     def __init__(self, rows: int, pages: int, device: torch.device) -> None:
         pinned = device.type == "cuda"
-        self._longs = torch.zeros(3, rows, dtype=torch.int64, pin_memory=pinned)
-        self._ints = torch.zeros(rows, 1 + pages, dtype=torch.int32, pin_memory=pinned)
-        self._device_longs = self._longs.to(device, copy=True)
-        self._device_ints = self._ints.to(device, copy=True)
+        self._hosts = [
+            (
+                torch.zeros(3, rows, dtype=torch.int64, pin_memory=pinned),
+                torch.zeros(rows, 1 + pages, dtype=torch.int32, pin_memory=pinned),
+            )
+            for _ in range(2)
+        ]
+        longs, ints = self._hosts[0]
+        self._device = device
+        self._device_longs = longs.to(device, copy=True)
+        self._device_ints = ints.to(device, copy=True)
         # A graph reads contexts and tables as they are for any other step: dense.
         self._tables = torch.zeros(rows, pages, dtype=torch.int32, device=device)
         self._contexts = torch.zeros(rows, dtype=torch.int32, device=device)
@@ -141,19 +152,26 @@ class _Buffers:
     def fill(self, batch: PackedBatch, size: int) -> None:
         """Have this batch in the first rows, and nothing in the rows behind it."""
         rows, pages = batch.tables.shape
-        self._longs[0, :size] = 0
-        self._longs[1, :size] = 0
-        self._longs[2, :size] = -1
-        self._longs[0, :rows] = batch.input_ids[0]
-        self._longs[1, :rows] = batch.positions[0]
-        self._longs[2, :rows] = batch.slots
-        self._ints[rows:size, 0] = 0
-        self._ints[:rows, 0] = batch.contexts
-        self._ints[:rows, 1 : 1 + pages] = batch.tables
-        self._device_longs.copy_(self._longs, non_blocking=True)
-        self._device_ints[:size].copy_(self._ints[:size], non_blocking=True)
+        self._hosts.reverse()
+        longs, ints = self._hosts[0]
+        longs[0, :size] = 0
+        longs[1, :size] = 0
+        longs[2, :size] = -1
+        longs[0, :rows] = batch.input_ids[0]
+        longs[1, :rows] = batch.positions[0]
+        longs[2, :rows] = batch.slots
+        ints[rows:size, 0] = 0
+        ints[:rows, 0] = batch.contexts
+        ints[:rows, 1 : 1 + pages] = batch.tables
+        self._device_longs.copy_(longs, non_blocking=True)
+        self._device_ints[:size].copy_(ints[:size], non_blocking=True)
         self._contexts[:size] = self._device_ints[:size, 0]
         self._tables[:size] = self._device_ints[:size, 1:]
+
+    def feed(self, feed: Feed, plan: StepPlan) -> None:
+        """Have the tokens that nobody knows yet in their rows."""
+        places, sources = (down(part, self._device) for part in feed.places(plan))
+        feed.fill(self._device_longs[0], places, sources)
 
     def batch(self, size: int) -> PackedBatch:
         """The first rows as a batch; its spans say nothing but that each row decodes."""

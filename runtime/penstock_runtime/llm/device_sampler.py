@@ -18,6 +18,7 @@ from penstock_kernels.sample import SAMPLE
 from penstock_runtime.llm.device_kernels import DeviceKernels
 from penstock_runtime.llm.draws import Draw, not_finite
 from penstock_runtime.llm.sampling_params import SamplingParams
+from penstock_runtime.llm.transfers import down
 
 _FLOATS = ("temperature", "top_p", "min_p", "repetition", "presence", "frequency")
 
@@ -37,7 +38,7 @@ class DeviceSampler:
         x = logits if rows == list(range(len(logits))) else logits[_longs(rows, logits)]
         x = x.contiguous()
         fit = x.amax(-1).isfinite().tolist()
-        tokens = self._sampled(own, x)
+        tokens = self.choose(own, x).clamp_(min=0).tolist()
         at = 0
         for draw in own:
             count = len(_rows(draw))
@@ -51,14 +52,16 @@ class DeviceSampler:
         """Apply grammars' masks (int32 [masks, words]) to their rows of dense logits: the bits
         travel, and not a float for each.
         """
-        allowed = torch.from_numpy(masks).to(x.device)
+        allowed = down(masks, x.device)
         self._kernels.launch(TOKEN_BITMASK, logits=x, allowed=allowed, row=_longs(list(rows), x))
 
-    def _sampled(self, draws: list[Draw], x: torch.Tensor) -> list[int]:
+    def choose(self, draws: list[Draw], x: torch.Tensor) -> torch.Tensor:
+        """The tokens of draws that it takes, without waiting for them: int32, one for each row of
+        the logits, which stand in the order of the draws; -1 where there is none.
+        """
         each = [(draw, place) for draw in draws for place in range(len(_rows(draw)))]
-        floats = torch.from_numpy(_floats([draw.state.sequence.params for draw, _ in each]))
-        floats = floats.to(x.device)
-        longs = torch.from_numpy(_integers(each)).to(x.device)
+        floats = down(_floats([draw.state.sequence.params for draw, _ in each]), x.device)
+        longs = down(_integers(each), x.device)
         token = torch.empty(len(x), dtype=torch.int32, device=x.device)
         self._kernels.launch(
             SAMPLE,
@@ -73,9 +76,7 @@ class DeviceSampler:
             token=token,
             logprob=torch.empty(len(x), dtype=torch.float32, device=x.device),
         )
-        # One copy, at which the host waits for the step.
-        found: list[int] = token.clamp_(min=0).tolist()
-        return found
+        return token
 
 
 def takes(draw: Draw) -> bool:
@@ -106,4 +107,4 @@ def _integers(
 
 
 def _longs(rows: list[int], like: torch.Tensor) -> torch.Tensor:
-    return torch.tensor(rows, dtype=torch.int64, device=like.device)
+    return down(np.array(rows, np.int64), like.device)

@@ -1,12 +1,15 @@
 """How the texts of a step end: by what was chosen, or by what went wrong. Pure."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from penstock_runtime.errors import FailureReason, Internal, PenstockError, ResourceExhausted
 from penstock_runtime.llm.engine_seams import RowResult
 from penstock_runtime.llm.generation import Choice, Logprobs, News
-from penstock_runtime.llm.step import Row
+from penstock_runtime.llm.step import Row, StepPlan
+
+_log = logging.getLogger("penstock.llm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,23 @@ def cut(row: Row, result: RowResult, eos: frozenset[int]) -> End:
     grammar = sequence.grammar
     done = bool(tokens) and grammar is not None and grammar.finished
     return End(tokens, "stop" if done else "")
+
+
+def end_of(row: Row, result: RowResult, eos: frozenset[int]) -> tuple[End, PenstockError | None]:
+    """What of a row counts, or the error that ends its request."""
+    if result.error is not None:
+        return End([]), result.error
+    try:
+        return cut(row, result, eos), None
+    except Exception as error:  # a grammar is foreign code
+        _log.exception("the end of a text could not be looked for")
+        return End([]), step_failure(error)
+
+
+def accepted(plan: StepPlan, results: Sequence[RowResult]) -> int:
+    """How many guessed tokens of a step stand."""
+    pairs = zip(plan.rows, results, strict=True)
+    return sum(max(len(result.tokens) - 1, 0) for row, result in pairs if row.drafts)
 
 
 def step_failure(error: Exception) -> PenstockError:

@@ -8,26 +8,20 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
-from itertools import chain
 
 from penstock_runtime.errors import Internal, PenstockError, Unavailable
 from penstock_runtime.llm.adapter_gate import ADAPTER, AdapterGate
 from penstock_runtime.llm.admission import cannot_grow, deadline_passed
 from penstock_runtime.llm.continuous_batcher import ContinuousBatcher
-from penstock_runtime.llm.endings import End, Failed, cut, step_failure
-from penstock_runtime.llm.engine_seams import (
-    Chooser,
-    Proposer,
-    RowResult,
-    Runner,
-    StepWatcher,
-    Teller,
-)
+from penstock_runtime.llm.endings import Failed, accepted, end_of
+from penstock_runtime.llm.engine_seams import Proposer, RowResult, StepWatcher, Teller
 from penstock_runtime.llm.generation import Choice, Generation, News
+from penstock_runtime.llm.metering import Meter
 from penstock_runtime.llm.roster import BatcherStats
 from penstock_runtime.llm.sequence import Grammar, Phase
 from penstock_runtime.llm.sequence import Sequence as Tokens
-from penstock_runtime.llm.step import Row, StepPlan
+from penstock_runtime.llm.step import StepPlan
+from penstock_runtime.llm.stepping import Step, Steps
 
 _log = logging.getLogger("penstock.llm")
 
@@ -36,10 +30,6 @@ _MOST_FAILURES = 3
 # How long the engine sleeps when there is nothing that it may plan.
 _IDLE_S = 1.0
 GRAMMAR = "grammar"
-# How much a full step changes what is known of the rate; one that is less than half full says
-# nothing of what a queue is worked off with.
-_RATE_WEIGHT = 0.2
-_RATE_SHARE = 0.5
 
 
 def _nothing() -> None:
@@ -52,9 +42,8 @@ class Engine:
     def __init__(
         self,
         name: str,
-        runner: Runner,
+        steps: Steps,
         batcher: ContinuousBatcher,
-        sampler: Chooser,
         watcher: StepWatcher,
         eos_token_ids: Collection[int],
         proposer: Proposer | None = None,
@@ -62,9 +51,8 @@ class Engine:
         gate: AdapterGate | None = None,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        self._runner = runner
+        self._steps = steps
         self._batcher = batcher
-        self._sampler = sampler
         self._watcher = watcher
         self._eos = frozenset(eos_token_ids)
         self._proposer = proposer
@@ -78,7 +66,11 @@ class Engine:
         # Set under the lock: from then on nothing that is queued would ever be computed.
         self._over = False
         self._failures = 0
-        self._rate = 0.0
+        self._meter = Meter(batcher.limits.max_batched_tokens)
+        # Launched, and not asked for: the next step is planned meanwhile.
+        self._flying: Step | None = None
+        # The next is not launched ahead: the last was lost on its way.
+        self._careful = False
         # Sequences that ended since the last step: their state is the engine's thread's to drop.
         self._gone: list[Tokens] = []
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -116,7 +108,7 @@ class Engine:
             if self._over:
                 raise Unavailable("the engine of the model has ended; load it anew", scheduled=True)
             # What is known of the rate may be wrong: where nothing waits, it is tried.
-            rate = self._rate if self._batcher.stats().waiting else 0.0
+            rate = self._meter.rate if self._batcher.stats().waiting else 0.0
             self._batcher.add_all(generation.sequences, self._clock(), rate)
         if self._gate is not None:
             self._gate.enter(choice for choice in generation.choices if ADAPTER in choice.holds)
@@ -152,6 +144,7 @@ class Engine:
                 self._wake.clear()
                 if not self.step():
                     self._wake.wait(self._idle_s())
+            self._land(self._flying)
         except Exception:
             # A defect of the engine's, not of a request: nobody may wait for it any more.
             _log.exception("%r died", self)
@@ -174,45 +167,66 @@ class Engine:
             self._fail(sequence, Internal("the engine of the model died", scheduled=True))
 
     def step(self) -> bool:
-        """Compute one step; False if there was nothing to compute."""
+        """Compute one step; False if there was nothing to compute. Where a step can be on its way
+        while the next is planned, this one is launched before the last is taken in.
+        """
         began = self._clock()
         self._expire()
         self._forget()
         self._admit()
         self._propose()
+        last, self._flying = self._flying, None
+        plan = self._plan(last)
+        step = self._launch(plan, last, began) if plan.rows else None
+        # What is launched behind a step that is lost is computed from nothing.
+        if not self._land(last) or step is None:
+            return last is not None or bool(plan.stuck)
+        if step.drawn is None:
+            self._take_in(step, self._steps.results(step))
+        else:
+            self._flying = step
+        return True
+
+    def _launch(self, plan: StepPlan, last: Step | None, began: int) -> Step:
+        careful, self._careful = self._careful, False
+        return Step(plan, began) if careful else self._steps.launch(plan, last, began)
+
+    def _plan(self, last: Step | None) -> StepPlan:
         with self._lock:
+            if last is not None:
+                self._batcher.foresee(last.plan)
             plan = self._batcher.plan(self._clock())
-        for sequence in plan.stuck:
+        # Whoever is stuck while a step is on its way may have ended with it.
+        for sequence in plan.stuck if last is None else ():
             self._fail(sequence, cannot_grow(sequence, self._batcher.pool.capacity))
-        if not plan.rows:
-            return bool(plan.stuck)
-        results = self._compute(plan)
+        return plan
+
+    def _land(self, step: Step | None) -> bool:
+        """Take in a step that was on its way, if one was; False where it is lost."""
+        if step is None:
+            return True
+        try:
+            results = self._steps.results(step)
+        except Exception:
+            # It is planned again, and computed such that what breaks it is found.
+            _log.exception("a step of %d sequences was lost", len(step.plan.rows))
+            self._careful = True
+            with self._lock:
+                self._batcher.take_back(step.plan)
+            return False
+        self._take_in(step, results)
+        return True
+
+    def _take_in(self, step: Step, results: Sequence[RowResult]) -> None:
         # Of a step in which others were computed, none that failed says anything of the engine.
         lost = all(isinstance(result, Failed) for result in results)
         self._failures = self._failures + 1 if lost else 0
-        now = self._clock()
-        self._note_rate(plan.n_tokens, now - began)
-        _charge(plan, now - began)
+        plan, now = step.plan, self._clock()
+        spent = self._meter.take(plan, step.began_ns, now)
         news = self._settle(plan, results, now)
         if news:
             self._tell().put(news)
-        self._watcher.stepped(plan, now - began, _accepted(plan, results))
-        return True
-
-    def _compute(self, plan: StepPlan) -> Sequence[RowResult]:
-        """The results of a plan. Where it cannot be computed as a whole its halves are, and so on:
-        what one sequence breaks, and what does not fit into memory at once, is no harm to others.
-        """
-        try:
-            results = self._sampler.sample(plan, self._runner.run(plan))
-        except Exception as error:
-            _log.exception("a step of %d sequences failed", len(plan.rows))
-            half = len(plan.rows) // 2
-            if not half:
-                return (Failed(step_failure(error)),)
-            parts = (StepPlan(plan.rows[:half]), StepPlan(plan.rows[half:]))
-            return tuple(chain.from_iterable(map(self._compute, parts)))
-        return results
+        self._watcher.stepped(plan, spent, accepted(plan, results))
 
     def _expire(self) -> None:
         """End those whose time is over, whoever else may do so."""
@@ -251,8 +265,12 @@ class Engine:
         news: list[News] = []
         kept: list[list[int]] = []
         for row, result in zip(plan.rows, results, strict=True):
+            if row.sequence.phase is Phase.FINISHED:
+                # Whatever comes behind its end is nobody's.
+                kept.append([])
+                continue
             choice: Choice = row.sequence.owner  # type: ignore[assignment] # whose it is
-            end, error = self._end_of(row, result)
+            end, error = end_of(row, result, self._eos)
             kept.append(end.tokens)
             choice.prompt_logprobs += result.prompt_logprobs
             if error is not None:
@@ -264,24 +282,6 @@ class Engine:
             self._finish([item.choice for item in news if item.reason])
         return news
 
-    def _note_rate(self, tokens: int, spent_ns: int) -> None:
-        """Tokens a second, of full steps: that is what a queue is worked off with."""
-        share = tokens / self._batcher.limits.max_batched_tokens
-        if share < _RATE_SHARE:
-            return
-        rate, weight = tokens * 1e9 / max(spent_ns, 1), min(share, 1.0) * _RATE_WEIGHT
-        self._rate = rate if not self._rate else self._rate + weight * (rate - self._rate)
-
-    def _end_of(self, row: Row, result: RowResult) -> tuple[End, PenstockError | None]:
-        """What of a row counts, or the error that ends its request."""
-        if result.error is not None:
-            return End([]), result.error
-        try:
-            return cut(row, result, self._eos), None
-        except Exception as error:  # a grammar is foreign code
-            _log.exception("the end of a text could not be looked for")
-            return End([]), step_failure(error)
-
     # -- what goes wrong -------------------------------------------------------------------------
 
     def _fail(self, sequence: Tokens, error: PenstockError) -> None:
@@ -292,7 +292,7 @@ class Engine:
         with self._lock:
             gone, self._gone = self._gone, []
         for sequence in gone:
-            self._sampler.forget(sequence)
+            self._steps.forget(sequence)
             if self._gate is not None:
                 self._gate.forget(sequence)
             if self._proposer is not None:
@@ -304,16 +304,3 @@ class Engine:
 
     def __repr__(self) -> str:
         return f"<Engine {self._thread.name}, {self._batcher!r}>"
-
-
-def _charge(plan: StepPlan, spent_ns: int) -> None:
-    """Each row has its share of what the step took."""
-    share = spent_ns / plan.n_tokens
-    for row in plan.rows:
-        choice: Choice = row.sequence.owner  # type: ignore[assignment] # whose it is
-        choice.compute_ns += int(share * row.count)
-
-
-def _accepted(plan: StepPlan, results: Sequence[RowResult]) -> int:
-    pairs = zip(plan.rows, results, strict=True)
-    return sum(max(len(result.tokens) - 1, 0) for row, result in pairs if row.drafts)

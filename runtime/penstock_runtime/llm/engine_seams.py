@@ -16,6 +16,13 @@ class Runner(Protocol):
         """The wanted logits of all rows, one after the other."""
 
 
+class FedRunner(Runner, Protocol):
+    """Computes rows whose last tokens may be known to the device alone."""
+
+    def run(self, plan: StepPlan, feed: Any = None) -> Any:
+        """`feed` has the tokens, drawn by the step before, that are foreseen in these rows."""
+
+
 class RowResult(Protocol):
     """What was chosen for one row; `error` says why nothing could be."""
 
@@ -44,6 +51,24 @@ class Chooser(Protocol):
 
     def forget(self, sequence: Tokens) -> None:
         """The sequence is over."""
+
+
+class Drawn(Protocol):
+    """Tokens of a step that are on their way."""
+
+    @property
+    def feed(self) -> Any:
+        """What the runner takes of them for the next step."""
+
+    def results(self) -> Sequence[RowResult]:
+        """One result per row, in order; waits for the step."""
+
+
+class AheadChooser(Chooser, Protocol):
+    """Chooses tokens that nobody waits for, where it can."""
+
+    def begin(self, plan: StepPlan, logits: Any) -> Drawn | None:
+        """None where they can only be chosen by `sample`, after all before them are known."""
 
 
 class Proposer(Protocol):

@@ -54,6 +54,7 @@ class EngineOptions:
     cuda_kernels: str = "auto"
     threads: int = 0
     cuda_graphs: bool = True
+    async_steps: str = "auto"
     price_per_hour: float = 0.0
     chat_template: str = ""
 

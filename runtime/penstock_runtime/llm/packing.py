@@ -4,14 +4,17 @@ the model.
 """
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from penstock_runtime.llm.sequence import Sequence
 from penstock_runtime.llm.step import Row, StepPlan
+from penstock_runtime.llm.transfers import down
 
 Longs = npt.NDArray[np.int64]
 Ints = npt.NDArray[np.int32]
@@ -58,8 +61,35 @@ class PackedBatch:
         return self.slots.shape[0]
 
 
-def pack(plan: StepPlan, block_size: int, device: torch.device) -> PackedBatch:
-    """The rows of a plan, one after the other."""
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """Tokens that a step has chosen and nobody on the host knows yet: int64 [rows] on the model's
+    device, and whose each is.
+    """
+
+    tokens: torch.Tensor
+    rows: Mapping[Sequence, int]
+
+    def places(self, plan: StepPlan) -> tuple[Longs, Longs]:
+        """Which packed tokens of a plan are such, and which of these each is: int64 [unknown]."""
+        ends = accumulate(row.count for row in plan.rows)
+        found = [
+            (end - 1, self.rows[row.sequence])
+            for row, end in zip(plan.rows, ends, strict=True)
+            if row.sequence.foreseen and row.start + row.count == len(row.sequence.tokens)
+        ]
+        both = np.array(found, np.int64).reshape(-1, 2)
+        return np.ascontiguousarray(both[:, 0]), np.ascontiguousarray(both[:, 1])
+
+    def fill(self, ids: torch.Tensor, places: torch.Tensor, sources: torch.Tensor) -> None:
+        """Have them among the ids of a step (int64 [tokens]), on the device."""
+        ids.index_copy_(0, places, self.tokens.index_select(0, sources))
+
+
+def pack(
+    plan: StepPlan, block_size: int, device: torch.device, feed: Feed | None = None
+) -> PackedBatch:
+    """The rows of a plan, one after the other; `feed` has the tokens that are foreseen in them."""
     rows = plan.rows
     counts = np.fromiter((row.count for row in rows), np.int64, len(rows))
     firsts = np.fromiter((row.start for row in rows), np.int64, len(rows))
@@ -72,7 +102,10 @@ def pack(plan: StepPlan, block_size: int, device: torch.device) -> PackedBatch:
     slots = tables[row_of, positions // block_size].astype(np.int64) * block_size
     slots += positions % block_size
     wanted = _wanted(rows, starts)
-    longs = _moved((_tokens(rows, int(starts[-1])), positions, slots, wanted), device)
+    unknown = feed.places(plan) if feed is not None else ()
+    longs = _moved((_tokens(rows, int(starts[-1])), positions, slots, wanted, *unknown), device)
+    if feed is not None:
+        feed.fill(longs[0], longs[4], longs[5])
     ints = _moved((tables.reshape(-1), contexts.astype(np.int32), starts.astype(np.int32)), device)
     return PackedBatch(
         longs[0].unsqueeze(0),
@@ -132,5 +165,5 @@ def _moved(
     """The arrays (one-dimensional, of one dtype) on a device; they travel as one."""
     if device.type == "cpu":
         return tuple(torch.from_numpy(part) for part in parts)
-    whole = torch.from_numpy(np.concatenate(parts)).to(device)
+    whole = down(np.concatenate(parts), device)
     return torch.split(whole, [part.size for part in parts])

@@ -20,7 +20,7 @@ from penstock_runtime.llm.causal_model import LoadedCausalModel
 from penstock_runtime.llm.continuous_batcher import ContinuousBatcher
 from penstock_runtime.llm.device_sampler import DeviceSampler
 from penstock_runtime.llm.engine import Engine
-from penstock_runtime.llm.engine_seams import Proposer, Runner, StepWatcher
+from penstock_runtime.llm.engine_seams import FedRunner, Proposer, StepWatcher
 from penstock_runtime.llm.fallback import FallbackRunner
 from penstock_runtime.llm.lora import Adapters
 from penstock_runtime.llm.model_loader import Progress, load_causal_model
@@ -32,6 +32,7 @@ from penstock_runtime.llm.sampler import Sampler
 from penstock_runtime.llm.serial_engine import SerialEngine
 from penstock_runtime.llm.speculative.draft import DraftProposer
 from penstock_runtime.llm.speculative.ngram import NgramProposer
+from penstock_runtime.llm.stepping import Steps, StepsAhead
 from penstock_runtime.llm.structured import Grammars
 from penstock_runtime.llm.threads import thread_count
 from penstock_runtime.llm.tokenizer import Tokenizer, load_tokenizer
@@ -101,10 +102,18 @@ class PagedParts:
         )
         limits = limits_of(self._options, self._model, self.room)
         batcher = ContinuousBatcher(self._pool, limits, make_policy(self._options.policy))
-        runner: Runner = self._runner
+        steps = self._steps(sampler, ahead=proposer is None)
+        return Engine(name, steps, batcher, watcher, ends, proposer, prepare, self._gate)
+
+    def _steps(self, sampler: Sampler, ahead: bool) -> Steps:
+        """Who computes; guesses follow from tokens that are known."""
+        runner: FedRunner = self._runner
         if self._adapters is not None:
             runner = AdaptedRunner(runner, self._adapters)
-        return Engine(name, runner, batcher, sampler, watcher, ends, proposer, prepare, self._gate)
+        wanted = self._options.async_steps
+        if ahead and (wanted == "on" or (wanted == "auto" and self._model.device.type == "cuda")):
+            return StepsAhead(runner, sampler)
+        return Steps(runner, sampler)
 
     def _proposer(self) -> Proposer | None:
         """Whoever guesses tokens ahead, if that is asked for."""
@@ -206,6 +215,10 @@ def make_parts(
 
 
 def _check_method(options: EngineOptions) -> None:
+    if options.async_steps not in ("auto", "on", "off"):
+        raise InvalidArgument(
+            f"async_steps is {options.async_steps[:64]!r}, expected auto, on or off"
+        )
     method = options.speculative_method
     if method not in ("none", "ngram", "draft_model"):
         raise InvalidArgument(

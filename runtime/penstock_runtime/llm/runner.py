@@ -16,7 +16,7 @@ from penstock_runtime.llm.cuda_graphs import CudaCapturer, DecodeGraphs
 from penstock_runtime.llm.device_kernels import device_kernels
 from penstock_runtime.llm.kv_pool import KvPool
 from penstock_runtime.llm.options import EngineOptions
-from penstock_runtime.llm.packing import PackedBatch, pack
+from penstock_runtime.llm.packing import Feed, PackedBatch, pack
 from penstock_runtime.llm.step import StepPlan
 
 # What a table of a graph is made for where a model sets no limit.
@@ -60,13 +60,15 @@ class PagedRunner:
         return self.pool.memory_bytes
 
     @torch.inference_mode()
-    def run(self, plan: StepPlan) -> torch.Tensor:
-        """float32 [logits, vocabulary]: those that the rows want, one row after the other."""
+    def run(self, plan: StepPlan, feed: Feed | None = None) -> torch.Tensor:
+        """float32 [logits, vocabulary]: those that the rows want, one row after the other. `feed`
+        has the tokens that are foreseen in them.
+        """
         if self.graphs is not None:
-            logits = self.graphs.run(plan)
+            logits = self.graphs.run(plan, feed)
             if logits is not None:
                 return logits
-        batch = pack(plan, self.pool.block_size, self.loaded.device)
+        batch = pack(plan, self.pool.block_size, self.loaded.device, feed)
         if not batch.n_tokens:
             return self._nothing()
         step = PagedStep(batch, self.pool, self.kernels, self.device)

@@ -16,6 +16,7 @@ import torch
 from penstock_runtime.errors import PenstockError
 from penstock_runtime.llm.device_sampler import DeviceSampler
 from penstock_runtime.llm.draw_state import DrawState, Tokenise
+from penstock_runtime.llm.drawing import Drawing, begin, is_drawable, is_simple
 from penstock_runtime.llm.draws import (
     Draw,
     Drawn,
@@ -94,6 +95,20 @@ class Sampler:
         self._add_logprobs(draws, results, logits)
         self._add_prompt_logprobs(plan, results, logits)
         return results
+
+    def begin(self, plan: StepPlan, logits: torch.Tensor) -> Drawing | None:
+        """Draw where the logits are, and do not wait; None where the plan has rows that `sample`
+        must draw. What it finds, it has drawn for good.
+        """
+        if self._proposals is not None or not all(map(is_simple, plan.rows)):
+            return None
+        results = [RowResult() for _ in plan.rows]
+        draws = list(self._draws(plan, results).values())
+        if any(result.error for result in results):
+            return None
+        if not draws or not all(is_drawable(draw, self._device) for draw in draws):
+            return None
+        return begin(plan.rows, draws, self._fitting(logits), self._device)
 
     def distributions(self, plan: StepPlan, logits: torch.Tensor) -> list[torch.Tensor]:
         """What `sample` draws each row's tokens from, float64 [positions, vocabulary]. Every row

@@ -38,10 +38,10 @@ class Sequence:
 
     `n_computed` of `tokens` have their keys and values in `blocks` (position p lies in slot
     `blocks[p // B] * B + p % B`); `hashes` are of the full blocks among them; `drafts` are proposed
-    tokens that follow `tokens` if they are accepted; `foreseen` is 1 while the last of `tokens` only
-    holds the place of one that a step on its way will tell, else 0. `priority` 1 goes before 2; `salt` and
-    `adapter` keep prefixes of different callers and weights apart; `ready` is False while its
-    grammar is compiled.
+    tokens that follow `tokens` if they are accepted; `foreseen` is 1 while the last of `tokens`
+    only holds the place of one that a step on its way will tell, else 0. `priority` 1 goes before
+    2; `salt` and `adapter` keep prefixes of different callers and weights apart; `ready` is False
+    while its grammar is compiled.
     """
 
     __slots__ = (
