@@ -1,6 +1,6 @@
 """A Llama of 8 B random parameters made on the GPU: decode at 1, 64 and 256 rows in torch alone, by
 our kernels, and by graphs of them; prefill; the same with int8 and int4 weights; 32 long answers
-by us and by transformers' continuous batching.
+by us, each step launched ahead or one by one, and by transformers' continuous batching.
 
     python -m benchmarks.gpu.language --out FOLDER
 
@@ -15,13 +15,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from benchmarks.gpu.answers import PROMPT, Answers
+from benchmarks.gpu.answers import WAYS as ANSWERS
 from benchmarks.gpu.figures import Figures, folder
 
 from penstock_runtime.llm.causal_model import LoadedCausalModel
 from penstock_runtime.llm.model_loader import prepare
 from penstock_runtime.llm.options import EngineOptions
 from penstock_runtime.llm.runner import PagedRunner
-from penstock_runtime.llm.sampler import Sampler
 from penstock_runtime.llm.sampling_params import SamplingParams
 from penstock_runtime.llm.sequence import Sequence as Text
 from penstock_runtime.llm.step import Row, StepPlan
@@ -118,30 +119,6 @@ def prefill(runner: PagedRunner, shape: Shape) -> dict[str, float]:
     return {"ms": round(ms, 3), "tokens_per_s": round(shape.prompt / ms * 1e3, 1)}
 
 
-def answer(runner: PagedRunner, shape: Shape) -> dict[str, float]:
-    """Seconds for all answers, from prompts of 64 tokens to the last token, runner and sampler."""
-    made = texts(shape.answers, 64 + shape.answer_tokens)
-    for text in made:
-        del text.tokens[64:]
-        text.n_prompt = 64
-    sampler = Sampler(shape.vocabulary)
-    began = time.perf_counter()
-    for _ in range(shape.answer_tokens):
-        rows = tuple(_next_row(text) for text in made)
-        results = sampler.sample(StepPlan(rows), runner.run(StepPlan(rows)))
-        for text, result in zip(made, results, strict=True):
-            text.n_computed = len(text.tokens)
-            text.tokens += result.tokens
-    spent = time.perf_counter() - began
-    tokens = shape.answers * shape.answer_tokens
-    return {"seconds": round(spent, 3), "tokens_per_s": round(tokens / spent, 1)}
-
-
-def _next_row(text: Text) -> Row:
-    count = len(text.tokens) - text.n_computed
-    return Row(text, text.n_computed, count, logits=1, samples=True)
-
-
 def by_transformers(module: Any, shape: Shape) -> dict[str, float]:
     """The same answers by continuous batching of transformers."""
     from transformers import GenerationConfig
@@ -153,7 +130,7 @@ def by_transformers(module: Any, shape: Shape) -> dict[str, float]:
         eos_token_id=-1,
         pad_token_id=0,
     )
-    prompts = [[7] * 64 for _ in range(shape.answers)]
+    prompts = [[7] * PROMPT for _ in range(shape.answers)]
     module.generate_batch(prompts[:1], generation_config=config)
     began = time.perf_counter()
     found = module.generate_batch(prompts, generation_config=config)
@@ -180,7 +157,9 @@ def measure(figures: Figures, shape: Shape, device: torch.device, dtype: torch.d
             figures.add(f"decode {rows}, {way}", lambda r=runner, n=rows: decode(r, n, shape))  # type: ignore[misc]
         if way == "graphs":
             figures.add("prefill", lambda r=runner: prefill(r, shape))  # type: ignore[misc]
-            figures.add("answers", lambda r=runner: answer(r, shape))  # type: ignore[misc]
+            answers = Answers(runner, shape.answers, shape.answer_tokens, shape.vocabulary)
+            for name in ANSWERS:
+                figures.add(f"answers, {name}", lambda a=answers, n=name: a.time(n))  # type: ignore[misc]
         del runner
         _free(device)
     del loaded

@@ -79,7 +79,8 @@ def steps(out: Path) -> tuple[Step, ...]:
         Step(
             "language model",
             "8 B random parameters: decode at 1, 64 and 256 rows, eager and by graphs; prefill; 32"
-            " long answers, and the same by transformers' continuous batching",
+            " long answers, each step launched ahead or one by one, and the same by transformers'"
+            " continuous batching",
             python("benchmarks.gpu.language"),
             150,
         ),

@@ -12,6 +12,7 @@ import pytest
 import torch
 from benchmarks import kernels
 from benchmarks.gpu import check, language, served
+from benchmarks.gpu.answers import WAYS, Answers
 from benchmarks.gpu.figures import Figures
 from benchmarks.gpu.steps import Step, steps
 from benchmarks.kernel_cases import CASES
@@ -121,11 +122,17 @@ def test_a_small_language_model_is_measured_in_every_way(tmp_path: Path) -> None
 
     figures.add("decode", lambda: language.decode(runner, 3, shape))
     figures.add("prefill", lambda: language.prefill(runner, shape))
-    figures.add("answers", lambda: language.answer(runner, shape))
+    texts = []
+    answers = Answers(runner, 3, 12, 128)
+    for way in WAYS:
+        figures.add(way, lambda w=way: answers.time(w))  # type: ignore[misc]
+        texts.append(answers.texts)
 
     found = json.loads((tmp_path / "language.json").read_text())
     assert figures.failed == 0
-    assert all(found[name]["tokens_per_s"] > 0 for name in ("decode", "prefill", "answers"))
+    assert all(found[name]["tokens_per_s"] > 0 for name in ("decode", "prefill", *WAYS))
+    assert texts[0] == texts[1]
+    assert all(len(text) == 12 for text in texts[0])
 
 
 def test_kernels_are_timed_and_counted_on_a_cpu(

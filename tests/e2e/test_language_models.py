@@ -36,6 +36,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A server with the trained model, one as TensorRT-LLM's clients know it, and a small one."""
     root = tmp_path_factory.mktemp("language_models")
     write_language_model(root, "tiny", max_num_seqs=32)
+    write_language_model(root, "ahead", max_num_seqs=32, async_steps="on")
     write_language_model(root, "trt", "max_batch_size: 8\n")
     with ServerThread(options([root])) as made:
         yield made
@@ -48,13 +49,16 @@ def client(running: Running) -> Iterator[Any]:
 
 
 def collect(
-    client: Any, requests: list[tuple[str, list[Any], dict[str, Any]]], timeout_s: float = 60
+    client: Any,
+    requests: list[tuple[str, list[Any], dict[str, Any]]],
+    timeout_s: float = 60,
+    model: str = "tiny",
 ) -> dict[str, list[Any]]:
     """Send requests over one stream; their responses by id, until each has its last."""
     answers: queue.Queue[Any] = queue.Queue()
     client.start_stream(lambda result, error: answers.put(error or result))
     for identity, inputs, more in requests:
-        client.async_stream_infer("tiny", inputs, request_id=identity, **more)
+        client.async_stream_infer(model, inputs, request_id=identity, **more)
     found: dict[str, list[Any]] = {identity: [] for identity, *_ in requests}
     left = set(found)
     while left:
@@ -82,6 +86,23 @@ def test_sixty_four_streams_at_once_are_what_they_are_alone(running: Running, cl
     assert len(set(whole.values())) > 32
     assert all(len(results) > 3 for results in streams.values())
     assert is_idle(running)
+
+
+def test_steps_ahead_of_what_is_known_give_the_same_texts(running: Running, client: Any) -> None:
+    """By both calls, beside callers that go in the middle; nothing is left of them."""
+    asked = {str(seed): ask(f"import name{seed}", seed=seed, max_tokens=16) for seed in range(16)}
+    for k in range(4):
+        call = client.async_infer("ahead", ask(seed=k, max_tokens=400), lambda *_: None)
+        wait_until(lambda: metrics(running, "ahead")["num_requests_running"] > 0)
+        call.cancel()
+
+    streams = collect(client, [(name, x, {}) for name, x in asked.items()], model="ahead")
+    whole = {name: text_of(client.infer("ahead", inputs)) for name, inputs in asked.items()}
+    plain = {name: text_of(client.infer("tiny", inputs)) for name, inputs in asked.items()}
+
+    assert {name: joined(results) for name, results in streams.items()} == plain
+    assert whole == plain
+    wait_until(lambda: is_idle(running, "ahead"))
 
 
 def test_both_calls_are_answered_at_the_same_time(client: Any, running: Running) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from benchmarks.gpu.answers import WAYS, Answers
 from tests.kernels.executor import CACHE, needs_compiler
 from tests.kernels.laws_sample import sampling
 from tests.kernels.test_cuda import RoundTrip
@@ -23,6 +24,7 @@ from penstock_runtime.llm.device_sampler import DeviceSampler
 from penstock_runtime.llm.kv_pool import LayerCache, LayerShape
 from penstock_runtime.llm.model_loader import prepare
 from penstock_runtime.llm.options import EngineOptions
+from penstock_runtime.llm.packing import Feed
 from penstock_runtime.llm.quantised_linear import QuantisedLinear, multiply_tiles
 from penstock_runtime.llm.quantised_weight import quantise_weight
 from penstock_runtime.llm.runner import PagedRunner
@@ -30,6 +32,7 @@ from penstock_runtime.llm.sampler import Sampler
 from penstock_runtime.llm.sampling_params import SamplingParams
 from penstock_runtime.llm.step import StepPlan
 
+GREEDY = SamplingParams(temperature=0.0)
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(cuda_device_count() == 0, reason="no CUDA device: the driver shows none"),
@@ -54,8 +57,8 @@ def _logits(family: str, **how: Any) -> tuple[PagedRunner, list[torch.Tensor]]:
     seen: list[torch.Tensor] = []
     run = runner.run
 
-    def recorded(plan: StepPlan) -> torch.Tensor:
-        seen.append(run(plan).clone())
+    def recorded(plan: StepPlan, feed: Feed | None = None) -> torch.Tensor:
+        seen.append(run(plan, feed).clone())
         return seen[-1]
 
     runner.run = recorded  # type: ignore[method-assign]
@@ -123,6 +126,24 @@ def test_draws_are_those_of_the_host() -> None:
     same = sum(a.tokens == b.tokens for a, b in zip(found, expected, strict=True))
     # The logarithm of a GPU is off by a unit in the last place: one draw in many is a tie of that.
     assert same >= 39
+
+
+@pytest.mark.parametrize("params", [GREEDY, SamplingParams(temperature=0.8, top_k=20)])
+def test_steps_launched_ahead_give_the_texts_of_steps_one_by_one(params: SamplingParams) -> None:
+    """By graphs, over many steps: no copy is overtaken by the next step's."""
+    options = EngineOptions(block_size=4, max_num_seqs=8)
+    loaded = prepare(build("Llama").half().to(_cuda()), options)
+    runner = PagedRunner(loaded, options, 8 * 64)
+    answers = Answers(runner, 8, 150, loaded.vocab_size, params)
+    found = {}
+    for way in WAYS:
+        answers.time(way)
+        found[way] = answers.texts
+
+    assert runner.graphs is not None
+    assert not runner.graphs.broken
+    assert found["ahead"] == found["one by one"]
+    assert all(len(text) == 150 for text in found["ahead"])
 
 
 @needs_compiler

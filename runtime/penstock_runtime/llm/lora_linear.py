@@ -9,6 +9,7 @@ import torch
 
 from penstock_runtime.llm.linears import linear_sizes
 from penstock_runtime.llm.lora_file import Factors
+from penstock_runtime.llm.transfers import down
 
 NONE = -1
 _NAMES = ("forward", "add_to")
@@ -36,7 +37,7 @@ class AdapterRows:
             rows = torch.as_tensor(indices, dtype=torch.int64).cpu()
             slots = sorted(set(rows.tolist()) - {NONE})
             self.segments = tuple((slot, _where(rows == slot, device)) for slot in slots)
-            self.owners = rows.to(device)[:, None] if len(slots) > 1 else None
+            self.owners = down(rows.numpy(), device)[:, None] if len(slots) > 1 else None
 
     def set_all(self, slot: int) -> None:
         """All tokens have this one, however many they are."""
@@ -47,7 +48,7 @@ def _where(mask: torch.Tensor, device: torch.device) -> Where:
     found = mask.nonzero().flatten()
     first, last = int(found[0]), int(found[-1])
     # A slice is read where it lies; others are gathered.
-    return slice(first, last + 1) if last - first + 1 == len(found) else found.to(device)
+    return slice(first, last + 1) if last - first + 1 == len(found) else down(found.numpy(), device)
 
 
 class _Stack:
