@@ -6,14 +6,20 @@ from dataclasses import dataclass
 from typing import Any
 
 
+def torch_in_use() -> Any | None:
+    """The module torch, if somebody uses it on a GPU; to have it installed or imported is not
+    enough.
+    """
+    torch = sys.modules.get("torch")
+    return torch if torch is not None and torch.cuda.is_initialized() else None
+
+
 def torch_stream() -> int | None:
     """The handle of torch's current stream in this thread, on its current device; None where torch
     is not in use on a GPU.
     """
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_initialized():
-        return None
-    return int(torch.cuda.current_stream().cuda_stream)
+    torch = torch_in_use()
+    return None if torch is None else int(torch.cuda.current_stream().cuda_stream)
 
 
 def current_stream(cupy: Any) -> int:

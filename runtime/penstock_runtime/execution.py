@@ -23,6 +23,7 @@ from penstock_runtime.errors import (
     Internal,
     PenstockError,
 )
+from penstock_runtime.exhausted import memory_exhausted, out_of_memory
 from penstock_runtime.observability.statistics import ModelStatistics, RequestTiming
 from penstock_runtime.request import InferResponse, Timing
 from penstock_runtime.scheduling.answering import Answering
@@ -220,6 +221,8 @@ def as_penstock_error(name: str, error: Exception) -> PenstockError:
     if isinstance(error, PenstockError):
         return error
     _log.error("execution failed on %s", name, exc_info=error)
+    if out_of_memory(error):
+        return memory_exhausted(f"the memory for a batch ran out on {name}")
     return Internal(
         f"execution failed: {type(error).__name__}",
         reason="MODEL_FAILED",

@@ -3,6 +3,7 @@ device's: what is asked of CUDA, and how its refusals come back.
 """
 
 import ctypes
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -10,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.kernels.gpu_memory import CupyMemory, FakeTorch
 
 from penstock_runtime.datatype import DataType
+from penstock_runtime.errors import ResourceExhausted
 from penstock_runtime.memory.cupy_driver import CupyDriver
 from penstock_runtime.memory.shared import SegmentError
 
@@ -20,10 +23,11 @@ class CudaError(Exception):
     """What CuPy raises."""
 
 
-class FakeCupy:
+class FakeCupy(CupyMemory):
     """The parts of CuPy that are used, and a log of what was asked on which device."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.memory = np.arange(64, dtype=np.uint8)
         self.asked: list[tuple[Any, ...]] = []
         self.current = 0
@@ -32,6 +36,8 @@ class FakeCupy:
             Device=self.device,
             UnownedMemory=lambda *parts: ("memory", *parts),
             MemoryPointer=lambda memory, offset: ("pointer", memory, offset),
+            get_current_stream=lambda: SimpleNamespace(ptr=0),
+            **self.allocation(),
         )
         self.CUDARuntimeError = CudaError
 
@@ -43,6 +49,9 @@ class FakeCupy:
 
     def ndarray(self, shape: tuple[int, ...], dtype: Any, memptr: Any) -> Any:
         return shape, dtype, memptr
+
+    def getDevice(self) -> int:  # noqa: N802 - CuPy's name
+        return self.current or 0
 
     def getDeviceCount(self) -> int:  # noqa: N802 - CuPy's name
         return 3
@@ -74,7 +83,8 @@ class FakeCupy:
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
         host = np.empty(shape, dtype)
-        return SimpleNamespace(host=host, data=SimpleNamespace(ptr=host.ctypes.data))
+        data = SimpleNamespace(ptr=host.ctypes.data)
+        return SimpleNamespace(host=host, data=data, memory=self.alloc(host.nbytes))
 
     def streamSynchronize(self, stream: int) -> None:  # noqa: N802 - CuPy's name
         self.asked.append(("synchronize", self.current, stream))
@@ -175,3 +185,19 @@ def test_registered_memory_goes_up_by_the_copy_engine() -> None:
     ]
     with pytest.raises(SegmentError, match="cudaErrorMemoryAllocation"):
         driver.pin(0, 1 << 31)
+
+
+def test_what_goes_up_lies_in_torchs_memory_where_torch_is_in_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of the stream that it is copied on; none left there is the caller's to know."""
+    cupy, torch = FakeCupy(), FakeTorch(room=20)
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    source = np.arange(6, dtype=np.float32)
+
+    made = CupyDriver(cupy).upload(source.ctypes.data, DataType.FP32, (2, 2), 1)
+    with pytest.raises(ResourceExhausted, match="ran out of memory"):
+        CupyDriver(cupy).upload(source.ctypes.data, DataType.FP32, (2, 2), 1)
+
+    assert made.host.tolist() == [[0, 1], [2, 3]]
+    assert list(torch.held.values()) == [(16, 1, 0)]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.kernels.gpu_memory import CupyMemory, FakeTorch
 from tests.runtime.kernel_folders import answer, cuda_source, floats, kernel_source
 from tests.runtime.model_folders import context, load
 from tests.runtime.ragged_models import member
@@ -26,7 +27,7 @@ from penstock_runtime.batch_staging import staged_merge
 from penstock_runtime.config import ModelInput
 from penstock_runtime.config_scheduling import DynamicBatching, LengthBatching
 from penstock_runtime.datatype import DataType
-from penstock_runtime.errors import InvalidArgument, Unsupported
+from penstock_runtime.errors import InvalidArgument, ResourceExhausted, Unsupported
 
 
 class FakeStream:
@@ -42,7 +43,9 @@ class FakeStream:
 
 
 class OnDevice(np.ndarray[Any, Any]):
-    """An array with the two copies of CuPy's."""
+    """An array with the two copies of CuPy's, which holds what was allocated for it."""
+
+    memory: Any = None
 
     def set(self, host: Any, stream: Any) -> None:
         assert stream is not None
@@ -52,33 +55,50 @@ class OnDevice(np.ndarray[Any, Any]):
         return np.array(self)
 
 
-class FakeCupy:
+class FakeCupy(CupyMemory):
     """As much of CuPy as a place uses: arrays of the host, and a log of what was asked where."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.asked: list[tuple[Any, ...]] = []
-        self.current: int | None = None
         self.cuda = SimpleNamespace(
             Device=self.device,
             Stream=FakeStream,
             get_current_stream=lambda: SimpleNamespace(ptr=0),
             runtime=SimpleNamespace(
-                streamSynchronize=lambda stream: self.asked.append(("end", self.current, stream))
+                streamSynchronize=lambda stream: self.asked.append(("end", self.current, stream)),
+                getDevice=lambda: self.current,
             ),
+            PinnedMemory=bytearray,
+            PinnedMemoryPointer=lambda memory, offset: memoryview(memory)[offset:],
+            **self.allocation(),
         )
-        self.asarray, self.ascontiguousarray = np.asarray, np.ascontiguousarray
-        self.zeros, self.from_dlpack = np.zeros, np.from_dlpack
-        self.cuda.PinnedMemory = bytearray
-        self.cuda.PinnedMemoryPointer = lambda memory, offset: memoryview(memory)[offset:]
+        self.ascontiguousarray, self.from_dlpack = np.ascontiguousarray, np.from_dlpack
 
     def empty(self, shape: Any, dtype: Any) -> Any:
-        return np.empty(shape, dtype).view(OnDevice)
+        made = np.empty(shape, dtype).view(OnDevice)
+        made.memory = self.alloc(made.nbytes)
+        return made
+
+    def zeros(self, shape: Any, dtype: Any) -> Any:
+        made = self.empty(shape, dtype)
+        made[...] = 0
+        return made
+
+    def asarray(self, array: Any) -> Any:
+        if isinstance(array, OnDevice):
+            return array
+        made = self.empty(np.shape(array), array.dtype)
+        made[...] = array
+        return made
 
     @contextmanager
     def device(self, number: int) -> Iterator[None]:
         before, self.current = self.current, number
-        yield
-        self.current = before
+        try:
+            yield
+        finally:
+            self.current = before
 
 
 class FakeRunner:
@@ -177,24 +197,64 @@ def test_copies_are_on_the_stream_that_torch_works_on(
 ) -> None:
     """Where it has one of its own in this thread; a CuPy before 14 has another name for it."""
     source = kernel_source(tmp_path, {"kernel": "top_k", "k": "2"}, max_batch_size=8)
-    handles = iter((5, 0, 6))
-    in_use = SimpleNamespace(
-        is_initialized=lambda: True,
-        current_stream=lambda: SimpleNamespace(cuda_stream=next(handles)),
-        empty_cache=lambda: None,
-    )
-    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=in_use))
+    in_use = FakeTorch()
+    monkeypatch.setitem(sys.modules, "torch", in_use)
     monkeypatch.setattr(FakeStream, "made", [])
 
-    for _ in range(2):
+    for in_use.current_stream in (5, 0):
         answers(source, 0, VALUES=floats(1, 4))
     made = list(FakeStream.made)
-    older = SimpleNamespace()
+    older, in_use.current_stream = SimpleNamespace(), 6
     cupy.cuda.Stream, cupy.cuda.ExternalStream = older, cupy.device
     answers(source, 0, VALUES=floats(1, 4))
 
     assert made == [5]
     assert cupy.asked[-1] == ("end", 6, 7)
+
+
+def test_arrays_are_of_torchs_memory_and_go_back_to_it(
+    cupy: FakeCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where torch is in use on a GPU: inputs, what a kernel fills, what a batch is staged in."""
+    source = kernel_source(tmp_path, {"kernel": "top_k", "k": "2"}, max_batch_size=8)
+    torchs = FakeTorch()
+    monkeypatch.setitem(sys.modules, "torch", torchs)
+    config, loaded = load(source)
+    made: Any = loaded.executable(Placement("m_gpu1", "KIND_GPU", 1))
+    staged = staged_merge(config, made.deck)
+    assert staged is not None
+
+    merged = staged([member({"VALUES": floats(3, 9)}, 3)])
+    slab = torchs.memory_allocated(1)
+    found = made.execute(merged, [context()])
+    with_outputs = torchs.memory_allocated(1)
+    del found
+    without = torchs.memory_allocated(1)
+    del merged, staged
+
+    assert slab >= 3 * 9 * 4
+    assert with_outputs == slab + 3 * 2 * (4 + 4)
+    assert without == slab
+    assert torchs.held == {}
+    assert cupy.of_pool == 0
+
+
+def test_no_memory_left_on_the_gpu_is_an_answer_of_its_own(
+    cupy: FakeCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that says to try with less, or later; the next execution is as good as any."""
+    source = kernel_source(tmp_path, {"kernel": "top_k", "k": "2"}, max_batch_size=8)
+    torchs = FakeTorch(room=100)
+    monkeypatch.setitem(sys.modules, "torch", torchs)
+    _, loaded = load(source)
+    made: Any = loaded.executable(Placement("m_gpu1", "KIND_GPU", 1))
+
+    with pytest.raises(ResourceExhausted, match=r"^model 'm' ran out of memory$") as said:
+        made.execute({"VALUES": floats(5, 9)}, [context()])
+    del said
+    found = made.execute({"VALUES": floats(1, 9)}, [context()])
+
+    assert found["SCORES"].shape == (1, 2)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ the traceback goes to the log only.
 import logging
 import re
 
-from penstock_runtime.errors import FailureReason, Internal
+from penstock_runtime.errors import FailureReason, Internal, PenstockError
+from penstock_runtime.exhausted import memory_exhausted, out_of_memory
 
 _log = logging.getLogger("penstock.model")
 MESSAGE_LIMIT = 512
@@ -27,9 +28,13 @@ def summary(error: BaseException) -> str:
     return clean if len(clean) <= MESSAGE_LIMIT else clean[: MESSAGE_LIMIT - 3] + "..."
 
 
-def execution_failure(error: BaseException, model: str) -> Internal:
-    """What the caller of an execution gets that raised something else than a PenstockError."""
+def execution_failure(error: BaseException, model: str) -> PenstockError:
+    """What the caller of an execution gets that raised something else than a PenstockError:
+    Internal, or ResourceExhausted where there was no memory left for it.
+    """
     _log.error("model '%s' failed to execute", model, exc_info=error)
+    if out_of_memory(error):
+        return memory_exhausted(f"model '{model}' ran out of memory")
     return Internal(
         summary(error), reason="MODEL_FAILED", failure=FailureReason.BACKEND, scheduled=True
     )

@@ -20,6 +20,8 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
 
+from penstock_kernels.memory import share_memory
+
 _numbers = itertools.count(1)
 
 # What models import by a name that is not ours to choose, and where it is. It comes before files of
@@ -95,6 +97,9 @@ class ModelModules:
                 return self._stand_in(name, head, fromlist)
             found = builtins.__import__(name, globals, locals, fromlist or (), level)
             if not level:
+                if head == "cupy" and head not in self.imported:
+                    # Before it has allocated anything, and before it may choose otherwise.
+                    share_memory(sys.modules[head])
                 self.imported.add(head)
             return found
         module = importlib.import_module(f"{self.package}.{name}")

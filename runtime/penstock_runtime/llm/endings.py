@@ -4,7 +4,8 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from penstock_runtime.errors import FailureReason, Internal, PenstockError, ResourceExhausted
+from penstock_runtime.errors import FailureReason, Internal, PenstockError
+from penstock_runtime.exhausted import memory_exhausted, out_of_memory
 from penstock_runtime.llm.engine_seams import RowResult
 from penstock_runtime.llm.generation import Choice, Logprobs, News
 from penstock_runtime.llm.step import Row, StepPlan
@@ -90,13 +91,8 @@ def step_failure(error: Exception) -> PenstockError:
     """What a caller is told of a step that raised this: nothing of the machine that it ran on."""
     if isinstance(error, PenstockError):
         return error
-    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
-        return ResourceExhausted(
-            "the device ran out of memory in a step of the model",
-            reason="OUT_OF_MEMORY",
-            failure=FailureReason.BACKEND,
-            scheduled=True,
-        )
+    if out_of_memory(error):
+        return memory_exhausted("the device ran out of memory in a step of the model")
     return Internal(
         f"a step of the model failed: {type(error).__name__}",
         reason="MODEL_FAILED",

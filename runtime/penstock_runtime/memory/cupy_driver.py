@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from penstock_kernels.device import NoDeviceError, cuda_device_count, find_cupy
+from penstock_kernels.memory import shared_memory
 from penstock_runtime.datatype import DataType
+from penstock_runtime.exhausted import memory_exhausted, out_of_memory
 from penstock_runtime.memory.cuda import CudaDriver
 from penstock_runtime.memory.shared import SegmentError
 
@@ -113,12 +115,22 @@ class CupyDriver:
             self._runtime.hostUnregister(address)
 
     def upload(self, pointer: int, datatype: DataType, shape: tuple[int, ...], device: int) -> Any:
-        """A new array, filled by the copy engine: on the default stream, which others wait for."""
+        """A new array, filled by the copy engine: on the default stream, which others wait for.
+        ResourceExhausted where there is no room for it.
+        """
         size = int(np.prod(shape, dtype=np.int64)) * datatype.size
-        with self._on(device):
-            made = self._cupy.empty(shape, datatype.numpy)
+        with self._on(device), shared_memory(self._cupy):
+            made = self._room(shape, datatype)
             self._runtime.memcpyAsync(made.data.ptr, pointer, size, _TO_DEVICE, 0)
             return made
+
+    def _room(self, shape: tuple[int, ...], datatype: DataType) -> Any:
+        try:
+            return self._cupy.empty(shape, datatype.numpy)
+        except Exception as error:
+            if out_of_memory(error):
+                raise memory_exhausted("a GPU ran out of memory for an input") from error
+            raise
 
     @contextmanager
     def _on(self, device: int | None) -> Iterator[None]:

@@ -1,17 +1,16 @@
 """The deck of a kernel model on a GPU: a pinned slab, its copy on the device, arrays of CuPy's.
 
-It works where the place of its instance works, on the same stream.
+It works where the place of its instance works: on the same stream, in the same memory.
 """
 
 import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from penstock_kernels.cuda_runner import Cuda
 from penstock_kernels.declare import Kernel
-from penstock_kernels.streams import shared_stream
+from penstock_kernels.memory import on_gpu
 from penstock_runtime.datatype import AnyArray, DataType
 
 _LEAST = 1 << 20
@@ -27,11 +26,9 @@ class CupyDeck:
         self._slab: AnyArray = np.empty(0, np.uint8)
         self._on_device: Any = None
 
-    @contextlib.contextmanager
-    def entered(self) -> Iterator[None]:
-        """The GPU is current, and CuPy works on torch's stream if there is one."""
-        with self._cupy.cuda.Device(self._ordinal), shared_stream(self._cupy):
-            yield
+    def entered(self) -> contextlib.AbstractContextManager[Any]:
+        """The GPU is current, and CuPy works on torch's stream and in its memory, if there are."""
+        return on_gpu(self._cupy, self._ordinal)
 
     def host(self, size: int) -> AnyArray:
         """Pinned memory; whatever read it last has ended."""

@@ -15,9 +15,9 @@ from penstock_kernels.cuda_runner import Cuda
 from penstock_kernels.declare import Kernel
 from penstock_kernels.device import NoDeviceError, find_cupy
 from penstock_kernels.gather import GATHER_PAD
+from penstock_kernels.memory import on_gpu
 from penstock_kernels.nvrtc import NvrtcMissingError
 from penstock_kernels.run import Runner
-from penstock_kernels.streams import shared_stream
 from penstock_runtime.backends.base import Placement
 from penstock_runtime.backends.kernel.deck import CupyDeck
 from penstock_runtime.datatype import DataType
@@ -101,8 +101,8 @@ class Host:
 
 
 class Device:
-    """Arrays of CuPy on one GPU; kernels run on the stream that torch works on in this thread, or
-    on CuPy's.
+    """Arrays of CuPy on one GPU; kernels run on the stream that torch works on in this thread and
+    arrays are of its memory, or of CuPy's where torch is not in use.
     """
 
     runs_cuda = True
@@ -136,7 +136,7 @@ class Device:
         """The GPU is current, and has finished at the end: the next step of an ensemble reads the
         outputs from another thread, on another stream.
         """
-        with self._cupy.cuda.Device(self._ordinal), shared_stream(self._cupy):
+        with on_gpu(self._cupy, self._ordinal):
             yield
             self._cupy.cuda.runtime.streamSynchronize(self._runner.stream())
 

@@ -171,7 +171,7 @@ class TritonExecutable(RequestExecutable):
         for task in tasks:
             task.fail(known)
 
-    def _failure(self, error: BaseException) -> Internal:
+    def _failure(self, error: BaseException) -> PenstockError:
         if not self._lending.copies and refused_write(error):
             _log.error(
                 "model '%s' writes into its inputs, which are the message that came: copy what is"
