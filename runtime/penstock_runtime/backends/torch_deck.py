@@ -54,8 +54,11 @@ class TorchDeck:
         return found
 
     def _grow(self, size: int) -> None:
-        self._slab = torch.empty(size, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
+        # The old ones make room; and without room for both there is neither.
+        self._slab = self._on_device = torch.empty(0, dtype=torch.uint8)
+        pinned = torch.empty(size, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
         self._on_device = torch.empty(size, dtype=torch.uint8, device=self._device)
+        self._slab = pinned
 
     def down(self, size: int) -> Any:
         """One copy on the current stream; what ran there before still has the bytes it read."""

@@ -39,13 +39,12 @@ class CupyDeck:
         return self._slab[:size]
 
     def _grow(self, size: int) -> None:
+        # The old ones make room; and without room for both there is neither.
+        self._slab, self._on_device = np.empty(0, np.uint8), None
         # Its own, and not of CuPy's pool, which would give nothing back.
-        self._slab = np.frombuffer(
-            self._cupy.cuda.PinnedMemoryPointer(self._cupy.cuda.PinnedMemory(size), 0),
-            np.uint8,
-            size,
-        )
+        pinned = self._cupy.cuda.PinnedMemoryPointer(self._cupy.cuda.PinnedMemory(size), 0)
         self._on_device = self._cupy.empty(size, np.uint8)
+        self._slab = np.frombuffer(pinned, np.uint8, size)
 
     def down(self, size: int) -> Any:
         """One copy on the current stream."""
