@@ -37,7 +37,7 @@ def casts_of(config: ModelConfig) -> Mapping[str, DataType]:
             raise _refusal(config, part, f"NAME: DATATYPE, the name one of {inputs}")
         allowed = CASTS.get(declared.data_type, ())
         datatype = BY_WIRE_NAME.get(wanted.removeprefix("TYPE_"))
-        if datatype not in allowed or name in config.ragged_inputs or declared.is_shape_tensor:
+        if datatype not in allowed or declared.is_shape_tensor:
             names = ", ".join(one.value for one in allowed) or "no datatype"
             raise _refusal(config, part, f"{names} for '{name}', a {declared.data_type.value}")
         assert datatype is not None

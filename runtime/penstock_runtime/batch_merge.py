@@ -87,7 +87,7 @@ class ShapedMerge:
             declared.name: _gather(config, rules, declared, casts.get(declared.name))
             for declared in config.input
         }
-        self._told = tuple(_told(batch_input) for batch_input in config.batch_input)
+        self._told = told_inputs(config)
 
     def __call__(self, members: Members) -> dict[str, Any]:
         """The model's inputs, with the mask of its padding and whatever tells of the batch."""
@@ -99,11 +99,22 @@ class ShapedMerge:
         }
         if rules is not None and rules.mask_name:
             merged[rules.mask_name] = _mask(members, length, rules.mask_data_type)
-        for told in self._told:
-            made = told.make([pending.arrays[told.source] for pending in members])
-            for target in told.targets:
-                merged[target] = made
+        merged.update(tell(self._told, members))
         return merged
+
+
+def told_inputs(config: ModelConfig) -> tuple[Told, ...]:
+    """The inputs that tell of a batch of this model (`batch_input`)."""
+    return tuple(_told(batch_input) for batch_input in config.batch_input)
+
+
+def tell(told: Sequence[Told], members: Members) -> dict[str, Any]:
+    """What these inputs say of these requests, by name."""
+    found = {}
+    for one in told:
+        made = one.make([pending.arrays[one.source] for pending in members])
+        found.update(dict.fromkeys(one.targets, made))
+    return found
 
 
 def length_rules(config: ModelConfig) -> LengthBatching | None:
@@ -122,7 +133,7 @@ def _gather(
     cast: DataType | None,
 ) -> Gather:
     if declared.name in config.ragged_inputs:
-        return _flat
+        return _flat if cast is None else partial(_flat_cast, cast=cast)
     if declared.is_shape_tensor:
         return _one_for_all
     if rules is None or declared.name not in rules.input or declared.data_type is DataType.BYTES:
@@ -146,6 +157,10 @@ def _cast(parts: Parts, _length: int, *, cast: DataType) -> Any:
 
 def _flat(parts: Parts, _length: int) -> Any:
     return gather_flat(parts)
+
+
+def _flat_cast(parts: Parts, length: int, *, cast: DataType) -> Any:
+    return _cast([part.reshape(-1) for part in parts], length, cast=cast)
 
 
 def _one_for_all(parts: Parts, _length: int) -> Any:

@@ -32,7 +32,8 @@ class Ranking:
     def __init__(self, config: ModelConfig, deck: Deck) -> None:
         self._deck = deck
         rules = config.dynamic_batching.length_batching if config.dynamic_batching else None
-        cut = rules.unpad_output if rules is not None else ()
+        cut = {name for one in config.batch_output for name in one.target_name}
+        cut.update(rules.unpad_output if rules is not None else ())
         self._names = tuple(
             output.name
             for output in config.output

@@ -1,9 +1,10 @@
-"""Batches of models on a GPU: their inputs are put together in a slab, and on the device.
+"""Batches of models on a GPU: their inputs, and what tells of them, are put together in a slab, and
+on the device.
 
 Which models that suits is seen from their configuration; every other is merged on the host.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -11,34 +12,36 @@ import numpy as np
 
 from penstock_kernels.ragged import length_mask
 from penstock_runtime.batch_cast import casts_of
-from penstock_runtime.batch_merge import Merge, length_rules, make_merge
+from penstock_runtime.batch_merge import length_rules, make_merge, tell, told_inputs
 from penstock_runtime.batch_ranking import Ranking
-from penstock_runtime.config import ModelConfig
+from penstock_runtime.config import ModelConfig, ModelInput, ModelOutput
 from penstock_runtime.config_scheduling import LengthBatching
-from penstock_runtime.datatype import DataType
+from penstock_runtime.datatype import AnyArray, DataType, from_numpy
 from penstock_runtime.memory.staging import Deck, Lane, Staging
 from penstock_runtime.scheduling.base import Pending
 from penstock_runtime.scheduling.length_batcher import padded_length
+
+Tables = Callable[[Mapping[str, Any]], Mapping[str, AnyArray]]
+"""What else a model reads of a batch, made on the host of the inputs that tell of it."""
+
+
+def no_tables(_told: Mapping[str, Any]) -> Mapping[str, AnyArray]:
+    """Of a model that reads nothing else."""
+    return {}
 
 
 class StagedMerge:
     """Merges on a device; requests whose arrays are not the host's are merged as without it."""
 
-    def __init__(
-        self,
-        lanes: Mapping[str, Lane],
-        rules: LengthBatching | None,
-        deck: Deck,
-        otherwise: Merge,
-        back: Mapping[str, Lane],
-        ranking: Ranking,
-    ) -> None:
-        self._lanes = lanes
-        self._back = back
-        self._rules = rules
+    def __init__(self, config: ModelConfig, lanes: Sequence[Lane], deck: Deck, tables: Tables):
+        self._lanes = {lane.name: lane for lane in lanes}
+        self._rules = length_rules(config)
+        self._told = told_inputs(config)
+        self._tables = tables
         self._staging = Staging(deck)
-        self._ranking = ranking
-        self._otherwise = otherwise
+        self._otherwise = make_merge(config)
+        self._back = _padded_outputs(config, self._rules)
+        self._ranking = Ranking(config, deck)
 
     def __call__(self, members: Sequence[Pending]) -> dict[str, Any]:
         """The model's inputs, on the device."""
@@ -53,6 +56,10 @@ class StagedMerge:
             length = padded_length(rules, max(pending.length for pending in members))
             if rules.mask_name:
                 parts.append(_mask(rules, members, length))
+        told = tell(self._told, members)
+        for name, array in {**told, **self._tables(told)}.items():
+            datatype = from_numpy(array.dtype)
+            parts.append((Lane(name, datatype, datatype), [array]))
         return self._staging.merge(parts, length)
 
     def cut(
@@ -91,25 +98,34 @@ class StagedMerge:
         ]
 
 
-def staged_merge(config: ModelConfig, deck: Deck) -> StagedMerge | None:
+def staged_merge(config: ModelConfig, deck: Deck, tables: Tables = no_tables) -> StagedMerge | None:
     """How batches of this model are merged on a device; None where the host has to do it."""
-    casts, rules = casts_of(config), length_rules(config)
-    if config.max_batch_size < 1 or not config.has_rows or config.sequence_batching is not None:
+    tensors: tuple[ModelInput | ModelOutput, ...] = (*config.input, *config.output)
+    # The content of a shape tensor is for the host.
+    shaped = any(tensor.is_shape_tensor for tensor in tensors)
+    if config.max_batch_size < 1 or shaped or config.sequence_batching is not None:
         return None
-    lanes = {}
-    for declared in config.input:
-        padded = rules is not None and declared.name in rules.input
-        pad = rules.pad_value if padded and rules is not None else None
-        wanted = casts.get(declared.name, declared.data_type)
-        lane = Lane(declared.name, declared.data_type, wanted, pad)
-        # A row is one run of bytes only if what is padded comes first in it.
-        if declared.data_type is DataType.BYTES or (padded and declared.dims[:1] != (-1,)):
-            return None
-        if not (lane.plain or lane.castable):
-            return None
-        lanes[declared.name] = lane
-    back, ranking = _padded_outputs(config, rules), Ranking(config, deck)
-    return StagedMerge(lanes, rules, deck, make_merge(config), back, ranking)
+    lanes = [_lane(config, declared) for declared in config.input]
+    if not all(_stageable(lane) for lane in lanes):
+        return None
+    return StagedMerge(config, lanes, deck, tables)
+
+
+def _stageable(lane: Lane) -> bool:
+    """Whether its bytes are the batch, or there is a kernel that makes it of them."""
+    return lane.datatype is not DataType.BYTES and (lane.plain or lane.castable)
+
+
+def _lane(config: ModelConfig, declared: ModelInput) -> Lane:
+    """How the parts of an input are joined."""
+    wanted = casts_of(config).get(declared.name, declared.data_type)
+    if declared.name in config.ragged_inputs:
+        return Lane(declared.name, declared.data_type, wanted, flat=True)
+    rules = length_rules(config)
+    if rules is None or declared.name not in rules.input or declared.data_type is DataType.BYTES:
+        return Lane(declared.name, declared.data_type, wanted)
+    axis = 1 + declared.dims.index(-1)
+    return Lane(declared.name, declared.data_type, wanted, rules.pad_value, axis)
 
 
 def _padded_outputs(config: ModelConfig, rules: LengthBatching | None) -> dict[str, Lane]:

@@ -238,9 +238,8 @@ class ModelInstance:
                 f"instance '{self.placement.name}' failed to start: {type(error).__name__}"
             )
             return None
-        deck = executable.deck if isinstance(executable, Staged) else None
-        if deck is not None:
-            staged = staged_merge(self._desk.plan.config, deck)
+        if isinstance(executable, Staged) and (deck := executable.deck) is not None:
+            staged = staged_merge(self._desk.plan.config, deck, executable.tables)
             self._desk = replace(self._desk, staged=staged)
         return executable
 

@@ -3,8 +3,6 @@ GPU, on the stream that torch works on, and has finished when it answers.
 """
 
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,118 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.kernels.gpu_memory import CupyMemory, FakeTorch
+from tests.kernels.gpu_memory import FakeTorch
+from tests.runtime.cupy_fakes import FakeCupy, FakeRunner, FakeStream, on_gpus
 from tests.runtime.kernel_folders import answer, cuda_source, floats, kernel_source
 from tests.runtime.model_folders import context, load
 from tests.runtime.ragged_models import member
 
-from penstock_kernels import run as kernels
-from penstock_kernels.declare import Kernel
 from penstock_kernels.nvrtc import NvrtcError, NvrtcMissingError
-from penstock_kernels.run import Reference
 from penstock_runtime.backends.base import ModelSource, Placement
-from penstock_runtime.backends.kernel import place
 from penstock_runtime.batch_staging import staged_merge
 from penstock_runtime.config import ModelInput
 from penstock_runtime.config_scheduling import DynamicBatching, LengthBatching
 from penstock_runtime.datatype import DataType
-from penstock_runtime.errors import InvalidArgument, ResourceExhausted, Unsupported
-
-
-class FakeStream:
-    """What CuPy makes of a stream of somebody else's."""
-
-    made: list[int] = []
-
-    @staticmethod
-    @contextmanager
-    def from_external(stream: Any) -> Iterator[None]:
-        FakeStream.made.append(stream.__cuda_stream__()[1])
-        yield
-
-
-class OnDevice(np.ndarray[Any, Any]):
-    """An array with the two copies of CuPy's, which holds what was allocated for it."""
-
-    memory: Any = None
-
-    def set(self, host: Any, stream: Any) -> None:
-        assert stream is not None
-        self[...] = host
-
-    def get(self) -> Any:
-        return np.array(self)
-
-
-class FakeCupy(CupyMemory):
-    """As much of CuPy as a place uses: arrays of the host, and a log of what was asked where."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.asked: list[tuple[Any, ...]] = []
-        self.cuda = SimpleNamespace(
-            Device=self.device,
-            Stream=FakeStream,
-            get_current_stream=lambda: SimpleNamespace(ptr=0),
-            runtime=SimpleNamespace(
-                streamSynchronize=lambda stream: self.asked.append(("end", self.current, stream)),
-                getDevice=lambda: self.current,
-            ),
-            PinnedMemory=bytearray,
-            PinnedMemoryPointer=lambda memory, offset: memoryview(memory)[offset:],
-            **self.allocation(),
-        )
-        self.ascontiguousarray, self.from_dlpack = np.ascontiguousarray, np.from_dlpack
-
-    def empty(self, shape: Any, dtype: Any) -> Any:
-        made = np.empty(shape, dtype).view(OnDevice)
-        made.memory = self.alloc(made.nbytes)
-        return made
-
-    def zeros(self, shape: Any, dtype: Any) -> Any:
-        made = self.empty(shape, dtype)
-        made[...] = 0
-        return made
-
-    def asarray(self, array: Any) -> Any:
-        if isinstance(array, OnDevice):
-            return array
-        made = self.empty(np.shape(array), array.dtype)
-        made[...] = array
-        return made
-
-    @contextmanager
-    def device(self, number: int) -> Iterator[None]:
-        before, self.current = self.current, number
-        try:
-            yield
-        finally:
-            self.current = before
-
-
-class FakeRunner:
-    """Runs references, and writes down on which GPU."""
-
-    name = "cuda"
-
-    def __init__(self, cupy: FakeCupy, refuses: Exception | None = None) -> None:
-        self._cupy = cupy
-        self._refuses = refuses
-
-    def run(self, kernel: Kernel, arguments: Mapping[str, Any], stream: int | None = None) -> None:
-        self._cupy.asked.append(("run", self._cupy.current))
-        Reference().run(kernel, arguments)
-
-    def load(self, kernel: Kernel) -> None:
-        self._cupy.asked.append(("load", self._cupy.current))
-        if self._refuses is not None:
-            raise self._refuses
-
-    def forget(self, kernel: Kernel) -> None:
-        self._cupy.asked.append(("forget", kernel.source.startswith("model.cu#")))
-
-    def stream(self) -> int:
-        return 7
+from penstock_runtime.errors import InvalidArgument, Unsupported
 
 
 @pytest.fixture
@@ -132,11 +31,6 @@ def cupy(monkeypatch: pytest.MonkeyPatch) -> FakeCupy:
     made = FakeCupy()
     on_gpus(monkeypatch, made, FakeRunner(made))
     return made
-
-
-def on_gpus(patch: pytest.MonkeyPatch, cupy: FakeCupy, runner: FakeRunner) -> None:
-    patch.setattr(place, "find_cupy", lambda: cupy)
-    patch.setattr(kernels, "device_runner", lambda: runner)
 
 
 def answers(source: ModelSource, *gpus: int, **inputs: Any) -> list[dict[str, Any]]:
@@ -212,51 +106,6 @@ def test_copies_are_on_the_stream_that_torch_works_on(
     assert cupy.asked[-1] == ("end", 6, 7)
 
 
-def test_arrays_are_of_torchs_memory_and_go_back_to_it(
-    cupy: FakeCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where torch is in use on a GPU: inputs, what a kernel fills, what a batch is staged in."""
-    source = kernel_source(tmp_path, {"kernel": "top_k", "k": "2"}, max_batch_size=8)
-    torchs = FakeTorch()
-    monkeypatch.setitem(sys.modules, "torch", torchs)
-    config, loaded = load(source)
-    made: Any = loaded.executable(Placement("m_gpu1", "KIND_GPU", 1))
-    staged = staged_merge(config, made.deck)
-    assert staged is not None
-
-    merged = staged([member({"VALUES": floats(3, 9)}, 3)])
-    slab = torchs.memory_allocated(1)
-    found = made.execute(merged, [context()])
-    with_outputs = torchs.memory_allocated(1)
-    del found
-    without = torchs.memory_allocated(1)
-    del merged, staged
-
-    assert slab >= 3 * 9 * 4
-    assert with_outputs == slab + 3 * 2 * (4 + 4)
-    assert without == slab
-    assert torchs.held == {}
-    assert cupy.of_pool == 0
-
-
-def test_no_memory_left_on_the_gpu_is_an_answer_of_its_own(
-    cupy: FakeCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One that says to try with less, or later; the next execution is as good as any."""
-    source = kernel_source(tmp_path, {"kernel": "top_k", "k": "2"}, max_batch_size=8)
-    torchs = FakeTorch(room=100)
-    monkeypatch.setitem(sys.modules, "torch", torchs)
-    _, loaded = load(source)
-    made: Any = loaded.executable(Placement("m_gpu1", "KIND_GPU", 1))
-
-    with pytest.raises(ResourceExhausted, match=r"^model 'm' ran out of memory$") as said:
-        made.execute({"VALUES": floats(5, 9)}, [context()])
-    del said
-    found = made.execute({"VALUES": floats(1, 9)}, [context()])
-
-    assert found["SCORES"].shape == (1, 2)
-
-
 @pytest.mark.parametrize(
     ("refuses", "kind", "said"),
     [
@@ -314,3 +163,33 @@ def test_batches_are_put_together_on_the_gpu_of_their_instance(
     means = np.concatenate([text.mean(axis=1) for text in texts])
     expected = means / np.linalg.norm(means, axis=1, keepdims=True)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_images_of_any_size_go_down_as_they_came_and_are_one_launch(
+    cupy: FakeCupy, tmp_path: Path
+) -> None:
+    """Beside the slab nothing is allocated or copied but what the kernel fills."""
+    options = {"kernel": "image_normalise", "height": "4", "width": "6", "mean": "0.5"}
+    config, loaded = load(kernel_source(tmp_path, options, max_batch_size=8))
+    made: Any = loaded.executable(Placement("m_gpu2", "KIND_GPU", 2))
+    random = np.random.default_rng(1)
+    sizes = ((1, 3, 5, 3), (2, 1, 1, 3), (1, 9, 2, 3))
+    members = [
+        member({"IMAGE": random.integers(0, 256, size, np.uint8)}, size[0]) for size in sizes
+    ]
+    staged = staged_merge(config, made.deck, made.tables)
+    assert staged is not None
+
+    merged = staged(members)
+    cupy.asked.clear()
+    before = cupy.of_pool
+    found = made.execute(merged, [context()])["PIXELS"]
+
+    assert cupy.asked == [("run", 2), ("end", 2, 7)]
+    assert cupy.of_pool - before == found.nbytes
+    on_host = answer(
+        kernel_source(tmp_path, options, max_batch_size=8),
+        IMAGE=np.concatenate([one.arrays["IMAGE"].reshape(-1) for one in members]),
+        IMAGE_SHAPE=np.array([[3, 5, 3], [1, 1, 3], [1, 1, 3], [9, 2, 3]], np.int32),
+    )
+    assert found.tobytes() == on_host["PIXELS"].tobytes()

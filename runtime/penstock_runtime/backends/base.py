@@ -73,6 +73,12 @@ class Staged(ABC):
     def deck(self) -> Deck | None:
         """That of its device; None where the host puts them together."""
 
+    def tables(self, told: Arrays) -> Arrays:  # noqa: ARG002 - for those who have some
+        """What else goes down with each batch: the host's arrays, made of the inputs that tell of
+        it.
+        """
+        return {}
+
 
 class Straight(ABC):
     """An executable whose function can be called without anything around it, for executions that

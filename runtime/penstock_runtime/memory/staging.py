@@ -1,6 +1,6 @@
-"""A batch on its way to a device and back: every request's bytes go into one slab, which goes down
-in one copy; a kernel makes the batch of it where anything is cast or padded; and rows come back as
-they went.
+"""A batch on its way to a device and back: every request's bytes go into one slab, with whatever
+tells of them behind, which goes down in one copy; a kernel makes the batch of it where anything is
+cast or padded; and rows come back as they went.
 
 What the device is, a `Deck` knows; here are only bytes, offsets and kernels. Not thread-safe: an
 instance has its own.
@@ -20,6 +20,7 @@ from penstock_runtime.datatype import AnyArray, DataType
 
 # Of what begins in the slab: vector loads want 16, and a copy engine does not mind.
 ALIGNMENT = 64
+_NONE: AnyArray = np.empty(0, np.int32)
 
 
 class Deck(Protocol):
@@ -52,14 +53,17 @@ class Deck(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """One input: its datatype as it comes and as the model takes it, and with what it is padded
-    along axis 1 (None: all have one shape).
+    """One input: its datatype as it comes and as the model takes it, and how its parts are joined:
+    row after row, padded with `pad` along `axis` (None: all have one shape), or `flat`, whatever
+    shapes they have, element after element.
     """
 
     name: str
     datatype: DataType
     wanted: DataType
     pad: float | None = None
+    axis: int = 1
+    flat: bool = False
 
     @property
     def plain(self) -> bool:
@@ -80,15 +84,21 @@ class Lane:
 
 
 class _Laid(NamedTuple):
-    """Where the rows of one input begin in the slab and how many elements each has; the shape of
-    the batch.
+    """Where one input begins in the slab, and the shape of the batch; and of one that is not plain
+    where each of its runs of elements begins, how many each has, and where the slab says so.
     """
 
     lane: Lane
+    at: int
+    shape: tuple[int, ...]
     starts: AnyArray
     counts: AnyArray
-    shape: tuple[int, ...]
     tables: int
+
+    @property
+    def end(self) -> int:
+        """The first byte behind all of it."""
+        return self.tables + (0 if self.lane.plain else _tables(len(self.starts)))
 
 
 class Staging:
@@ -111,7 +121,7 @@ class Staging:
         for lane, arrays in parts:
             one = _lay(lane, arrays, length, at)
             laid.append(one)
-            at = one.tables + (0 if lane.plain else _tables(len(one.starts)))
+            at = one.end
         host = self._deck.host(at)
         for one, (_, arrays) in zip(laid, parts, strict=True):
             _fill(host, one, arrays)
@@ -125,7 +135,7 @@ class Staging:
 
     def _scatter(self, batch: Any, own: AnyArray, datatype: DataType) -> list[AnyArray]:
         size = datatype.size
-        starts = _aligned(own.astype(np.int64) * size)
+        starts = _behind(own.astype(np.int64) * size)
         total = int(starts[-1]) + int(own[-1]) * size if len(own) else 0
         tables = _up(len(own) * 8)
         host = self._deck.host(tables + len(own) * 4)
@@ -149,15 +159,16 @@ class Staging:
         ]
 
     def _batch(self, slab: Any, one: _Laid) -> Any:
-        lane, rows = one.lane, len(one.starts)
+        lane, runs = one.lane, len(one.starts)
         if lane.plain:
-            return self._deck.view(slab, int(one.starts[0]), one.shape, lane.datatype)
-        out = self._deck.empty((rows, prod(one.shape[1:])), lane.wanted)
+            return self._deck.view(slab, one.at, one.shape, lane.datatype)
+        width = prod(one.shape if lane.flat else one.shape[lane.axis :])
+        out = self._deck.empty((runs, width), lane.wanted)
         self._deck.run(
             GATHER_PAD,
             slab=slab,
-            start=self._deck.view(slab, one.tables, (rows,), DataType.INT64),
-            count=self._deck.view(slab, one.tables + _up(rows * 8), (rows,), DataType.INT32),
+            start=self._deck.view(slab, one.tables, (runs,), DataType.INT64),
+            count=self._deck.view(slab, one.tables + _up(runs * 8), (runs,), DataType.INT32),
             dtype=_NAMES[lane.datatype],
             out=out,
             mask=None,
@@ -179,30 +190,44 @@ _NAMES = {
 
 def _lay(lane: Lane, arrays: Sequence[AnyArray], length: int, at: int) -> _Laid:
     """One input from byte `at` on: its parts one behind the other, its tables behind them."""
-    size = lane.datatype.size
-    first = arrays[0]
-    rows = np.array([array.shape[0] for array in arrays], np.int64)
-    widths = np.array([prod(array.shape[1:]) for array in arrays], np.int32)
-    counts = np.repeat(widths, rows)
-    steps = counts.astype(np.int64) * size
-    starts = at + np.concatenate([[0], steps.cumsum()[:-1]]).astype(np.int64)[: len(steps)]
-    dims = first.shape[1:] if lane.pad is None else (length, *first.shape[2:])
-    return _Laid(lane, starts, counts, (len(counts), *dims), _up(at + int(steps.sum())))
+    end = _up(at + sum(array.nbytes for array in arrays))
+    counts = _NONE if lane.plain else _counts(lane, arrays)
+    starts = at + _behind(counts.astype(np.int64) * lane.datatype.size)
+    return _Laid(lane, at, _shape(lane, arrays, length), starts, counts, end)
+
+
+def _shape(lane: Lane, arrays: Sequence[AnyArray], length: int) -> tuple[int, ...]:
+    """Of the batch, padded to `length`."""
+    if lane.flat:
+        return (sum(array.size for array in arrays),)
+    dims = list(arrays[0].shape)
+    dims[0] = sum(array.shape[0] for array in arrays)
+    if lane.pad is not None:
+        dims[lane.axis] = length
+    return tuple(dims)
+
+
+def _counts(lane: Lane, arrays: Sequence[AnyArray]) -> AnyArray:
+    """The elements of each run: of one that is padded what lies along the axis and behind it."""
+    if lane.flat:
+        return np.array([sum(array.size for array in arrays)], np.int32)
+    widths = np.array([prod(array.shape[lane.axis :]) for array in arrays], np.int32)
+    return np.repeat(widths, [prod(array.shape[: lane.axis]) for array in arrays])
 
 
 def _fill(host: AnyArray, one: _Laid, arrays: Sequence[AnyArray]) -> None:
-    """Copy the parts into the slab, and behind them where each row is."""
-    at = int(one.starts[0]) if len(one.starts) else 0
+    """Copy the parts into the slab, and behind them where each run is."""
+    at = one.at
     for array in arrays:
         source = array if array.flags.c_contiguous else np.ascontiguousarray(array)
         end = at + source.nbytes
         host[at:end] = source.reshape(-1).view(np.uint8)
         at = end
     if not one.lane.plain:
-        rows, tables = len(one.starts), one.tables
-        host[tables : tables + rows * 8] = one.starts.view(np.uint8)
-        second = tables + _up(rows * 8)
-        host[second : second + rows * 4] = one.counts.view(np.uint8)
+        runs, tables = len(one.starts), one.tables
+        host[tables : tables + runs * 8] = one.starts.view(np.uint8)
+        second = tables + _up(runs * 8)
+        host[second : second + runs * 4] = one.counts.view(np.uint8)
 
 
 def _tables(rows: int) -> int:
@@ -213,6 +238,6 @@ def _up(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
-def _aligned(sizes: AnyArray) -> AnyArray:
+def _behind(sizes: AnyArray) -> AnyArray:
     """Where parts of these sizes begin, one behind the other."""
     return np.concatenate([[0], sizes.cumsum()[:-1]]).astype(np.int64)[: len(sizes)]

@@ -1,5 +1,6 @@
 """What a kernel looks like as a model: its tensors, its parameters, and how a batch runs it."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
@@ -26,6 +27,18 @@ class Step(Protocol):
 
     def run(self, inputs: Arrays, place: Place) -> dict[str, Any]:
         """The outputs of one batch. ValueError or InvalidArgument for inputs that it refuses."""
+
+
+class Tabled(ABC):
+    """A step whose kernel reads tables beside the requests' own bytes: where those are put
+    together on a device, the tables go down with them.
+    """
+
+    @abstractmethod
+    def tables(self, told: Arrays) -> dict[str, Any]:
+        """The tables of a batch by name, the host's, made of the inputs that tell of it.
+        InvalidArgument for a batch that the step would refuse.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Images as a step of an ensemble: decoded ones of any size in, what a network takes out.
 
-Requests with images of different sizes share a batch; the kernel reads them where they lie.
+Requests with images of different sizes share a batch; the kernel reads them where they lie, in one
+launch.
 """
 
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from penstock_kernels.declare import Kernel
 from penstock_kernels.image import IMAGE_NORMALISE, normalisation
 from penstock_runtime.backends.base import Arrays, ModelSource
-from penstock_runtime.backends.kernel.form import Declared, Form, Step
+from penstock_runtime.backends.kernel.form import Declared, Form, Step, Tabled
 from penstock_runtime.backends.kernel.options import Options
 from penstock_runtime.backends.kernel.place import Place, kernel_dtype
 from penstock_runtime.config import BatchInput, ModelConfig, ModelInput, ModelOutput
@@ -18,12 +19,13 @@ from penstock_runtime.datatype import AnyArray, DataType
 from penstock_runtime.errors import InvalidArgument
 
 IMAGE, SHAPES, PIXELS = "IMAGE", "IMAGE_SHAPE", "PIXELS"
+START, SIZE, SCALE, SHIFT = "IMAGE_START", "IMAGE_SIZE", "SCALE", "SHIFT"
 _TYPES = (DataType.FP16, DataType.FP32, DataType.BF16)
 _LONGEST_SIDE = 16384
 _CHANNELS = 3
 
 
-class NormaliseImages:
+class NormaliseImages(Tabled):
     """Resizes, normalises and puts the channels first."""
 
     kernel: Kernel = IMAGE_NORMALISE
@@ -37,24 +39,37 @@ class NormaliseImages:
             raise options.refuse("has a deviation of 0", "numbers to divide by")
         self._scale, self._shift = normalisation(mean, deviation)
 
-    def run(self, inputs: Arrays, place: Place) -> dict[str, Any]:
-        """The images of one batch, which lie one behind the other."""
-        shapes = inputs.get(SHAPES)
-        sizes = np.array([inputs[IMAGE].shape] if shapes is None else shapes, np.int64)
+    def tables(self, told: Arrays) -> dict[str, Any]:
+        """Where each image begins and its size, and what its channels are multiplied by and added
+        to.
+        """
+        sizes = np.asarray(told[SHAPES], np.int64)
         check_sizes(sizes)
         ends = sizes.prod(axis=1).cumsum()
-        starts = np.concatenate([[0], ends[:-1]])
-        out = place.empty((len(sizes), _CHANNELS, *self._size), self._dtype)
+        return {
+            START: np.concatenate([[0], ends[:-1]]),
+            SIZE: sizes[:, :2].astype(np.int32),
+            SCALE: self._scale,
+            SHIFT: self._shift,
+        }
+
+    def run(self, inputs: Arrays, place: Place) -> dict[str, Any]:
+        """The images of one batch, which lie one behind the other."""
+        batched = SHAPES in inputs
+        told = inputs if batched else {SHAPES: np.array([inputs[IMAGE].shape])}
+        # Where the batch was put together on a device, they came with it.
+        tables = inputs if START in inputs else self.tables(told)
+        out = place.empty((told[SHAPES].shape[0], _CHANNELS, *self._size), self._dtype)
         place.run(
             self.kernel,
             slab=place.take(inputs[IMAGE].reshape(-1), np.dtype(np.uint8)),
-            start=place.take(starts, np.dtype(np.int64)),
-            size=place.take(sizes[:, :2].astype(np.int32), np.dtype(np.int32)),
-            scale=place.take(self._scale, np.dtype(np.float32)),
-            shift=place.take(self._shift, np.dtype(np.float32)),
+            start=place.take(tables[START], np.dtype(np.int64)),
+            size=place.take(tables[SIZE], np.dtype(np.int32)),
+            scale=place.take(tables[SCALE], np.dtype(np.float32)),
+            shift=place.take(tables[SHIFT], np.dtype(np.float32)),
             out=out,
         )
-        return {PIXELS: out[0] if shapes is None else out}
+        return {PIXELS: out if batched else out[0]}
 
 
 def check_sizes(sizes: AnyArray) -> None:

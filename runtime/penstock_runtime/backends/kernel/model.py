@@ -6,7 +6,7 @@ from penstock_kernels.nvrtc import NvrtcError
 from penstock_runtime.backends.base import Arrays, ModelSource, Placement, Staged
 from penstock_runtime.backends.failure import execution_failure
 from penstock_runtime.backends.kernel.cuda import CudaStep, load_reference, no_reference
-from penstock_runtime.backends.kernel.form import Form, Step
+from penstock_runtime.backends.kernel.form import Form, Step, Tabled
 from penstock_runtime.backends.kernel.options import Options
 from penstock_runtime.backends.kernel.place import Place, place_of
 from penstock_runtime.backends.kernel.source import compiled_or_refused, refusal
@@ -28,6 +28,10 @@ class KernelExecutable(Staged):
     def deck(self) -> Deck | None:
         """That of its GPU; None on the host."""
         return self._place.deck()
+
+    def tables(self, told: Arrays) -> Arrays:
+        """Those of its step, if that has any."""
+        return self._step.tables(told) if isinstance(self._step, Tabled) else {}
 
     def execute(self, inputs: Arrays, contexts: Sequence[RequestContext]) -> Arrays:  # noqa: ARG002
         """The outputs of one batch. InvalidArgument for inputs that the kernel refuses."""
