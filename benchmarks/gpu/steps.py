@@ -45,7 +45,9 @@ def steps(out: Path) -> tuple[Step, ...]:
     return (
         Step(
             "device tests",
-            "each kernel against its law, the CPU executor and torch; graphs against eager steps",
+            "each kernel against its law, the CPU executor and torch; graphs against eager steps;"
+            " torch counts CuPy's arrays and has them back; ragged batches and images of any size"
+            " against the host's",
             (*tests, *DEVICE_TESTS),
             90,
             settings=(_REQUIRED,),

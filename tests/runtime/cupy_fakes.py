@@ -1,5 +1,5 @@
-"""A CuPy whose arrays are NumPy's, for kernel models on GPUs that are not there: who asked what, and
-on which of them.
+"""A CuPy whose arrays are NumPy's, for kernel models on GPUs that are not there: what was asked of
+it, and on which of them.
 """
 
 from collections.abc import Iterator, Mapping
