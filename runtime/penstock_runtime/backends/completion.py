@@ -65,6 +65,15 @@ def provided_inputs(config: ModelConfig) -> tuple[str, ...]:
     return tuple(names)
 
 
+def told_types(config: ModelConfig) -> Mapping[str, DataType]:
+    """The datatypes of inputs that tell of a batch: its mask, and what `batch_input` lists."""
+    told = {name: one.data_type for one in config.batch_input for name in one.target_name}
+    rules = config.dynamic_batching.length_batching if config.dynamic_batching else None
+    if rules is not None and rules.mask_name:
+        told[rules.mask_name] = rules.mask_data_type
+    return told
+
+
 def provided_types(config: ModelConfig) -> Mapping[str, DataType]:
     """The datatypes of the controls and states that a sequence model is given."""
     rules = config.sequence_batching

@@ -10,6 +10,7 @@ import numpy as np
 
 from penstock_kernels.declare import Kernel, Launch, Traffic
 from penstock_runtime.backends.base import Arrays, ModelSource
+from penstock_runtime.backends.completion import told_types
 from penstock_runtime.backends.failure import execution_failure, load_failure
 from penstock_runtime.backends.files import confined, has_file
 from penstock_runtime.backends.kernel.launch import OPTIONS, SHAPE, LaunchPlan
@@ -17,6 +18,8 @@ from penstock_runtime.backends.kernel.options import Options
 from penstock_runtime.backends.kernel.place import Place, kernel_dtype
 from penstock_runtime.backends.kernel.source import named, read_source
 from penstock_runtime.backends.module_loader import ModelModules
+from penstock_runtime.batch_cast import PARAMETER as CAST
+from penstock_runtime.batch_cast import casts_of
 from penstock_runtime.config import ModelConfig, ModelInput, ModelOutput
 from penstock_runtime.datatype import DataType
 from penstock_runtime.errors import FailedPrecondition, InvalidArgument, PenstockError
@@ -32,7 +35,7 @@ class CudaStep:
         config = source.config
         self._plan = LaunchPlan(options_of(config), config)
         self._model = config.name
-        self._inputs = {i.name: kernel_dtype(i.data_type) for i in config.input}
+        self._inputs = {name: kernel_dtype(found) for name, found in _readable(config).items()}
         self._outputs = {o.name: kernel_dtype(o.data_type) for o in config.output}
         self._reference = reference
         self.kernel = named(self._declare(read_source(source)))
@@ -100,7 +103,16 @@ class CudaStep:
 
 def options_of(config: ModelConfig) -> Options:
     """The parameters of such a model, checked."""
-    return Options(config, (*OPTIONS, *(f"{SHAPE}{output.name}" for output in config.output)))
+    shapes = (f"{SHAPE}{output.name}" for output in config.output)
+    return Options(config, (*OPTIONS, CAST, *shapes))
+
+
+def _readable(config: ModelConfig) -> dict[str, DataType]:
+    """What a kernel may read, by name: inputs as they are after a cast, and what tells of the
+    batch.
+    """
+    casts = casts_of(config)
+    return {**{i.name: casts.get(i.name, i.data_type) for i in config.input}, **told_types(config)}
 
 
 def completed_cuda(config: ModelConfig, backend: str) -> ModelConfig:
@@ -111,15 +123,16 @@ def completed_cuda(config: ModelConfig, backend: str) -> ModelConfig:
             f"model '{config.name}': model.cu does not say what it takes and gives; list input and"
             " output in the configuration"
         )
-    for tensor in tensors:
-        if tensor.data_type is DataType.BYTES or not tensor.name.isidentifier():
+    told = told_types(config).items()
+    for name, datatype in (*((tensor.name, tensor.data_type) for tensor in tensors), *told):
+        if datatype is DataType.BYTES or not name.isidentifier():
             raise InvalidArgument(
-                f"model '{config.name}': '{tensor.name}' is {tensor.data_type.value}, expected"
-                " numbers under a name that CUDA could have"
+                f"model '{config.name}': '{name}' is {datatype.value}, expected numbers under a"
+                " name that CUDA could have"
             )
     if any(tensor.optional for tensor in config.input):
         raise InvalidArgument(f"model '{config.name}': model.cu takes no optional input")
-    if len({tensor.name for tensor in tensors}) != len(tensors):
+    if len({*(tensor.name for tensor in tensors), *dict(told)}) != len(tensors) + len(told):
         raise InvalidArgument(f"model '{config.name}': an input and an output share a name")
     LaunchPlan(options_of(config), config)
     return replace(config, backend=config.backend or backend)

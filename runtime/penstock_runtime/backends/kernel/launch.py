@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from penstock_kernels.declare import GRID_LIMITS, SHARED_LIMIT, Launch
+from penstock_runtime.backends.completion import told_types
 from penstock_runtime.backends.kernel.expressions import Misspelt, Shapes, Value, parse, parse_list
 from penstock_runtime.backends.kernel.options import Options
 from penstock_runtime.config import ModelConfig, ModelOutput
@@ -36,14 +37,16 @@ class LaunchPlan:
     def __init__(self, options: Options, config: ModelConfig) -> None:
         self._refuse = options.refuse
         self._inputs = tuple(tensor.name for tensor in config.input)
-        names = (*self._inputs, *(tensor.name for tensor in config.output))
+        self._readable = (*self._inputs, *told_types(config))
+        outputs = tuple(tensor.name for tensor in config.output)
+        names = (*self._readable, *outputs)
         self.function = _function(options)
         self._grid = self._read("grid", options.text("grid"), names)
         self._block = self._read("block", options.text("block", "256"), names)
         self._shared = self._read("shared_bytes", options.text("shared_bytes", "0"), names)[0]
         self._arguments = [
             self._argument(part, names)
-            for part in _split(options.text("arguments", ", ".join(names)))
+            for part in _split(options.text("arguments", ", ".join((*self._inputs, *outputs))))
         ]
         self._shapes = {out.name: self._shape(options, config, out) for out in config.output}
 
@@ -150,7 +153,7 @@ class LaunchPlan:
 
     def _read_shape(self, name: str, said: str) -> list[Value]:
         try:
-            return parse_list(said, self._inputs)
+            return parse_list(said, self._readable)
         except Misspelt as wrong:
             found = f"has {SHAPE}{name} {said[:64]!r}, which {wrong}"
             raise self._refuse(found, _EXAMPLE) from None
