@@ -1,4 +1,5 @@
-"""Ways of a batch of images to the device, in microseconds for 32 of 3x224x224 in FP32, as FP16.
+"""Ways of a batch of images to the device, in microseconds for 32 of 3x224x224 in FP32, as FP16;
+and for 32 photographs of up to 1080 pixels a side.
 
 python -m benchmarks.gpu.staging --out FOLDER
 """
@@ -8,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from benchmarks.gpu.figures import Figures, folder
+from benchmarks.gpu.images import Images
 from benchmarks.gpu.launch_cost import microseconds
 
 from penstock_kernels.gather import GATHER_PAD
@@ -74,6 +76,10 @@ class _Batch:
         torch.cuda.synchronize()
 
 
+def _various() -> dict[str, float]:
+    return {name: microseconds(way, _CALLS) for name, way in Images().ways().items()}
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Measure and write."""
     figures = Figures(folder(words, __doc__), "staging")
@@ -88,6 +94,7 @@ def main(words: Sequence[str] | None = None) -> int:
     }
     for name, way in ways.items():
         figures.add(name, lambda way=way: microseconds(way, _CALLS))  # type: ignore[misc]
+    figures.add("images of various sizes", _various)
     return int(figures.failed > 0)
 
 

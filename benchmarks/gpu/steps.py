@@ -62,7 +62,8 @@ def steps(out: Path) -> tuple[Step, ...]:
         ),
         Step(
             "staging",
-            "ways of a batch to the device: a copy a request, a slab, a kernel that reads the host",
+            "ways of a batch to the device: a copy a request, a slab, a kernel that reads the host;"
+            " images of various sizes joined by the host, and as they came",
             python("benchmarks.gpu.staging"),
             30,
         ),

@@ -14,12 +14,15 @@ from benchmarks import kernels
 from benchmarks.gpu import check, language, served
 from benchmarks.gpu.answers import WAYS, Answers
 from benchmarks.gpu.figures import Figures
+from benchmarks.gpu.images import Images
 from benchmarks.gpu.steps import Step, steps
 from benchmarks.kernel_cases import CASES
 from benchmarks.roofline import Mark, roofline
 
 from penstock_kernels.registry import KERNELS
+from penstock_kernels.run import Reference
 from penstock_runtime.llm.model_loader import prepare
+from penstock_runtime.memory.host_deck import HostDeck
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = sys.executable
@@ -133,6 +136,16 @@ def test_a_small_language_model_is_measured_in_every_way(tmp_path: Path) -> None
     assert all(found[name]["tokens_per_s"] > 0 for name in ("decode", "prefill", *WAYS))
     assert texts[0] == texts[1]
     assert all(len(text) == 12 for text in texts[0])
+
+
+def test_images_that_are_measured_are_the_same_on_either_way() -> None:
+    """Of two ways to other pixels one could not be the better."""
+    batch = Images(3, 20, "KIND_CPU", HostDeck(Reference()))
+
+    joined, packed = (way() for way in batch.ways().values())
+
+    assert joined.shape == (3, 3, 224, 224)
+    assert joined.tobytes() == packed.tobytes()
 
 
 def test_kernels_are_timed_and_counted_on_a_cpu(
