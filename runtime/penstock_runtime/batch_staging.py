@@ -5,6 +5,7 @@ Which models that suits is seen from their configuration; every other is merged 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from math import prod
 from typing import Any
 
@@ -84,17 +85,19 @@ class StagedMerge:
         ):
             return False
         rows, longest = sum(p.batch_size for p in members), max(p.length for p in members)
-        return len(array.shape) >= 2 and array.shape[0] == rows and array.shape[1] >= longest
+        shape = array.shape
+        return len(shape) > lane.axis and shape[0] == rows and shape[lane.axis] >= longest
 
     def _own(self, members: Sequence[Pending], lane: Lane, array: Any) -> list[Any]:
-        rest = tuple(array.shape[2:])
-        counts = [p.length * prod(rest) for p in members for _ in range(p.batch_size)]
-        rows = iter(self._staging.scatter(array, counts, lane.datatype))
+        """Of each run of elements what is not padding, in the shapes of the requests."""
+        before, behind = tuple(array.shape[1 : lane.axis]), tuple(array.shape[lane.axis + 1 :])
+        many = [p.batch_size * prod(before) for p in members]
+        counts = [p.length * prod(behind) for p in members]
+        runs = np.repeat(counts, many).tolist()
+        found = iter(self._staging.scatter(array, runs, lane.datatype))
         return [
-            np.stack([next(rows) for _ in range(p.batch_size)]).reshape(
-                (p.batch_size, p.length, *rest)
-            )
-            for p in members
+            np.stack(list(islice(found, count))).reshape((p.batch_size, *before, p.length, *behind))
+            for p, count in zip(members, many, strict=True)
         ]
 
 
@@ -129,18 +132,15 @@ def _lane(config: ModelConfig, declared: ModelInput) -> Lane:
 
 
 def _padded_outputs(config: ModelConfig, rules: LengthBatching | None) -> dict[str, Lane]:
-    """The outputs that are cut back to each request's length, along their first dimension."""
+    """The outputs that are cut back to each request's length, in the dimension that has it."""
     if rules is None:
         return {}
-    lanes = {o.name: Lane(o.name, o.data_type, o.data_type) for o in config.output}
-    return {
-        o.name: lanes[o.name]
+    lanes = {
+        o.name: Lane(o.name, o.data_type, o.data_type, axis=1 + o.dims.index(-1))
         for o in config.output
-        if o.name in rules.unpad_output
-        and o.dims[:1] == (-1,)
-        and o.reshape is None
-        and lanes[o.name].scatters
+        if o.name in rules.unpad_output and -1 in o.dims and o.reshape is None
     }
+    return {name: lane for name, lane in lanes.items() if lane.scatters}
 
 
 def _mask(rules: LengthBatching, members: Sequence[Pending], length: int) -> tuple[Lane, list[Any]]:

@@ -31,6 +31,7 @@ SHAPES = st.lists(st.tuples(st.integers(1, 3), st.integers(0, 9)), min_size=1, m
 TOLD = st.sampled_from([DataType.INT32, DataType.INT64, DataType.FP32])
 # Rows, and the length along the axis that is padded.
 PADDED = st.lists(st.tuples(st.integers(1, 3), st.integers(0, 5)), min_size=1, max_size=4)
+DIMS = st.sampled_from([(-1,), (3, -1), (2, -1, 4), (2, 1, -1)])
 
 
 class Counting(Reference):
@@ -122,7 +123,47 @@ def test_padding_flat_parts_and_a_mask_stand_side_by_side(
     assert_same(found, on_host(model, members))
 
 
-@given(PADDED, st.sampled_from([(-1,), (3, -1), (2, -1, 4), (2, 1, -1)]), st.booleans())
+def padded(shapes: list[tuple[int, int]], dims: tuple[int, ...]) -> list[Pending]:
+    """Requests of so many rows and such a length, no two values alike."""
+    members: list[Pending] = []
+    for rows, length in shapes:
+        shape = (rows, *(length if dim == -1 else dim for dim in dims))
+        x = np.arange(np.prod(shape), dtype=np.float32).reshape(shape) + 1000 * len(members)
+        members.append(member({"X": x}, rows, length))
+    return members
+
+
+@given(PADDED, DIMS, st.integers(0, 2))
+def test_outputs_are_cut_in_whatever_dimension_has_the_lengths(
+    shapes: list[tuple[int, int]], dims: tuple[int, ...], more: int
+) -> None:
+    """Doubled on the device, everyone has their own back, and no padding, however much there is."""
+    rules = LengthBatching(input=("X",), pad_value=-9.0, max_padding=1.0, unpad_output=("Y",))
+    model = ModelConfig(
+        name="m",
+        max_batch_size=64,
+        input=(ModelInput("X", DataType.FP32, dims),),
+        output=(ModelOutput("Y", DataType.FP32, dims),),
+        dynamic_batching=DynamicBatching(length_batching=rules),
+    )
+    members = padded(shapes, dims)
+    staged = staged_merge(model, torch_deck())
+    assert staged is not None
+    x = staged(members)["X"]
+    wider = list(x.shape)
+    wider[1 + dims.index(-1)] = more
+
+    outputs = {"Y": torch.cat([x * 2, torch.full(wider, -7.0)], dim=1 + dims.index(-1))}
+    given = staged.cut(members, outputs)
+    plan, batch, nobody = BatchPlan(model, 1), Batch.of(members), [None] * len(members)
+    answers = plan.split(batch, outputs, [EMPTY] * len(members), nobody, given)
+
+    assert list(given) == ["Y"]
+    for sent, answer in zip(members, answers, strict=True):
+        np.testing.assert_array_equal(answer.outputs[0].array, sent.arrays["X"] * 2)
+
+
+@given(PADDED, DIMS, st.booleans())
 def test_lengths_are_padded_in_whatever_dimension_they_are(
     shapes: list[tuple[int, int]], dims: tuple[int, ...], cast: bool
 ) -> None:
@@ -136,11 +177,7 @@ def test_lengths_are_padded_in_whatever_dimension_they_are(
         parameters={"batch_cast": ModelParameter("X: FP16")} if cast else {},
         dynamic_batching=DynamicBatching(length_batching=rules),
     )
-    members: list[Pending] = []
-    for rows, length in shapes:
-        shape = (rows, *(length if dim == -1 else dim for dim in dims))
-        x = np.arange(np.prod(shape), dtype=np.float32).reshape(shape) + 100 * len(members)
-        members.append(member({"X": x}, rows, length))
+    members = padded(shapes, dims)
     staged = staged_merge(model, Poisoned(Reference()))
     assert staged is not None
 

@@ -132,7 +132,9 @@ class Staging:
         return {one.lane.name: self._batch(slab, one) for one in laid}
 
     def scatter(self, batch: Any, counts: Sequence[int], datatype: DataType) -> list[AnyArray]:
-        """[rows, ...] on the device -> so many elements of each row on the host, cast."""
+        """Runs of equal length on the device -> the first so many elements of each on the host,
+        cast.
+        """
         with self._deck.entered():
             return self._scatter(batch, np.asarray(counts, np.int32), datatype)
 
@@ -149,7 +151,7 @@ class Staging:
         if total:
             self._deck.run(
                 SCATTER_ROWS,
-                batch=self._deck.flat(batch),
+                batch=self._deck.flat(batch).reshape(len(own), -1),
                 start=self._deck.view(down, 0, (len(own),), DataType.INT64),
                 count=self._deck.view(down, tables, (len(own),), DataType.INT32),
                 dtype=_NAMES[datatype],
