@@ -9,13 +9,16 @@ import pytest
 import torch
 from tests.runtime.model_folders import context, executable, load, write_model
 from tests.runtime.ragged_models import member
+from tests.runtime.test_staging import torch_deck
 from tests.runtime.torch_folders import script
 
 from penstock_runtime.backends.base import Executable
 from penstock_runtime.batch import Batch, BatchPlan
+from penstock_runtime.batch_staging import staged_merge
 from penstock_runtime.config import BatchInput, BatchOutput, ModelConfig, ModelInput, ModelOutput
 from penstock_runtime.datatype import DataType
 from penstock_runtime.errors import InvalidArgument
+from penstock_runtime.memory.staging import Deck
 from penstock_runtime.request import EMPTY
 
 CODE = """
@@ -41,11 +44,17 @@ def ragged(dims: tuple[int, ...] = (-1,)) -> ModelConfig:
     )
 
 
-def answers(config: ModelConfig, made: Any, *shapes: tuple[int, ...]) -> list[list[Any]]:
-    """Y and SUM of requests of these shapes, whose X is all ones, executed in one batch."""
+def answers(
+    config: ModelConfig, made: Any, *shapes: tuple[int, ...], deck: Deck | None = None
+) -> list[list[Any]]:
+    """Y and SUM of requests of these shapes, whose X is all ones, executed in one batch; put
+    together by a deck if there is one.
+    """
     members = [member({"X": np.ones(shape, np.float32)}, shape[0]) for shape in shapes]
     plan, batch = BatchPlan(config, 1), Batch.of(members)
-    outputs = cast(Executable, made).execute(plan.merge(batch), [context() for _ in members])
+    staged = None if deck is None else staged_merge(config, deck)
+    merged = plan.merge(batch) if staged is None else staged(members)
+    outputs = cast(Executable, made).execute(merged, [context() for _ in members])
     split = plan.split(batch, outputs, [EMPTY] * len(members), [None] * len(members))
     return [[tensor.array.tolist() for tensor in response.outputs] for response in split]
 
@@ -97,12 +106,15 @@ class Segments(torch.nn.Module):
         return x * 2, (ends[1:] - ends[:-1]).unsqueeze(1)
 
 
-def test_a_torch_model_gets_flat_inputs_and_what_tells_of_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize("deck", [None, torch_deck()], ids=["by the host", "as for a GPU"])
+def test_a_torch_model_gets_flat_inputs_and_what_tells_of_them(
+    tmp_path: Path, deck: Deck | None
+) -> None:
     """They meet parameters by position too, and no output is taken for one with rows."""
     config = ragged()
 
     with executable(script(tmp_path, Segments(), config)) as made:
-        (first, second) = answers(config, made, (1, 2), (1, 3))
+        (first, second) = answers(config, made, (1, 2), (1, 3), deck=deck)
 
     assert first == [[[2.0, 2.0]], [[2.0]]]
     assert second == [[[2.0] * 3], [[3.0]]]
