@@ -4,7 +4,8 @@
 
 The first table joins 32 images of 1x3x224x224 FP32: as a share of what copying as many bytes at
 once takes (`memcpy`, into fresh memory as a batch has it). The second joins 64 small requests and
-cuts the answer into 64 again, in microseconds for a whole batch. Parts are read-only, as from the
+cuts the answer into 64 again, in microseconds for a whole batch. The third lays batches into the
+slab that goes to a GPU, all that the host does for them there. Parts are read-only, as from the
 wire. Exits with 1 if a floor does not hold.
 """
 
@@ -22,6 +23,10 @@ from penstock_kernels.ragged import (
     gather_rows,
     scatter_rows,
 )
+from penstock_kernels.run import Reference
+from penstock_runtime.datatype import DataType
+from penstock_runtime.memory.host_deck import HostDeck
+from penstock_runtime.memory.staging import Lane, Staging
 
 IMAGES = (32, (1, 3, 224, 224))
 SMALL = (64, (1, 16))
@@ -103,12 +108,44 @@ def small(rounds: int) -> float:
     return together["penstock"]
 
 
+class Slab(HostDeck):
+    """The host's side of a device: what goes down is there, and no kernel runs."""
+
+    def down(self, size: int) -> Any:
+        """Without the copy."""
+        return self.host(size)
+
+    def run(self, kernel: Any, **arguments: Any) -> None:
+        """The device's affair."""
+
+
+def slab(rounds: int) -> None:
+    """Print what laying batches into a slab costs."""
+    fp32, fp16 = DataType.FP32, DataType.FP16
+    small_ones, images = parts_of(*SMALL), parts_of(*IMAGES)
+    texts = [part[:, : 1 + n % 16] for n, part in enumerate(small_ones)]
+    cases = {
+        "64 x 1x16, as they are": (Lane("X", fp32, fp32), small_ones),
+        "64 x 1x16, to be cast": (Lane("X", fp32, fp16), small_ones),
+        "64 of 1 to 16, to be padded": (Lane("X", fp32, fp32, pad=0.0), texts),
+        "64 of 1 to 16, ragged": (Lane("X", fp32, fp32, flat=True), texts),
+        "32 x 1x3x224x224, as they are": (Lane("X", fp32, fp32), images),
+    }
+    print("\n| into a slab, FP32 | us |\n|---|---|")
+    for name, (lane, parts) in cases.items():
+        staging = Staging(Slab(Reference()))
+        number = 5 if parts is images else 500
+        spent = microseconds(lambda: staging.merge([(lane, parts)], 16), rounds, number)  # noqa: B023
+        print(f"| {name} | {spent:.1f} |")
+
+
 def main() -> int:
-    """Print both tables; 1 if a floor does not hold."""
+    """Print the tables; 1 if a floor does not hold."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
     rounds = parser.parse_args().rounds
     share, spent = big(rounds), small(rounds)
+    slab(rounds)
     holds = share >= LEAST_SHARE and spent < MOST_US
     print(
         f"\nat least {LEAST_SHARE:.0%} of memcpy: {share:.0%}; under {MOST_US:.0f} us: {spent:.1f}"
