@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.kernels.executor import CACHE, needs_compiler
 from tests.runtime.fakes import FakeLoaded
@@ -113,11 +113,15 @@ def test_images_of_any_sizes_are_the_hosts_to_the_bit(
 
 
 @needs_compiler
-@pytest.mark.parametrize("order", [0, 1, 7])
-def test_the_cuda_source_answers_alike_from_either_way(tmp_path: Path, order: int) -> None:
+@given(SIZES, st.sampled_from([0, 1, 7]))
+@example(AWKWARD, 2024)
+@settings(max_examples=15)
+def test_the_cuda_source_answers_alike_from_either_way(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[tuple[int, int, int]], order: int
+) -> None:
     """Bytes of the slab around the images are poison, and it reads none of them."""
-    members, emulated = images(AWKWARD), Emulated(CACHE, order=order)
-    with model(tmp_path) as (config, step):
+    members, emulated = images(sizes), Emulated(CACHE, order=order)
+    with model(tmp_path_factory.mktemp("m")) as (config, step):
         found = by_deck(config, step, Poisoned(emulated), emulated, members)
         joined = by_host(config, step, emulated, members)
         reference = by_host(config, step, Reference(), members)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.kernels.executor import CACHE, needs_compiler
 from tests.runtime.ragged_models import member, mixed_config, ragged_config, ragged_member
@@ -209,9 +209,13 @@ def test_what_is_ragged_is_cast_in_one_launch(cast: str, shapes: list[tuple[int,
 
 
 @needs_compiler
-def test_the_cuda_source_makes_the_batch_that_the_reference_makes() -> None:
+@given(SHAPES, st.sampled_from([0, 1, 7]))
+@example([(1, 5), (2, 0), (1, 33), (3, 7)], 2024)
+@settings(max_examples=20)
+def test_the_cuda_source_makes_the_batch_that_the_reference_makes(
+    shapes: list[tuple[int, int]], order: int
+) -> None:
     """Of parts that begin beside every vector, cast flat and padded in the last dimension."""
-    shapes = [(1, 5), (2, 0), (1, 33), (3, 7)]
     rules = LengthBatching(input=("P",), pad_value=3.0, max_padding=1.0)
     model = ModelConfig(
         name="m",
@@ -237,7 +241,7 @@ def test_the_cuda_source_makes_the_batch_that_the_reference_makes() -> None:
     ]
 
     expected = on_host(model, members)
-    for runner in (Reference(), Emulated(CACHE, order=0), Emulated(CACHE, order=7)):
+    for runner in (Reference(), Emulated(CACHE, order)):
         staged = staged_merge(model, Poisoned(runner))
         assert staged is not None
         assert_same(staged(members), expected)
