@@ -37,6 +37,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     root = tmp_path_factory.mktemp("language_models")
     write_language_model(root, "tiny", max_num_seqs=32)
     write_language_model(root, "ahead", max_num_seqs=32, async_steps="on")
+    warm = write_language_model(root, "warm")
+    (warm / "1" / "generation_config.json").write_text('{"top_k": 1, "eos_token_id": 0}')
     write_language_model(root, "trt", "max_batch_size: 8\n")
     with ServerThread(options([root])) as made:
         yield made
@@ -103,6 +105,19 @@ def test_steps_ahead_of_what_is_known_give_the_same_texts(running: Running, clie
     assert {name: joined(results) for name, results in streams.items()} == plain
     assert whole == plain
     wait_until(lambda: is_idle(running, "ahead"))
+
+
+def test_a_model_is_sampled_as_its_files_say_unless_a_request_does(client: Any) -> None:
+    """Here by the likeliest token, which the same model does not take otherwise."""
+    wish: dict[str, Any] = {"seed": 3, "max_tokens": 24}
+
+    alone = text_of(client.infer("warm", ask(**wish)))
+    told = text_of(client.infer("warm", ask(**wish, top_k=0)))
+    greedy = text_of(client.infer("tiny", ask(**wish, temperature=0)))
+    free = text_of(client.infer("tiny", ask(**wish)))
+
+    assert alone == greedy != free
+    assert told == free
 
 
 def test_both_calls_are_answered_at_the_same_time(client: Any, running: Running) -> None:

@@ -96,10 +96,11 @@ def test_parameters_become_the_engine_s(web: httpx.Client) -> None:
     assert greedy == {
         "max_tokens": 999, "include_stop_str_in_output": True, "repetition_penalty": 1.5,
         "temperature": 0.0, "stop": ["zz"], "truncate_prompt_tokens": 9, "adapter_id": "a",
+        "top_p": 1.0, "top_k": 0,
     }  # fmt: skip
     assert sampled == {
         "max_tokens": 999, "include_stop_str_in_output": True, "top_p": 0.5, "top_k": 4,
-        "temperature": 1.0, "seed": 3, "json": {"type": "object"},
+        "temperature": 1.0, "seed": 3, "json": {"type": "object"}, "repetition_penalty": 1.0,
     }  # fmt: skip
     assert isinstance(seed, int)
 

@@ -57,6 +57,7 @@ class EngineOptions:
     async_steps: str = "auto"
     price_per_hour: float = 0.0
     chat_template: str = ""
+    generation_config: str = "auto"
 
 
 OPTION_NAMES = tuple(field.name for field in fields(EngineOptions))

@@ -42,6 +42,7 @@ class TextSide(Protocol):
 
 # A prompt of which the end counts may be so many times as long as what fits.
 _CUT = 16
+_NEUTRAL = SamplingParams()
 
 
 def no_adapters(name: str) -> None:
@@ -54,7 +55,7 @@ def no_adapters(name: str) -> None:
 
 class Preparer:
     """Makes generations of the requests of one engine. `room` is how many tokens a text may have,
-    `vocab_size` how many there are.
+    `vocab_size` how many there are, `base` what holds where a request does not say.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Preparer:
         room: int,
         vocab_size: int,
         *,
+        base: SamplingParams = _NEUTRAL,
         batched: bool = False,
         recorded: bool = False,
         check_adapter: Callable[[str], None] = no_adapters,
@@ -78,8 +80,7 @@ class Preparer:
         self._check_adapter = check_adapter
         self._clock = clock
         self._numbers = count()
-        default = options.default_max_tokens
-        self._base = SamplingParams(max_tokens=default) if default else SamplingParams()
+        self._base = base
 
     def prepare(self, task: RequestTask) -> Generation:
         """The generation of a request; InvalidArgument for one that makes no sense."""

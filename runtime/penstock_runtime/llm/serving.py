@@ -25,6 +25,7 @@ from penstock_runtime.llm.loading import import_alone
 from penstock_runtime.llm.options import EngineOptions, read_options
 from penstock_runtime.llm.preparing import Preparer
 from penstock_runtime.llm.roster import BatcherStats
+from penstock_runtime.llm.sampling_defaults import sampling_defaults
 from penstock_runtime.llm.sampling_params import SamplingParams
 from penstock_runtime.llm.scribe import Scribe
 from penstock_runtime.llm.threads import prepare_thread
@@ -185,12 +186,14 @@ def _assemble(
     tally.state = lambda: state_of(engine.stats())
     answers = Answers(parts.tokenizer.token_text, options.price_per_hour / SECONDS_PER_HOUR)
     scribe = Scribe(answers, engine.end, watcher, f"{name} scribe")
+    base = sampling_defaults(config.name, source.directory, options)
     room = parts.room
     preparer = Preparer(
         options,
         ModelText(parts.tokenizer, _template(source, options), room),
         room,
         parts.vocab_size,
+        base=base,
         batched=config.max_batch_size > 0,
         recorded=calls is not None and calls.content,
         check_adapter=parts.check_adapter,

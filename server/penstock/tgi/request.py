@@ -21,6 +21,8 @@ MOST_TOKENS, MOST_SEED = (1 << 31) - 1, (1 << 63) - 1
 MOST_CHOICES, MOST_TOP = 128, 1 << 20
 
 _AS_THEY_ARE = ("frequency_penalty", "repetition_penalty", "typical_p", "top_k", "top_p")
+# TGI samples by what a request says, whatever a model's files recommend.
+_NEUTRAL = {"repetition_penalty": 1.0, "top_k": 0, "top_p": 1.0}
 # Any of these asks for sampling, whatever `do_sample` says.
 _WARPERS = ("temperature", "top_k", "top_p", "typical_p")
 
@@ -86,6 +88,7 @@ def _sampling(parameters: Fields, *, sampled: bool) -> dict[str, Any]:
         "max_tokens": parameters.whole("max_new_tokens", 1, MOST_TOKENS, DEFAULT_MAX_NEW_TOKENS),
         # TGI's texts end with what stopped them.
         "include_stop_str_in_output": True,
+        **_NEUTRAL,
         **{n: parameters.get(n) for n in _AS_THEY_ARE if parameters.get(n) is not None},
         **_temperature(parameters, sampled=sampled),
     }
