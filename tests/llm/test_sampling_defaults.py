@@ -12,7 +12,13 @@ from penstock_runtime.llm.options import EngineOptions
 from penstock_runtime.llm.sampling_defaults import sampling_defaults
 from penstock_runtime.llm.sampling_params import SamplingParams
 
-HOT: dict[str, Any] = {"temperature": 0.6, "top_p": 0.9, "top_k": 50, "min_p": 0.01, "repetition_penalty": 1.1}
+HOT: dict[str, Any] = {
+    "temperature": 0.6,
+    "top_p": 0.9,
+    "top_k": 50,
+    "min_p": 0.01,
+    "repetition_penalty": 1.1,
+}
 
 
 def defaults(folder: Path, document: Any = None, **options: Any) -> SamplingParams:
