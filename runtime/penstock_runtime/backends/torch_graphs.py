@@ -9,7 +9,6 @@ the batch is padded up to a graph; a batch that fits none is computed as without
 """
 
 import logging
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,6 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch.utils._pytree import tree_flatten, tree_map
 
+from penstock_runtime.backends.torch_capture import Capturing
 from penstock_runtime.config import ModelConfig
 from penstock_runtime.errors import InvalidArgument
 
@@ -27,8 +27,6 @@ Call = Callable[[Values], Any]
 Dims = Mapping[str, tuple[int, ...]]
 # Each holds memory, and takes a moment to capture.
 MOST_GRAPHS = 32
-# Whoever captures waits for the device and empties torch's cache.
-_ONE_AT_A_TIME = threading.Lock()
 
 
 class Recorder(Protocol):
@@ -206,27 +204,11 @@ class TorchRecorder:
     """Captures by torch; all graphs of an instance share one pool of memory."""
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._pool: Any = None
+        self._capturing = Capturing(device)
 
     def capture(self, call: Call, values: Values) -> tuple[Callable[[], None], Any]:
-        """Three calls beside, since libraries allocate at their first, then one that is kept."""
-        with _ONE_AT_A_TIME:
-            return self._capture(call, values)
-
-    def _capture(self, call: Call, values: Values) -> tuple[Callable[[], None], Any]:
-        beside = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        beside.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(beside):
-            for _ in range(3):
-                call(values)
-        torch.cuda.current_stream(self._device).wait_stream(beside)
-        graph = torch.cuda.CUDAGraph()
-        # Other instances go on working: only this thread may do nothing else.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            outputs = call(values)
-        self._pool = self._pool or graph.pool()
-        return graph.replay, outputs
+        """What replays the call on these very tensors, and the tensors that it fills."""
+        return self._capturing.capture(lambda: call(values))
 
 
 def recorder_of(device: torch.device) -> Recorder | None:
