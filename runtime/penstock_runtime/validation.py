@@ -52,7 +52,7 @@ class RequestValidator:
         self._required = frozenset(d.name for d in config.input if not d.optional)
         rules = config.dynamic_batching.length_batching if config.dynamic_batching else None
         self._by_length = frozenset(rules.input) if rules else frozenset[str]()
-        self._ragged = self._by_length | {d.name for d in config.input if d.allow_ragged_batch}
+        self._ragged = frozenset(d.name for d in config.input if d.allow_ragged_batch)
         # Without a batcher no request shares its batch: whom it is like does not matter.
         batches = config.dynamic_batching is not None or config.sequence_batching is not None
         self._always_alike = not batches or all(_has_one_shape(d) for d in config.input)
@@ -243,9 +243,21 @@ class RequestValidator:
                 parts.append((name, array.shape, array.tobytes()))
             elif name in self._ragged:
                 parts.append((name, None))
+            elif name in self._by_length:
+                parts.append((name, self._beside_length(name, array)))
             else:
                 parts.append((name, tuple(array.shape[first:])))
         return tuple(sorted(parts, key=_by_name))
+
+    def _beside_length(self, name: str, array: Any) -> tuple[int, ...] | None:
+        """The dims of an input that is padded along its first variable one, if more than that may
+        vary: padding makes no two of these alike.
+        """
+        dims = self._inputs[name].dims
+        if dims.count(-1) < 2:
+            return None
+        shape = array.shape[1 if self._max_batch > 0 else 0 :]
+        return tuple(size for at, size in enumerate(shape) if at != dims.index(-1))
 
     def _length(self, arrays: Mapping[str, Any]) -> int:
         if not self._by_length:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock_runtime.config import ModelConfig, ModelInput, ModelOutput, Reshape
-from penstock_runtime.config_scheduling import DynamicBatching
+from penstock_runtime.config_scheduling import DynamicBatching, LengthBatching
 from penstock_runtime.datatype import DataType
 from penstock_runtime.errors import InvalidArgument
 from penstock_runtime.plain_inputs import PlainInputs
@@ -118,6 +118,25 @@ def test_requests_with_other_inputs_present_never_share_a_batch() -> None:
     swapped = validator.check(InferRequest("m", both[::-1])).signature
 
     assert one != two == swapped
+
+
+def test_requests_that_padding_cannot_make_alike_never_share_a_batch() -> None:
+    """Only the length is padded: rows of another width, joined to a batch, would be everyone's."""
+    rules = LengthBatching(input=("x",))
+    config = ModelConfig(
+        name="m",
+        max_batch_size=8,
+        input=(ModelInput("x", DataType.FP32, (-1, 2, -1)),),
+        output=(ModelOutput("y", DataType.FP32, (-1,)),),
+        dynamic_batching=DynamicBatching(length_batching=rules),
+    )
+    validator = RequestValidator(config)
+
+    def signature(*shape: int) -> object:
+        return validator.check(InferRequest("m", (raw("x", DataType.FP32, shape),))).signature
+
+    assert signature(1, 4, 2, 8) == signature(2, 7, 2, 8)
+    assert signature(1, 4, 2, 8) != signature(1, 4, 2, 6)
 
 
 @given(rows=st.integers(1, 4), length=st.integers(0, 5))
