@@ -79,12 +79,14 @@ class Cubins:
 
 
 def cache_folder() -> Path:
-    """PENSTOCK_KERNEL_CACHE, or the user's cache folder."""
+    """PENSTOCK_KERNEL_CACHE, or the user's cache folder; without a home, a folder that cannot
+    be written.
+    """
     given = os.environ.get("PENSTOCK_KERNEL_CACHE")
     if given:
         return Path(given)
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(base, "penstock", "kernels")
+    return Path(base if os.path.isabs(base) else os.devnull, "penstock", "kernels")
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import tempfile
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,35 @@ class NoDeviceError(RuntimeError):
 
 @cache
 def cuda_device_count() -> int:
-    """How many CUDA devices the driver shows; 0 without a driver.
+    """How many CUDA devices this process may use; 0 without a driver.
 
-    Read from the driver's own folder, else from its devices, so that a server without GPU models
-    never loads CUDA.
+    Read from the driver's own folder and from its devices, so that a server without GPU models
+    never loads CUDA: a sandbox may hide the one, and a container that was given a few of the
+    devices still sees the folder of all. CUDA_VISIBLE_DEVICES is heard as CUDA hears it.
     """
+    found = [_entries(_DRIVER, "*"), _entries(_DEVICES, "nvidia[0-9]*")]
+    there = min(filter(None, found), default=0)
+    return _visible(there, os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def _entries(folder: Path, pattern: str) -> int:
     try:
-        return sum(1 for _ in _DRIVER.iterdir())
+        return sum(1 for _ in folder.glob(pattern))
     except OSError:
-        return sum(1 for _ in _DEVICES.glob("nvidia[0-9]*"))
+        return 0
+
+
+def _visible(there: int, said: str | None) -> int:
+    """Of so many devices those that the variable names, as far as the first that is none."""
+    if said is None or not there:
+        return there
+    names = [part.strip() for part in said.split(",")]
+    return sum(1 for _ in takewhile(lambda name: _names_one(name, there), names))
+
+
+def _names_one(name: str, there: int) -> bool:
+    """A device's number; or its identity, which is believed."""
+    return int(name) < there if name.isdecimal() else name.startswith(("GPU-", "MIG-"))
 
 
 @cache
@@ -48,10 +69,16 @@ def find_cupy() -> Any:
 
 
 def _give_cupy_a_folder() -> None:
-    """CuPy cannot be imported where it cannot make its cache folder."""
-    home = Path(os.environ.get("CUPY_CACHE_DIR") or Path("~/.cupy/kernel_cache").expanduser())
-    with contextlib.suppress(OSError):
-        home.mkdir(parents=True, exist_ok=True)
-        return
+    """CuPy cannot be imported where it cannot make its cache folder, and cannot compile where it
+    may not write there.
+    """
+    given = os.environ.get("CUPY_CACHE_DIR")
+    home = Path(given or os.path.expanduser("~/.cupy/kernel_cache"))
+    # Without a home the path stays as it is written.
+    if home.is_absolute() or given:
+        with contextlib.suppress(OSError):
+            home.mkdir(parents=True, exist_ok=True)
+            if os.access(home, os.W_OK):
+                return
     with contextlib.suppress(OSError):
         os.environ["CUPY_CACHE_DIR"] = tempfile.mkdtemp(prefix="penstock-cupy-")

@@ -1,5 +1,6 @@
 """Laws of the code cache: what was compiled is found again, what has changed never is."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -144,3 +145,13 @@ def test_the_cache_lies_where_the_operator_says(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setenv("PENSTOCK_KERNEL_CACHE", "/var/kernels")
     assert cache_folder() == Path("/var/kernels")
+
+
+def test_without_a_home_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no folder is made where the server happens to be started."""
+    for name in ("PENSTOCK_KERNEL_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+
+    with pytest.raises(OSError, match="Not a directory"):
+        cache_folder().mkdir(parents=True)
