@@ -2,6 +2,7 @@
 padding is nobody's bytes, and rows come back as they went.
 """
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -17,9 +18,13 @@ from tests.runtime.fakes import FakeLoaded, FunctionExecutable, config, pending
 from tests.runtime.test_batch import member, padded_config
 from tests.runtime.test_instance import OneBatch, instance
 
+from penstock_kernels import run
 from penstock_kernels.declare import Kernel
+from penstock_kernels.device import NoDeviceError
 from penstock_kernels.emulate.runner import Emulated
+from penstock_kernels.nvrtc import NvrtcError, NvrtcMissingError
 from penstock_kernels.run import Reference
+from penstock_runtime.backends import torch_deck as torch_deck_module
 from penstock_runtime.backends.base import Placement, Staged
 from penstock_runtime.backends.torch_deck import TorchDeck, deck_of
 from penstock_runtime.batch import Batch, BatchPlan
@@ -325,6 +330,35 @@ def test_a_cast_needs_a_batcher() -> None:
 def test_on_a_cpu_torch_models_are_merged_as_always() -> None:
     """There is no deck, and none is looked for."""
     assert deck_of(torch.device("cpu")) is None
+
+
+@pytest.mark.parametrize(
+    ("refusal", "told"),
+    [
+        (NoDeviceError("CuPy is not installed"), ""),
+        (NvrtcMissingError("no NVRTC library"), ""),
+        (NvrtcError("invalid value for --gpu-architecture"), "invalid value"),
+        (RuntimeError("CUDA_ERROR_INVALID_IMAGE"), "CUDA_ERROR_INVALID_IMAGE"),
+    ],
+)
+def test_where_kernels_cannot_be_loaded_batches_are_merged_on_the_host(
+    refusal: Exception, told: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The model is served all the same; what nobody chose is told, once for all instances."""
+
+    class Refusing:
+        def load(self, _kernel: Kernel) -> None:
+            raise refusal
+
+    torch_deck_module._tell.cache_clear()
+    monkeypatch.setattr(run, "device_runner", Refusing)
+    monkeypatch.setattr(torch.cuda, "device", lambda _device: contextlib.nullcontext())
+
+    decks = [deck_of(torch.device("cuda", index)) for index in (0, 0, 1)]
+
+    assert decks == [None, None, None]
+    assert caplog.text.count("put together on the host") == (1 if told else 0)
+    assert told in caplog.text
 
 
 def test_an_instance_with_a_deck_is_given_what_that_put_together() -> None:

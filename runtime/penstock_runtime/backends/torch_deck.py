@@ -4,6 +4,8 @@ torch owns all of the memory; kernels get pointers, and run on torch's stream.
 """
 
 import contextlib
+import logging
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from penstock_kernels.nvrtc import NvrtcMissingError
 from penstock_runtime.backends.torch_tensors import torch_dtype
 from penstock_runtime.datatype import AnyArray, DataType
 
+_log = logging.getLogger("penstock.model")
 _LEAST = 1 << 20
 
 
@@ -65,7 +68,8 @@ class TorchDeck:
         here = self._on_device[:size]
         here.copy_(self._slab[:size], non_blocking=True)
         if self._device.type == "cuda":
-            self._copied = torch.cuda.current_stream().record_event()
+            self._copied = self._copied or torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._copied.record()
         return here
 
     def up(self, slab: Any) -> AnyArray:
@@ -101,4 +105,14 @@ def deck_of(device: torch.device) -> TorchDeck | None:
         made.load()
     except (NoDeviceError, NvrtcMissingError):
         return None
+    except RuntimeError as error:
+        # A compiler or a driver that is too old: no reason not to serve the model.
+        _tell(str(error).strip()[:400])
+        return None
     return made
+
+
+@cache
+def _tell(problem: str) -> None:
+    """Once for all instances."""
+    _log.warning("batches of torch models are put together on the host: %s", problem)
