@@ -58,9 +58,15 @@ class Cuda:
     def forget(self, kernel: Kernel) -> None:
         """Unload a kernel that brought its own source; nobody executes it any more."""
         with self._lock:
-            for table in (self._functions, self._modules):
-                for key in [key for key in table if key[1] == kernel.source]:
-                    del table[key]
+            for device, source in [key for key in self._modules if key[1] == kernel.source]:
+                # From the GPU's own context, which need not be the one of this thread.
+                with self._cupy.cuda.Device(device):
+                    self._drop(device, source)
+
+    def _drop(self, device: int, source: str) -> None:
+        for key in [key for key in self._functions if key[:2] == (device, source)]:
+            del self._functions[key]
+        del self._modules[device, source]
 
     def _launch(self, function: Any, launch: Launch, on: _Stream) -> None:
         arguments = tuple(map(_argument, launch.arguments))

@@ -141,6 +141,10 @@ class FakeModule:
 
     def __init__(self, cupy: Any) -> None:
         self._cupy = cupy
+        self._device = cupy.current
+
+    def __del__(self) -> None:
+        self._cupy.unloaded.append((self._device, self._cupy.current))
 
     def load(self, cubin: bytes) -> None:
         self._cupy.loaded.append(cubin)
@@ -152,12 +156,28 @@ class FakeModule:
         return function
 
 
+class FakeDevice:
+    """One, which is the current one within."""
+
+    def __init__(self, cupy: Any, number: int) -> None:
+        self._cupy = cupy
+        self._number = number
+        self.compute_capability = ("90", "100")[number]
+
+    def __enter__(self) -> None:
+        self._before, self._cupy.current = self._cupy.current, self._number
+
+    def __exit__(self, *_: object) -> None:
+        self._cupy.current = self._before
+
+
 class FakeCupy:
     """As much of CuPy as the runner uses; it is its own `cuda`, `runtime` and `function`."""
 
     def __init__(self) -> None:
         self.loaded: list[bytes] = []
         self.launched: list[Any] = []
+        self.unloaded: list[tuple[int, int]] = []
         self.current = 0
         self.cuda = self.runtime = self.function = self
 
@@ -168,7 +188,7 @@ class FakeCupy:
         return type("Stream", (), {"ptr": 5})()
 
     def Device(self, number: int) -> Any:  # noqa: N802
-        return type("Device", (), {"compute_capability": ("90", "100")[number]})()
+        return FakeDevice(self, number)
 
     def Module(self) -> FakeModule:  # noqa: N802
         return FakeModule(self)
@@ -289,3 +309,18 @@ def test_two_loads_of_one_source_share_what_is_compiled_and_nothing_else(tmp_pat
 
     assert compiled == ["model.cu#1 90"]
     assert len(cupy.loaded) == 2
+
+
+def test_code_is_unloaded_from_the_gpu_that_it_was_loaded_into(tmp_path: Path) -> None:
+    """Whoever forgets it works on another, or on none so far."""
+    cupy = FakeCupy()
+    runner = Cuda(cupy, cubins_in(tmp_path, []))
+    own = replace(GATE, source="model.cu#1", text="// a source", instances=GATE.instances[:1])
+    for cupy.current in (0, 1):
+        runner.load(own)
+    cupy.current = 0
+
+    runner.forget(own)
+
+    assert sorted(cupy.unloaded) == [(0, 0), (1, 1)]
+    assert cupy.current == 0
