@@ -63,6 +63,14 @@ class Cuda:
                 with self._cupy.cuda.Device(device):
                     self._drop(device, source)
 
+    def release(self) -> None:
+        """Free what CuPy keeps for its next arrays, on the GPUs that kernels were loaded into."""
+        with self._lock:
+            devices = {device for device, _ in self._modules}
+        for device in devices:
+            with self._cupy.cuda.Device(device):
+                self._cupy.get_default_memory_pool().free_all_blocks()
+
     def _drop(self, device: int, source: str) -> None:
         for key in [key for key in self._functions if key[:2] == (device, source)]:
             del self._functions[key]

@@ -75,6 +75,17 @@ def device_runner() -> Cuda:
     return found
 
 
+def release_memory() -> None:
+    """Free what is kept for the next arrays on GPUs; nothing where no GPU has been used."""
+    made = _made_runner()
+    if made is not None:
+        made.release()
+
+
+def _made_runner() -> Cuda | None:
+    return device_runner() if device_runner.cache_info().currsize else None
+
+
 def run(name: str, *, stream: int | None = None, **arguments: Any) -> None:
     """Run the kernel of that name by this process's runner; ValueError for a name there is not."""
     runner().run(registry.kernel(name), arguments, stream)

@@ -11,7 +11,9 @@ def torch_in_use() -> Any | None:
     enough.
     """
     torch = sys.modules.get("torch")
-    return torch if torch is not None and torch.cuda.is_initialized() else None
+    # One that another thread is just importing has no `cuda` yet.
+    cuda = getattr(torch, "cuda", None)
+    return torch if cuda is not None and cuda.is_initialized() else None
 
 
 def torch_stream() -> int | None:

@@ -178,11 +178,15 @@ class FakeCupy:
         self.loaded: list[bytes] = []
         self.launched: list[Any] = []
         self.unloaded: list[tuple[int, int]] = []
+        self.freed: list[int] = []
         self.current = 0
         self.cuda = self.runtime = self.function = self
 
     def getDevice(self) -> int:  # noqa: N802
         return self.current
+
+    def get_default_memory_pool(self) -> Any:
+        return SimpleNamespace(free_all_blocks=lambda: self.freed.append(self.current))
 
     def get_current_stream(self) -> Any:
         return type("Stream", (), {"ptr": 5})()
@@ -324,3 +328,17 @@ def test_code_is_unloaded_from_the_gpu_that_it_was_loaded_into(tmp_path: Path) -
 
     assert sorted(cupy.unloaded) == [(0, 0), (1, 1)]
     assert cupy.current == 0
+
+
+def test_memory_that_cupy_keeps_is_freed_on_the_gpus_in_use(tmp_path: Path) -> None:
+    """And on no other, where that would make a context."""
+    cupy = FakeCupy()
+    runner = Cuda(cupy, cubins_in(tmp_path, []))
+    runner.release()
+    cupy.current = 1
+    runner.load(GATE)
+    cupy.current = 0
+
+    runner.release()
+
+    assert cupy.freed == [1]

@@ -27,17 +27,36 @@ def cpu_threads() -> int:
 
 
 def release_memory() -> None:
-    """Collect what is unreachable and return free memory to the system and the device.
+    """Collect what is unreachable and return free memory to the system and the devices.
 
     Called once a model's last reference has been dropped.
     """
     gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
+    _empty_torch()
+    _empty_cupy()
     trim = _malloc_trim()
     if trim is not None:
         trim(0)
+
+
+def _empty_torch() -> None:
+    """What torch keeps of GPUs' memory and of pinned memory, if it is in use on a GPU."""
+    torch = sys.modules.get("torch")
+    # One that another thread is just importing has no `cuda` yet.
+    cuda = getattr(torch, "cuda", None)
+    if cuda is None or not cuda.is_initialized():
+        return
+    cuda.empty_cache()
+    empty_pinned = getattr(getattr(torch, "_C", None), "_host_emptyCache", None)
+    if empty_pinned is not None:
+        empty_pinned()
+
+
+def _empty_cupy() -> None:
+    """What CuPy keeps for its next arrays, if kernels have been run by it."""
+    release = getattr(sys.modules.get("penstock_kernels.run"), "release_memory", None)
+    if release is not None:
+        release()
 
 
 def _malloc_trim() -> "ctypes._NamedFuncPointer | None":

@@ -2,8 +2,6 @@
 replaced or unloaded.
 """
 
-import ctypes
-import gc
 import logging
 import os
 import threading
@@ -12,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from penstock_runtime.backends.host import release_memory
 from penstock_runtime.repository.loader import LoadableModel
 
 _log = logging.getLogger("penstock.repository")
@@ -153,8 +152,7 @@ class Retirement:
         with self._lock:
             self._collector_waits = False
             self._collected_s = time.monotonic()
-        gc.collect()
-        _trim()
+        release_memory()
 
 
 def resident_bytes() -> int:
@@ -187,14 +185,6 @@ def _end(name: str, model: LoadableModel, limit_s: float) -> None:
         model.stop()
     except Exception:
         _log.exception("model '%s': version %d did not stop", name, model.version)
-
-
-def _trim() -> None:
-    """Have the C library give free memory back to the system, where it is one that can."""
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (OSError, AttributeError):
-        return
 
 
 def _mib(size: int) -> str:
