@@ -113,7 +113,7 @@ class RegionPlacing:
         already.
         """
         use = self._regions.use(tensor.array)
-        if device is not None and use.device == device and _fills(tensor):
+        if device is not None and use.device == device and _fills(tensor) and _is_aligned(tensor):
             # The array keeps the region open for as long as anyone has it.
             return tensor._replace(array=use.array(tensor.datatype, tensor.shape))
         try:
@@ -138,3 +138,10 @@ def _fills(tensor: Tensor) -> bool:
     if tensor.datatype in _HOST_ONLY or any(dim < 1 for dim in tensor.shape):
         return False
     return bool(tensor.elements * tensor.datatype.size == tensor.array.byte_size)
+
+
+def _is_aligned(tensor: Tensor) -> bool:
+    """Whether its numbers begin where devices may read numbers of that size: elsewhere a kernel
+    fails, and with it all that the process has on that GPU. What drivers map begins so.
+    """
+    return bool(tensor.array.offset % tensor.datatype.size == 0)

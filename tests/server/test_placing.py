@@ -183,6 +183,18 @@ def test_an_input_that_no_array_can_be_is_copied(wrong: Any) -> None:
     assert isinstance(House().infer(wrong)["X"], memoryview)
 
 
+def test_numbers_that_lie_askew_on_a_device_are_copied() -> None:
+    """A kernel that reads them there would end the context, and with it every model on the GPU."""
+    house = House()
+    house.cuda.exported[HANDLE][6:22] = np.ones(4, np.float32).view(np.uint8)
+    askew = Input(name="X", datatype="FP32", shape=(2, 2), parameters=said("gpu", 16, 6))
+
+    found = house.infer(askew)["X"]
+
+    assert isinstance(found, memoryview)
+    assert np.frombuffer(found, np.float32).tolist() == [1.0] * 4
+
+
 def test_an_output_of_a_device_is_written_there() -> None:
     """From wherever the model left it; the region is let go with the answer."""
     house = House()
