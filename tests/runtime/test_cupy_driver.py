@@ -168,7 +168,9 @@ def test_the_extent_is_what_the_driver_says_of_the_allocation(
 
 
 def test_registered_memory_goes_up_by_the_copy_engine() -> None:
-    """On the default stream of the device, without waiting; a refusal is a SegmentError."""
+    """On the default stream of the device, without waiting, which is done before the memory is let
+    go; a refusal is a SegmentError.
+    """
     cupy = FakeCupy()
     driver = CupyDriver(cupy)
     source = np.arange(6, dtype=np.float32)
@@ -181,6 +183,7 @@ def test_registered_memory_goes_up_by_the_copy_engine() -> None:
     assert cupy.asked == [
         ("register", 24, 1),
         ("memcpyAsync", 1, 1, 0),
+        ("synchronize", 1, 0),
         ("unregister", source.ctypes.data),
     ]
     with pytest.raises(SegmentError, match="cudaErrorMemoryAllocation"):

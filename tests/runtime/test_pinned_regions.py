@@ -118,3 +118,22 @@ def test_a_region_in_use_is_let_go_by_its_last_user(folder: Path) -> None:
     assert found.tolist() == list(range(20, 28))
     assert ("unpin",) not in still
     assert driver.asked[-1] == ("unpin",)
+
+
+def test_what_the_gpu_does_not_take_is_read(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """That is told once for a region, and tried again."""
+
+    class Refusing(FakeDriver):
+        def upload(self, *_: object) -> Any:
+            self.asked.append(("upload", 0))
+            raise SegmentError("cudaErrorInvalidValue")
+
+    driver = Refusing()
+    made = segment(folder, driver)
+
+    found = [made.upload(0, DataType.UINT8, (4,), 0) for _ in range(2)]
+    made.close()
+
+    assert found == [None, None]
+    assert driver.asked == [("pin", 80), ("upload", 0), ("upload", 0), ("unpin",)]
+    assert caplog.text.count("cudaErrorInvalidValue") == 1

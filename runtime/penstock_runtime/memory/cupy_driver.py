@@ -41,6 +41,8 @@ class CupyDriver:
     def __init__(self, cupy: Any) -> None:
         self._cupy = cupy
         self._runtime = cupy.cuda.runtime
+        # Devices that have read registered memory, and may still do so.
+        self._reading: set[int] = set()
 
     def devices(self) -> int:
         """How many GPUs this process sees."""
@@ -110,7 +112,10 @@ class CupyDriver:
             self._runtime.hostRegister(address, size, _PORTABLE)
 
     def unpin(self, address: int) -> None:
-        """Forget it; that waits for the copies from there."""
+        """Forget it, once the copies from there have ended."""
+        for device in tuple(self._reading):
+            with self._on(device):
+                self._runtime.streamSynchronize(0)
         with self._on(None):
             self._runtime.hostUnregister(address)
 
@@ -121,6 +126,7 @@ class CupyDriver:
         size = int(np.prod(shape, dtype=np.int64)) * datatype.size
         with self._on(device), shared_memory(self._cupy):
             made = self._room(shape, datatype)
+            self._reading.add(device)
             self._runtime.memcpyAsync(made.data.ptr, pointer, size, _TO_DEVICE, 0)
             return made
 

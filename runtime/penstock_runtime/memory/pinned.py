@@ -31,6 +31,7 @@ class PinnedSegment:
         self._lock = threading.Lock()
         self._pinned: _Pinned | None = None
         self._refused = False
+        self._told = False
 
     @property
     def device(self) -> None:
@@ -60,7 +61,17 @@ class PinnedSegment:
             return None
         size = int(np.prod(shape, dtype=np.int64)) * datatype.size
         self._inner.check(offset + size)
-        return pinned.driver.upload(pinned.address + offset, datatype, shape, device)
+        try:
+            return pinned.driver.upload(pinned.address + offset, datatype, shape, device)
+        except SegmentError as error:
+            self._tell(error)
+            return None
+
+    def _tell(self, error: SegmentError) -> None:
+        """Once for a region."""
+        told, self._told = self._told, True
+        if not told:
+            _log.warning("bytes of region %r are read by the CPU: %s", self._name, error)
 
     def close(self) -> None:
         """Let the driver and the mapping go, then the object."""
