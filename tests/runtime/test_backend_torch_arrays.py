@@ -2,6 +2,7 @@
 as itself.
 """
 
+import logging
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,8 @@ from tests.runtime.torch_folders import (
 )
 
 from penstock_runtime.backends.base import Executable, ModelSource, Placement
-from penstock_runtime.config import ModelConfig, ModelInput, ModelOutput
+from penstock_runtime.config import ModelConfig, ModelInput, ModelOutput, ModelParameter
+from penstock_runtime.config_scheduling import DynamicBatching
 from penstock_runtime.datatype import DataType, bf16_to_float32, float32_to_bf16
 from penstock_runtime.errors import Internal, InvalidArgument
 from penstock_runtime.tensor import to_host
@@ -131,3 +133,19 @@ def test_a_failure_inside_torch_is_the_models(tmp_path: Path) -> None:
 
     assert "\n" not in caught.value.message
     assert caught.value.scheduled
+
+
+def test_a_model_is_warmed_with_what_its_batches_are_cast_to(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What clients send it would refuse, and compile nothing."""
+    config = net_config(
+        dynamic_batching=DynamicBatching(),
+        parameters={"batch_cast": ModelParameter("x: FP16")},
+        output=(ModelOutput("y", DataType.FP16, (3,)),),
+    )
+
+    with caplog.at_level(logging.INFO), executable(script(tmp_path, net().half(), config)):
+        pass
+
+    assert "was not warmed" not in caplog.text

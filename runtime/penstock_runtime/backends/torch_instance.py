@@ -194,7 +194,8 @@ class TorchExecutable(Staged):
         for declared in config.input:
             dims = declared.reshape.shape if declared.reshape else declared.dims
             shape = (*first, *(1 if dim == -1 else dim for dim in dims))
-            zeros[declared.name] = torch.zeros(shape, dtype=torch_dtype(declared.data_type))
+            datatype = self._plan.datatypes[declared.name]
+            zeros[declared.name] = torch.zeros(shape, dtype=torch_dtype(datatype))
         return zeros
 
     def close(self) -> None:
