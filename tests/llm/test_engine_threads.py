@@ -15,6 +15,7 @@ from tests.llm.engine_driver import Driver, Task, drive
 from tests.llm.sampling_fakes import RuleGrammar, TableModel
 
 from penstock_runtime.errors import Internal, InvalidArgument, PenstockError, Unavailable
+from penstock_runtime.llm import threads as threads_module
 from penstock_runtime.llm.executable import GenerativeExecutable
 from penstock_runtime.llm.sampling_params import Structured
 from penstock_runtime.llm.sequence import Grammar
@@ -275,3 +276,20 @@ def test_a_step_has_what_it_was_planned_with_whoever_gives_up_meanwhile() -> Non
     assert running == 1
     assert stays.ids == expected.ids
     driver.assert_empty()
+
+
+@pytest.mark.parametrize(("device", "current"), [("cuda:1", ["cuda:1"]), ("cpu", [])])
+def test_an_engine_works_where_its_gpu_is_the_current_one(
+    device: str, current: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not all that a model calls follows its tensors: a kernel of Triton's runs on the GPU that is
+    current in its thread, which would be the first.
+    """
+    seen: list[str] = []
+    monkeypatch.setattr(torch.cuda, "set_device", seen.append)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _count: None)
+    monkeypatch.setattr(threads_module, "give_way", lambda: None)
+
+    threads_module.prepare_thread(1, device)
+
+    assert seen == current

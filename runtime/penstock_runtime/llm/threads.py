@@ -1,4 +1,6 @@
-"""How many threads a model on a CPU computes with."""
+"""How the thread that computes is made ready: how many threads a model on a CPU computes with,
+which GPU is current.
+"""
 
 import os
 
@@ -12,11 +14,13 @@ def thread_count(asked: int) -> int:
 
 
 def prepare_thread(asked: int, device: str) -> None:
-    """Called in the thread that computes, whose own the number of threads is."""
-    if device != "cpu":
-        return
+    """Called in the thread that computes, whose own the number of threads and the GPU are."""
     import torch
 
+    if device != "cpu":
+        # Not all that a model calls goes by where its tensors are.
+        torch.cuda.set_device(device)
+        return
     # With a core to spare, those that receive and answer have one; other programs need no favour.
     if thread_count(asked) >= len(os.sched_getaffinity(0)):
         give_way()
