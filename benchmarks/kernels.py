@@ -11,6 +11,7 @@ import argparse
 import json
 import statistics
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ _ROUNDS = 25
 # More than any cache of a device holds.
 _FLUSH = 256 << 20
 _SHORT = 1 << 16
+# For torch.compile in all; what comes later is measured without it.
+_COMPILE_S = 45.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ class Timing:
     label: str
     bytes: int
     flops: int
-    ours_us: float
+    ours_us: float | None
     torch_us: float | None = None
     compiled_us: float | None = None
     cupy_us: float | None = None
@@ -71,6 +74,18 @@ def machine(device: torch.device) -> Machine:
     product = timed(lambda: a @ a, device)
     name = torch.cuda.get_device_name(device)
     return Machine(name, 2 * source.nbytes / copied * 1e6, 2 * 8192**3 / product * 1e6)
+
+
+class Budget:
+    """So many seconds for what may take long."""
+
+    def __init__(self, seconds: float) -> None:
+        self._until = time.monotonic() + seconds
+
+    @property
+    def left(self) -> bool:
+        """Whether there is time."""
+        return time.monotonic() < self._until
 
 
 def timed(call: Callable[[], Any], device: torch.device, rounds: int = _ROUNDS) -> float:
@@ -166,13 +181,24 @@ def measure(case: Case, device: torch.device, of: Machine, *, compiled: bool) ->
     )
 
 
+def attempted(case: Case, device: torch.device, of: Machine, *, compiled: bool) -> Timing:
+    """One row, also where there is nothing to tell but why."""
+    try:
+        return measure(case, device, of, compiled=compiled)
+    except Exception as error:
+        traceback.print_exc()
+        problem = f"ours: {type(error).__name__}: {error}"[:500]
+        return Timing(case.kernel, case.label, 0, 0, None, problem=problem)
+
+
 def _rivals(case: Case, arguments: Arguments, compiled: bool) -> dict[str, Callable[[], Any]]:
     found: dict[str, Callable[[], Any]] = {}
     own = case.torch
     if own is not None:
         found["torch"] = lambda: own(arguments)
     if own is not None and compiled:
-        faster = torch.compile(own)
+        # Of just these sizes: another case of the same function must not make it slower.
+        faster = torch.compile(own, dynamic=False)
         found["compile"] = lambda: faster(arguments)
     by = case.cupy
     if by is not None and arguments_on_gpu(arguments):
@@ -188,9 +214,9 @@ def arguments_on_gpu(arguments: Arguments) -> bool:
 
 def row(timing: Timing) -> list[str]:
     """One line of the table."""
-    others = (timing.torch_us, timing.compiled_us, timing.cupy_us)
+    every = (timing.ours_us, timing.torch_us, timing.compiled_us, timing.cupy_us)
     share = "-" if timing.share is None else f"{timing.share:.0%}"
-    times = ["-" if us is None else f"{us:.1f}" for us in (timing.ours_us, *others)]
+    times = ["-" if us is None else f"{us:.1f}" for us in every]
     return [f"{timing.kernel}, {timing.label}", f"{timing.bytes / 1e6:.2f}", *times, share]
 
 
@@ -199,7 +225,7 @@ def marks(timings: Sequence[Timing]) -> list[Mark]:
     return [
         Mark(f"{t.kernel}, {t.label}", t.flops / t.bytes, t.flops / t.ours_us * 1e6)
         for t in timings
-        if t.flops
+        if t.flops and t.ours_us
     ]
 
 
@@ -212,18 +238,26 @@ def main(words: Sequence[str] | None = None) -> int:
     given = parser.parse_args(words)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     of = machine(device)
-    chosen = [case for case in CASES if not given.only or case.kernel in given.only]
-    timings = [measure(case, device, of, compiled=not given.no_compile) for case in chosen]
+    compiling = Budget(0 if given.no_compile else _COMPILE_S)
+    given.out.mkdir(parents=True, exist_ok=True)
+    timings: list[Timing] = []
+    for case in CASES:
+        if not given.only or case.kernel in given.only:
+            timings.append(attempted(case, device, of, compiled=compiling.left))
+            _keep(given.out, of, timings)
     head = ("kernel", "MB", "ours us", "torch us", "compiled us", "CuPy us", "of the roof")
     print(of.name)
     publish(Finding("kernels", head, [row(timing) for timing in timings], ""), record=False)
-    given.out.mkdir(parents=True, exist_ok=True)
-    document = {"machine": asdict(of), "kernels": [asdict(timing) for timing in timings]}
-    (given.out / "kernels.json").write_text(json.dumps(document, indent=1) + "\n")
     if of.rate:
         picture = roofline(marks(timings), of.bandwidth, of.rate, f"Kernels on {of.name}")
         (given.out / "roofline.svg").write_text(picture)
-    return 0
+    return int(any(timing.ours_us is None for timing in timings))
+
+
+def _keep(folder: Path, of: Machine, timings: Sequence[Timing]) -> None:
+    """Write what there is so far: whoever is cut short has had that."""
+    document = {"machine": asdict(of), "kernels": [asdict(timing) for timing in timings]}
+    (folder / "kernels.json").write_text(json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from benchmarks.gpu.steps import Step, steps
 
+from penstock_kernels import nvrtc
 from penstock_kernels.device import cuda_device_count
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,7 +95,24 @@ def versions() -> dict[str, str]:
             found[name] = str(__import__(name).__version__)
         except Exception as error:
             found[name] = f"not there: {type(error).__name__}"
-    return found
+    found["nvrtc"] = nvrtc.version() if nvrtc.available() else "not there"
+    return found | {"devices": _devices()}
+
+
+def _devices() -> str:
+    """Their names, memory and driver, as the driver's own program says: this process leaves them
+    to the steps.
+    """
+    command = [
+        "nvidia-smi",
+        "--query-gpu=name,memory.total,driver_version",
+        "--format=csv,noheader",
+    ]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"not told: {type(error).__name__}"
+    return done.stdout.strip() or done.stderr.strip()[:200]
 
 
 def main(words: Sequence[str] | None = None, devices: Callable[[], int] = cuda_device_count) -> int:
@@ -111,11 +129,11 @@ def main(words: Sequence[str] | None = None, devices: Callable[[], int] = cuda_d
             print(f"  {step.name} (at most {step.limit_s} s): {step.shows}")
         return 0
     out.mkdir(parents=True, exist_ok=True)
-    results = []
+    depends, results = versions(), []
     for step in chosen:
         results.append(perform(step, out))
         print(told(results[-1]), flush=True)
-        document = {"versions": versions(), "steps": [asdict(result) for result in results]}
+        document = {"versions": depends, "steps": [asdict(result) for result in results]}
         (out / "check.json").write_text(json.dumps(document, indent=1) + "\n")
     print(f"figures and outputs: {out}")
     return int(any(result.outcome in ("failed", "timed out") for result in results))

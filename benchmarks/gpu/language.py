@@ -73,16 +73,25 @@ def options(**more: Any) -> EngineOptions:
 
 
 def runner_of(loaded: LoadedCausalModel, shape: Shape, **more: Any) -> PagedRunner:
-    """With pages for the widest step, or for the answers."""
-    widest = max(shape.rows) * (shape.context + BLOCK)
-    answers = shape.answers * (shape.answer_tokens + 128)
-    blocks = -(-max(widest, answers, shape.prompt) // BLOCK) + 1
-    return PagedRunner(loaded, options(**more), blocks)
+    """With pages for all that is asked of it."""
+    return PagedRunner(loaded, options(**more), blocks_of(shape))
+
+
+def blocks_of(shape: Shape) -> int:
+    """Of the widest step, of the answers or of the prompt."""
+    widest = max(shape.rows) * _pages(shape.context + 1)
+    answers = shape.answers * _pages(PROMPT + shape.answer_tokens)
+    return max(widest, answers, _pages(shape.prompt))
+
+
+def _pages(length: int) -> int:
+    """Of a text of so many tokens, and a few more."""
+    return -(-(length + BLOCK) // BLOCK)
 
 
 def texts(count: int, length: int, params: SamplingParams | None = None) -> list[Text]:
     """Texts of one length, each with pages of its own for a few tokens more."""
-    pages = -(-(length + BLOCK) // BLOCK)
+    pages = _pages(length)
     made = []
     for i in range(count):
         text = Text(i, [7] * length, params or SamplingParams(temperature=0), max_tokens=1, seed=i)
@@ -151,21 +160,32 @@ def measure(figures: Figures, shape: Shape, device: torch.device, dtype: torch.d
     """All figures, the shortest first."""
     module = build(shape, device, dtype)
     loaded = prepare(module, options())
-    for way, how in WAYS.items():
-        runner = runner_of(loaded, shape, **how)
-        for rows in shape.rows:
-            figures.add(f"decode {rows}, {way}", lambda r=runner, n=rows: decode(r, n, shape))  # type: ignore[misc]
-        if way == "graphs":
-            figures.add("prefill", lambda r=runner: prefill(r, shape))  # type: ignore[misc]
-            answers = Answers(runner, shape.answers, shape.answer_tokens, shape.vocabulary)
-            for name in ANSWERS:
-                figures.add(f"answers, {name}", lambda a=answers, n=name: a.time(n))  # type: ignore[misc]
-        del runner
+    for way in WAYS:
+        by(way, figures, loaded, shape)
         _free(device)
     del loaded
     figures.add("answers, transformers", lambda: by_transformers(module, shape))
     for scheme in ("int8", "int4"):
         figures.add(f"decode 1, {scheme}", lambda s=scheme: _quantised(shape, s, device, dtype))  # type: ignore[misc]
+
+
+def by(way: str, figures: Figures, loaded: LoadedCausalModel, shape: Shape) -> None:
+    """The figures of one way; without its pages there is none."""
+    made: list[PagedRunner] = []
+
+    def pages() -> int:
+        made.append(runner_of(loaded, shape, **WAYS[way]))
+        return made[0].memory_bytes
+
+    figures.add(f"bytes of pages, {way}", pages)
+    for runner in made:
+        for rows in shape.rows:
+            figures.add(f"decode {rows}, {way}", lambda n=rows, r=runner: decode(r, n, shape))  # type: ignore[misc]
+        if way == "graphs":
+            figures.add("prefill", lambda r=runner: prefill(r, shape))  # type: ignore[misc]
+            answers = Answers(runner, shape.answers, shape.answer_tokens, shape.vocabulary)
+            for name in ANSWERS:
+                figures.add(f"answers, {name}", lambda a=answers, n=name: a.time(n))  # type: ignore[misc]
 
 
 def _quantised(

@@ -54,7 +54,9 @@ def bench(url: str, name: str, in_flight: Sequence[int], seconds: float) -> list
     command += ["--concurrency", ",".join(map(str, in_flight)), "--duration", str(seconds)]
     # Two connections for a client that sends megabytes.
     command += ["--warmup", "1", "--connections", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"exit code {done.returncode}: {done.stderr.strip()[-400:]}")
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     return [{name: row[name] for name in _KEPT} for row in rows]
 

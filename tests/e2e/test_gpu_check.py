@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -80,6 +81,17 @@ def test_a_step_that_fails_or_hangs_does_not_stop_the_rest(
     assert "a-program-that-is-nowhere is not installed" in capsys.readouterr().out
 
 
+def test_figures_come_with_what_they_depend_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing tells of the devices, that is said."""
+    monkeypatch.setenv("PATH", "/nowhere")
+
+    found = check.versions()
+
+    assert found["torch"] == torch.__version__
+    assert {"cupy", "nvrtc", "numpy", "python"} <= found.keys()
+    assert found["devices"] == "not told: FileNotFoundError"
+
+
 def test_a_figure_that_cannot_be_had_is_told_in_its_place(tmp_path: Path) -> None:
     figures = Figures(tmp_path, "some")
 
@@ -146,6 +158,88 @@ def test_images_that_are_measured_are_the_same_on_either_way() -> None:
 
     assert joined.shape == (3, 3, 224, 224)
     assert joined.tobytes() == packed.tobytes()
+
+
+def test_texts_lie_in_pages_that_the_runner_has() -> None:
+    """A device would write beside its memory, and end with all figures to come."""
+    for shape in (language.Shape(), language.Shape(rows=(1,)), language.Shape(rows=(256,))):
+        longest = [(rows, shape.context + 1) for rows in shape.rows]
+        longest += [(shape.answers, 64 + shape.answer_tokens), (1, shape.prompt)]
+
+        used = [text.blocks[-1] for how in longest for text in language.texts(*how)]
+
+        assert max(used) < language.blocks_of(shape)
+
+
+def test_a_way_that_cannot_be_had_costs_only_its_own_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+
+    def decode(_runner: Any, rows: int, _shape: Any) -> dict[str, float]:
+        made.append(rows)
+        return {}
+
+    def runner_of(_loaded: Any, _shape: Any, **how: Any) -> Any:
+        if how.get("kv_cache_dtype"):
+            raise RuntimeError("CUDA out of memory")
+        return SimpleNamespace(memory_bytes=5)
+
+    monkeypatch.setattr(language, "runner_of", runner_of)
+    monkeypatch.setattr(language, "decode", decode)
+    figures, shape = Figures(tmp_path, "language"), language.Shape(rows=(1, 2))
+
+    for way in ("graphs, fp8 cache", "kernels"):
+        language.by(way, figures, None, shape)  # type: ignore[arg-type]
+
+    found = json.loads((tmp_path / "language.json").read_text())
+    assert found["bytes of pages, graphs, fp8 cache"] == {
+        "error": "RuntimeError: CUDA out of memory"
+    }
+    assert found["bytes of pages, kernels"] == 5
+    assert made == [1, 2]
+
+
+def test_what_a_client_of_the_server_said_is_why_there_is_no_figure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/sh")
+
+    with pytest.raises(RuntimeError, match="sh: "):
+        served.bench("127.0.0.1:1", "resnet50", (1,), 1)
+
+
+def test_a_kernel_that_fails_costs_only_its_own_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And rows are kept as they come: a step that is cut short leaves what it had."""
+    kept: list[int] = []
+    measure = kernels.measure
+
+    def failing(case: Any, *args: Any, **how: Any) -> Any:
+        if (tmp_path / "kernels.json").exists():
+            kept.append(len(json.loads((tmp_path / "kernels.json").read_text())["kernels"]))
+        if case.kernel == "gemv":
+            raise RuntimeError("an illegal memory access was encountered")
+        return measure(case, *args, **how)
+
+    monkeypatch.setattr(kernels, "measure", failing)
+
+    code = kernels.main(["--out", str(tmp_path), "--only", "gemv", "silu_mul"])
+
+    rows = json.loads((tmp_path / "kernels.json").read_text())["kernels"]
+    problems = {row["kernel"]: row["problem"] for row in rows}
+    assert code == 1
+    assert "illegal memory access" in problems["gemv"]
+    assert problems["silu_mul"] == ""
+    assert kept == list(range(1, len(rows)))
+
+
+def test_no_rival_is_compiled_once_the_time_for_that_is_up() -> None:
+    budget = kernels.Budget(0.0)
+
+    assert not budget.left
+    assert kernels.Budget(60.0).left
 
 
 def test_kernels_are_timed_and_counted_on_a_cpu(
