@@ -60,7 +60,7 @@ class Cubins:
             if mark.read_text() != entry.digest:
                 return None
             return Binary((self.built / cubin_name(source, arch)).read_bytes(), entry.symbols)
-        except FileNotFoundError:
+        except OSError:
             return None
 
     def _cached(self, source: str, text: str, instances: tuple[str, ...], arch: str) -> Binary:

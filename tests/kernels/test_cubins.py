@@ -124,6 +124,17 @@ def test_code_built_ahead_of_time_needs_no_compiler(cubins: Cubins) -> None:
     )
 
 
+def test_code_built_ahead_of_time_that_cannot_be_read_is_compiled(cubins: Cubins) -> None:
+    """As if it were not there."""
+    now = table.source_digest(NAME, INSTANCES)
+    shipped(cubins, now, now)
+    path = cubins.built / cubin_name(NAME, "90")
+    path.unlink()
+    path.mkdir()
+
+    assert cubins.find(NAME, INSTANCES, "90").cubin == b"1 for 90"
+
+
 @pytest.mark.parametrize("old", ["table", "cubin"])
 def test_code_built_of_older_source_is_not_used(cubins: Cubins, old: str) -> None:
     """Neither a table nor a cubin that stayed behind is taken for the source's."""
