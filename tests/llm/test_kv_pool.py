@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from penstock_runtime.errors import InvalidArgument
+from penstock_runtime.llm import parts
 from penstock_runtime.llm.kv_pool import KvPool, LayerShape, block_bytes, quantise
 
 CPU = torch.device("cpu")
@@ -58,3 +59,12 @@ def test_a_head_of_zeros_stays_zeros(stored: torch.dtype) -> None:
 def test_an_unknown_dtype_of_the_cache_is_refused_by_name() -> None:
     with pytest.raises(InvalidArgument, match="kv_cache_dtype is 'int3', expected one of"):
         _made("int3")
+
+
+def test_a_gpus_pages_are_counted_by_all_that_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch only keeps, of a model that has gone, is free too: else the next has no pages."""
+    kept = [70]
+    monkeypatch.setattr(torch.cuda, "empty_cache", kept.clear)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (80 - sum(kept), 100))
+
+    assert parts._spare_bytes(torch.device("cuda", 1)) == 72

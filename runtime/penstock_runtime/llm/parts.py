@@ -288,5 +288,7 @@ def n_blocks(
 def _spare_bytes(device: torch.device) -> int:
     if device.type == "cpu":
         return CPU_CACHE_BYTES
+    # What torch only keeps is not in use, and not free to the driver either.
+    torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(device)
     return int(free * GPU_CACHE_SHARE)
