@@ -208,14 +208,23 @@ class ModelInstance:
             f"instance '{name}' has died, and did not start again", reason="INSTANCE_DIED"
         )
         _log.error("%s: nobody tries to start it again; load its model anew", name)
-        scheduler.lose(
-            Unavailable(
-                "every instance of the model has died, and none could be started again",
-                reason="INSTANCE_DIED",
-                scheduled=True,
-            ),
-            self.gate,
+        refusal = "every instance of the model has died, and none could be started again"
+        self._give_up(refusal, "INSTANCE_DIED")
+
+    def _lose_device(self, lost: str) -> None:
+        """Nothing can be executed on its GPU any more: others may have the work, who have not."""
+        name = self.placement.name
+        self._failure = Unavailable(
+            f"instance '{name}' has lost its GPU: {lost}", reason="DEVICE_LOST"
         )
+        _log.critical("%s has lost its GPU (%s): the server has to be started again", name, lost)
+        self._give_up("every instance of the model has lost its GPU", "DEVICE_LOST")
+
+    def _give_up(self, refusal: str, reason: str) -> None:
+        """Ask for no more work; where this was the last instance, requests are refused so."""
+        if isinstance(self._scheduler, SupervisedScheduler):
+            error = Unavailable(refusal, reason=reason, scheduled=True)
+            self._scheduler.lose(error, self.gate)
 
     def _warm_up(self, executable: AnyExecutable) -> None:
         for request in self._warmups:
@@ -249,6 +258,7 @@ class ModelInstance:
             return
         streaming = isinstance(executable, StreamingExecutable)
         several = not streaming
+        staged = executable if isinstance(executable, Staged) else None
         while (work := self._next_work(self.gate, several=several)) is not None:
             if streaming:
                 execute_stream(self._desk, executable, work)  # type: ignore[arg-type]
@@ -256,6 +266,9 @@ class ModelInstance:
                 self._execute(executable, work)  # type: ignore[arg-type]
             # It holds the requests' bytes, and must not outlive its execution while idle.
             del work
+            if staged is not None and staged.lost:
+                self._lose_device(staged.lost)
+                return
 
     def _work_by_request(self, executable: RequestExecutable) -> None:
         while (work := self._next_work(self.gate)) is not None:

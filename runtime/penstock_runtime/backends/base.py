@@ -66,7 +66,11 @@ class Executable(Protocol):
 
 
 class Staged(ABC):
-    """An executable whose inputs may be put together where it takes them, by a deck of its own."""
+    """An executable whose inputs may be put together where it takes them, by a deck of its own;
+    `lost` is how its device was lost to this process, nothing as long as it was not.
+    """
+
+    lost: str = ""
 
     @property
     @abstractmethod

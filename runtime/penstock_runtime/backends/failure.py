@@ -5,7 +5,8 @@ the traceback goes to the log only.
 import logging
 import re
 
-from penstock_runtime.errors import FailureReason, Internal, PenstockError
+from penstock_runtime.backends.lost_device import lost_device
+from penstock_runtime.errors import FailureReason, InstanceDied, Internal, PenstockError
 from penstock_runtime.exhausted import memory_exhausted, out_of_memory
 
 _log = logging.getLogger("penstock.model")
@@ -30,11 +31,17 @@ def summary(error: BaseException) -> str:
 
 def execution_failure(error: BaseException, model: str) -> PenstockError:
     """What the caller of an execution gets that raised something else than a PenstockError:
-    Internal, or ResourceExhausted where there was no memory left for it.
+    Internal, ResourceExhausted where there was no memory left for it, InstanceDied where nothing
+    can be executed on its GPU any more.
     """
     _log.error("model '%s' failed to execute", model, exc_info=error)
     if out_of_memory(error):
         return memory_exhausted(f"model '{model}' ran out of memory")
+    lost = lost_device(error)
+    if lost:
+        return InstanceDied(
+            f"model '{model}' has lost its GPU: {lost}", reason="DEVICE_LOST", scheduled=True
+        )
     return Internal(
         summary(error), reason="MODEL_FAILED", failure=FailureReason.BACKEND, scheduled=True
     )

@@ -14,6 +14,7 @@ import torch
 from penstock_runtime.backends.base import Arrays, Staged
 from penstock_runtime.backends.completion import kept_outputs, provided_inputs, provided_types
 from penstock_runtime.backends.failure import execution_failure
+from penstock_runtime.backends.lost_device import lost_device
 from penstock_runtime.backends.outputs import OutputPlan
 from penstock_runtime.backends.torch_deck import TorchDeck, deck_of
 from penstock_runtime.backends.torch_graphs import (
@@ -137,6 +138,7 @@ class TorchExecutable(Staged):
         except PenstockError:
             raise
         except Exception as error:
+            self.lost = lost_device(error)
             raise execution_failure(error, self._plan.model) from error
 
     def _execute(

@@ -10,6 +10,7 @@ from penstock_runtime.backends.kernel.form import Form, Step, Tabled
 from penstock_runtime.backends.kernel.options import Options
 from penstock_runtime.backends.kernel.place import Place, place_of
 from penstock_runtime.backends.kernel.source import compiled_or_refused, refusal
+from penstock_runtime.backends.lost_device import lost_device
 from penstock_runtime.backends.module_loader import ModelModules
 from penstock_runtime.context import RequestContext
 from penstock_runtime.errors import InvalidArgument, PenstockError, Unsupported
@@ -44,6 +45,7 @@ class KernelExecutable(Staged):
             text = f"model '{self._model}': {refused}"
             raise InvalidArgument(text, scheduled=True) from refused
         except Exception as error:
+            self.lost = lost_device(error)
             raise execution_failure(error, self._model) from error
 
     def close(self) -> None:
