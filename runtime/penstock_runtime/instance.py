@@ -235,22 +235,35 @@ class ModelInstance:
             self._on_end(self.gate)
 
     def _prepare(self) -> AnyExecutable | None:
+        made: list[AnyExecutable] = []
         try:
-            executable = self._loaded.executable(self.placement)
-            self._warm_up(executable)
+            made.append(self._loaded.executable(self.placement))
+            self._warm_up(made[0])
+            self._stage(made[0])
+            return made[0]
         except PenstockError as error:
             self._failure = error
-            return None
         except Exception as error:
             _log.exception("instance %s failed to start", self.placement.name)
             self._failure = Internal(
                 f"instance '{self.placement.name}' failed to start: {type(error).__name__}"
             )
-            return None
+        for executable in made:
+            self._discard(executable)
+        return None
+
+    def _stage(self, executable: AnyExecutable) -> None:
+        """Have inputs put together where the executable takes them, if it says where."""
         if isinstance(executable, Staged) and (deck := executable.deck) is not None:
             staged = staged_merge(self._desk.plan.config, deck, executable.tables)
             self._desk = replace(self._desk, staged=staged)
-        return executable
+
+    def _discard(self, executable: AnyExecutable) -> None:
+        """Give back what it holds, although it never served."""
+        try:
+            executable.close()
+        except Exception:
+            _log.exception("instance %s failed to close", self.placement.name)
 
     def _work(self, executable: AnyExecutable) -> None:
         if isinstance(executable, RequestExecutable):

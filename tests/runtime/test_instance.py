@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.runtime.fakes import FakeLoaded, config, pending
+from tests.runtime.fakes import FakeLoaded, FunctionExecutable, config, pending
 
-from penstock_runtime.backends.base import Placement
+from penstock_runtime.backends.base import Placement, Staged
 from penstock_runtime.batch import Batch, BatchPlan
 from penstock_runtime.errors import Internal
 from penstock_runtime.instance import ModelInstance
@@ -77,3 +77,28 @@ def test_an_instance_that_cannot_start_says_why_and_is_not_healthy() -> None:
         made.wait_ready()
 
     assert not made.healthy
+
+
+def test_a_deck_that_cannot_be_made_is_told_as_any_other_failure_to_start() -> None:
+    """Whoever loads the model would wait for ever."""
+
+    class NoDeck(FunctionExecutable, Staged):
+        @property
+        def deck(self) -> Any:
+            raise RuntimeError("CUDA_ERROR_INVALID_IMAGE")
+
+    class Loaded(FakeLoaded):
+        def executable(self, placement: Placement) -> FunctionExecutable:
+            self.executables.append(NoDeck(self.function))
+            return self.executables[-1]
+
+    loaded = Loaded(lambda array: array)
+    made = instance(loaded, OneBatch())
+
+    made.start()
+    ended = made.join(30)
+
+    assert ended
+    with pytest.raises(Internal, match=r"^instance 'm_0_0' failed to start: RuntimeError$"):
+        made.wait_ready()
+    assert loaded.executables[0].closed
