@@ -54,7 +54,8 @@ def perform(step: Step, out: Path) -> Result:
 
 def _run(step: Step, log: Path) -> int | None:
     """The exit code; None if the limit came first. Its children end with it."""
-    settings = os.environ | dict(step.settings)
+    # What a step printed before it was killed would else be lost with it.
+    settings = os.environ | {"PYTHONUNBUFFERED": "1"} | dict(step.settings)
     with log.open("wb") as file:
         try:
             process = subprocess.Popen(

@@ -41,7 +41,7 @@ def steps(out: Path) -> tuple[Step, ...]:
     def python(module: str, *more: str) -> tuple[str, ...]:
         return (sys.executable, "-m", module, *more, "--out", str(out))
 
-    tests = (sys.executable, "-m", "pytest", *_LENIENT, "-q", "-p", "no:cacheprovider", "-m", "gpu")
+    tests = (sys.executable, "-m", "pytest", *_LENIENT, "-v", "-p", "no:cacheprovider", "-m", "gpu")
     return (
         Step(
             "device tests",
@@ -49,7 +49,7 @@ def steps(out: Path) -> tuple[Step, ...]:
             " torch counts CuPy's arrays and has them back; ragged batches and images of any size"
             " against the host's",
             (*tests, *DEVICE_TESTS),
-            90,
+            130,
             settings=(_REQUIRED,),
         ),
         _sanitizer("memcheck", tests),
@@ -58,7 +58,7 @@ def steps(out: Path) -> tuple[Step, ...]:
             "launch costs",
             "microseconds of the host for a launch: ours, CuPy's, torch's, a node of a graph",
             python("benchmarks.gpu.launch_cost"),
-            30,
+            20,
         ),
         Step(
             "staging",
@@ -71,7 +71,7 @@ def steps(out: Path) -> tuple[Step, ...]:
             "kernels",
             "each kernel: time, bytes, share of the roof; beside torch, torch.compile and CuPy",
             python("benchmarks.kernels"),
-            90,
+            80,
         ),
         Step(
             "server",
@@ -95,7 +95,7 @@ def _sanitizer(tool: str, tests: tuple[str, ...]) -> Step:
         tool,
         f"compute-sanitizer's {tool} over a few calls of each kernel",
         ("compute-sanitizer", "--tool", tool, "--error-exitcode", "9", *tests, DEVICE_TESTS[0]),
-        60,
+        50,
         "compute-sanitizer",
         (("PENSTOCK_GPU_EXAMPLES", "2"), _REQUIRED),
     )

@@ -60,7 +60,7 @@ def test_a_step_that_fails_or_hangs_does_not_stop_the_rest(
 ) -> None:
     made = (
         Step("bad", "", (PYTHON, "-c", "raise SystemExit('no good')"), 30),
-        Step("slow", "", (PYTHON, "-c", "import time; time.sleep(60)"), 1),
+        Step("slow", "", (PYTHON, "-c", "import time; print('begun'); time.sleep(60)"), 2),
         Step("gone", "", (str(tmp_path / "missing"),), 30),
         Step("left", "", ("x",), 30, "a-program-that-is-nowhere"),
         Step(
@@ -69,6 +69,7 @@ def test_a_step_that_fails_or_hangs_does_not_stop_the_rest(
     )
     monkeypatch.setattr(check, "steps", lambda _: made)
     monkeypatch.setattr(check, "versions", dict)
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
 
     code = check.main(["--out", str(tmp_path / "out")], devices=lambda: 1)
 
@@ -77,6 +78,7 @@ def test_a_step_that_fails_or_hangs_does_not_stop_the_rest(
     outcomes = ["failed", "timed out", "failed", "left out", "passed"]
     assert [result["outcome"] for result in found] == outcomes
     assert "no good" in found[0]["why"]
+    assert "begun" in found[1]["why"]
     assert (tmp_path / "out" / "good.log").read_text() == "b\n"
     assert "a-program-that-is-nowhere is not installed" in capsys.readouterr().out
 
