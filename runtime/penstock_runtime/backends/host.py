@@ -4,12 +4,23 @@ and memory that goes back to the system after a model is gone.
 
 import ctypes
 import gc
+import importlib.util
+import logging
 import os
+import re
 import sys
+from functools import cache
+from pathlib import Path
+
+from penstock_kernels.device import cuda_device_count
+
+_log = logging.getLogger("penstock.model")
 
 # Spinning OpenMP threads burn a core between two executions and slow each other down tenfold when
 # there are more of them than cores. Both variables are read once, when the library is loaded.
 PASSIVE_OPENMP = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
+
+_CPU_ONLY = re.compile(r"^cuda\b[^=\n]*= *None *$", re.MULTILINE)
 
 
 def prepare_openmp() -> None:
@@ -24,6 +35,23 @@ def prepare_openmp() -> None:
 def cpu_threads() -> int:
     """Threads for one execution on the CPU: all cores of this process but one, which serves."""
     return max(1, len(os.sched_getaffinity(0)) - 1)
+
+
+@cache
+def torch_uses_gpus() -> bool:
+    """Whether the installed torch is built for GPUs: read off its files, since it is not imported
+    to decide where a model goes. Where there is none, whoever loads the model says so.
+    """
+    try:
+        found = importlib.util.find_spec("torch")
+        text = Path(found.origin or "").with_name("version.py").read_text() if found else ""
+    except (OSError, ValueError):
+        return True
+    if _CPU_ONLY.search(text) is None:
+        return True
+    if cuda_device_count():
+        _log.warning("torch is built for the CPU: its models are there, although there are GPUs")
+    return False
 
 
 def release_memory() -> None:

@@ -8,7 +8,7 @@ import importlib
 from types import ModuleType
 
 from penstock_runtime.backends.base import LoadedModel, ModelSource
-from penstock_runtime.backends.host import prepare_openmp
+from penstock_runtime.backends.host import prepare_openmp, torch_uses_gpus
 from penstock_runtime.backends.torch_files import find_file, recognises
 from penstock_runtime.config import ModelConfig
 from penstock_runtime.errors import Unsupported
@@ -19,8 +19,12 @@ class TorchBackend:
 
     name = "pytorch"
     aliases = ("torch", "libtorch", "pytorch_libtorch", "libtriton_pytorch.so")
-    uses_gpu = True
     takes_device_arrays = True
+
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether the installed torch is built for it."""
+        return torch_uses_gpus()
 
     def recognises(self, source: ModelSource) -> bool:
         """Whether the version directory holds model.pt, model.pt2, or model.py with weights."""

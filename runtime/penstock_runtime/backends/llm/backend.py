@@ -7,7 +7,7 @@ torch and transformers are imported when the first such model is loaded, not bef
 from types import ModuleType
 
 from penstock_runtime.backends.base import LoadedModel, ModelSource
-from penstock_runtime.backends.host import prepare_openmp
+from penstock_runtime.backends.host import prepare_openmp, torch_uses_gpus
 from penstock_runtime.config import ModelConfig
 from penstock_runtime.errors import Unsupported
 from penstock_runtime.labels import NO_LABELS, Labels
@@ -27,7 +27,11 @@ class LanguageModelBackend:
 
     name = "llm"
     aliases = ()
-    uses_gpu = True
+
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether the installed torch is built for it."""
+        return torch_uses_gpus()
 
     def recognises(self, source: ModelSource) -> bool:
         """Whether the version directory holds a config.json with weights or a tokenizer beside."""

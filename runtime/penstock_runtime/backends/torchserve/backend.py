@@ -5,7 +5,7 @@ With torchserve installed handlers get its own classes, else a stand-in for the 
 """
 
 from penstock_runtime.backends.base import LoadedModel, ModelSource
-from penstock_runtime.backends.host import prepare_openmp
+from penstock_runtime.backends.host import prepare_openmp, torch_uses_gpus
 from penstock_runtime.backends.torchserve.completion import complete_config
 from penstock_runtime.backends.torchserve.files import find_settings, recognises
 from penstock_runtime.backends.torchserve.model import load
@@ -17,7 +17,11 @@ class TorchServeBackend:
 
     name = "torchserve"
     aliases = ()
-    uses_gpu = True
+
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether the installed torch is built for it."""
+        return torch_uses_gpus()
 
     def recognises(self, source: ModelSource) -> bool:
         """Whether the version directory holds a .mar, or a MAR-INF/MANIFEST.json."""
