@@ -22,7 +22,7 @@ from penstock_runtime.backends.torch_graphs import (
     recorder_of,
 )
 from penstock_runtime.backends.torch_instance import TorchExecutable
-from penstock_runtime.config import ModelConfig
+from penstock_runtime.config import ModelConfig, Reshape
 from penstock_runtime.config_scheduling import DynamicBatching
 from penstock_runtime.errors import InvalidArgument
 from penstock_runtime.tensor import to_host
@@ -96,6 +96,17 @@ def test_a_spec_is_exact_unless_it_has_a_lower_bound() -> None:
         5: 8,
         9: None,
     }
+
+
+def test_a_graph_is_of_the_shape_that_the_model_takes() -> None:
+    """Clients may send another: it is what is captured that must fit."""
+    square = replace(net_config().input[0], reshape=Reshape((2, 2)))
+    model = replace(net_config(), max_batch_size=2, input=(square,))
+
+    usual = buckets_of(graphs(model, graphs=True))
+    asked = buckets_of(graphs(model, graphs=True, graph_spec=[{"batch_size": 2}]))
+
+    assert [bucket.dims for bucket in (*usual, *asked)] == [{"x": (2, 2)}] * 3
 
 
 def test_dims_that_vary_need_a_spec(caplog: pytest.LogCaptureFixture) -> None:

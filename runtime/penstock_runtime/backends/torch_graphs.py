@@ -17,7 +17,7 @@ import torch
 from torch.utils._pytree import tree_flatten, tree_map
 
 from penstock_runtime.backends.torch_capture import Capturing
-from penstock_runtime.config import ModelConfig
+from penstock_runtime.config import ModelConfig, ModelInput
 from penstock_runtime.errors import InvalidArgument
 
 _log = logging.getLogger("penstock.model")
@@ -88,14 +88,13 @@ def _bucket(config: ModelConfig, spec: Mapping[str, Any]) -> Bucket:
     }
     dims = {}
     for declared in config.input:
-        wanted = said.pop(declared.name, declared.dims)
-        fits = len(wanted) == len(declared.dims) and all(
-            size > 0 and dim in (-1, size) for size, dim in zip(wanted, declared.dims, strict=True)
+        own = _own_dims(declared)
+        wanted = said.pop(declared.name, own)
+        fits = len(wanted) == len(own) and all(
+            size > 0 and dim in (-1, size) for size, dim in zip(wanted, own, strict=True)
         )
         if not fits:
-            raise _refusal(
-                config, f"has dims {list(wanted)} for '{declared.name}'", f"{list(declared.dims)}"
-            )
+            raise _refusal(config, f"has dims {list(wanted)} for '{declared.name}'", f"{list(own)}")
         dims[declared.name] = wanted
     if said:
         raise _refusal(config, f"names the input '{next(iter(said))}'", ", ".join(dims))
@@ -107,7 +106,8 @@ def _bucket(config: ModelConfig, spec: Mapping[str, Any]) -> Bucket:
 
 
 def _usual(config: ModelConfig) -> list[Bucket]:
-    if any(dim < 1 for declared in config.input for dim in declared.dims):
+    dims = {declared.name: _own_dims(declared) for declared in config.input}
+    if any(dim < 1 for own in dims.values() for dim in own):
         _log.warning(
             "model '%s' has dims that vary: no graph is captured without a graph_spec", config.name
         )
@@ -116,11 +116,15 @@ def _usual(config: ModelConfig) -> list[Bucket]:
     sizes = {2**n for n in range(most.bit_length()) if 2**n <= most} | {most}
     if batching is not None:
         sizes |= {size for size in batching.preferred_batch_size if 1 <= size <= most}
-    dims = {declared.name: declared.dims for declared in config.input}
     ordered = sorted(sizes)
     return [
         Bucket(rows, below + 1, dims) for below, rows in zip((0, *ordered), ordered, strict=False)
     ]
+
+
+def _own_dims(declared: ModelInput) -> tuple[int, ...]:
+    """As the model takes it, whatever clients send."""
+    return declared.dims if declared.reshape is None else declared.reshape.shape
 
 
 def _refusal(config: ModelConfig, found: str, expected: str) -> InvalidArgument:
