@@ -105,13 +105,20 @@ def staged_merge(config: ModelConfig, deck: Deck, tables: Tables = no_tables) ->
     """How batches of this model are merged on a device; None where the host has to do it."""
     tensors: tuple[ModelInput | ModelOutput, ...] = (*config.input, *config.output)
     # The content of a shape tensor is for the host.
-    shaped = any(tensor.is_shape_tensor for tensor in tensors)
+    shaped = any(tensor.is_shape_tensor for tensor in tensors) or _turns_lengths(config)
     if config.max_batch_size < 1 or shaped or config.sequence_batching is not None:
         return None
     lanes = [_lane(config, declared) for declared in config.input]
     if not all(_stageable(lane) for lane in lanes):
         return None
     return StagedMerge(config, lanes, deck, tables)
+
+
+def _turns_lengths(config: ModelConfig) -> bool:
+    """Whether the model takes what is padded in another shape than that which has the lengths."""
+    rules = length_rules(config)
+    padded = rules.input if rules is not None else ()
+    return any(one.reshape is not None for one in config.input if one.name in padded)
 
 
 def _stageable(lane: Lane) -> bool:

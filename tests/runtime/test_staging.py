@@ -30,7 +30,7 @@ from penstock_runtime.backends.torch_deck import TorchDeck, deck_of
 from penstock_runtime.batch import Batch, BatchPlan
 from penstock_runtime.batch_cast import casts_of
 from penstock_runtime.batch_staging import staged_merge
-from penstock_runtime.config import ModelConfig, ModelInput, ModelOutput, ModelParameter
+from penstock_runtime.config import ModelConfig, ModelInput, ModelOutput, ModelParameter, Reshape
 from penstock_runtime.config_scheduling import DynamicBatching
 from penstock_runtime.datatype import DataType, bf16_to_float32
 from penstock_runtime.errors import InvalidArgument
@@ -293,6 +293,14 @@ def test_arrays_that_are_not_the_hosts_are_merged_as_without_a_slab() -> None:
 def test_what_is_no_numbers_of_the_devices_is_merged_on_the_host(change: dict[str, Any]) -> None:
     """Nothing is staged half."""
     model = replace(config(batching=DynamicBatching()), **change)
+
+    assert staged_merge(model, HostDeck(Reference())) is None
+
+
+def test_a_padded_input_that_is_taken_in_another_shape_is_padded_on_the_host() -> None:
+    """Where its length is in that shape nobody says."""
+    turned = ModelInput("X", DataType.FP32, (-1,), reshape=Reshape((1, -1)))
+    model = replace(padded_config(), input=(turned,))
 
     assert staged_merge(model, HostDeck(Reference())) is None
 
