@@ -78,9 +78,9 @@ def runner_of(loaded: LoadedCausalModel, shape: Shape, **more: Any) -> PagedRunn
 
 
 def blocks_of(shape: Shape) -> int:
-    """Of the widest step, of the answers or of the prompt."""
+    """Of the widest step, of the answers, of which none should have to wait, or of the prompt."""
     widest = max(shape.rows) * _pages(shape.context + 1)
-    answers = shape.answers * _pages(PROMPT + shape.answer_tokens)
+    answers = shape.answers * _pages(2 * PROMPT + shape.answer_tokens)
     return max(widest, answers, _pages(shape.prompt))
 
 
