@@ -115,6 +115,22 @@ def test_graphs_give_what_steps_give_and_are_captured_once_for_each_size() -> No
     assert capturer.captured == once
 
 
+def test_a_step_that_no_kernel_attends_in_is_never_recorded(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A graph of torch's own attention would see one page of every row, whatever its length."""
+    loaded = prepare(build("Llama").float(), options())
+    plain, runner = PagedRunner(loaded, options(), 60), PagedRunner(loaded, options(), 60)
+    on_kernels(runner)
+    graphs = with_graphs(runner, HostCapturer())
+
+    found, expected = logits_of(runner), logits_of(plain)
+
+    assert all(torch.allclose(*pair, atol=1e-3) for pair in zip(found, expected, strict=True))
+    assert graphs.broken
+    assert "no kernel attends in torch.float32 with heads of" in caplog.text
+
+
 def test_a_padded_row_keeps_nothing() -> None:
     """Three texts in a graph of four: no slot but theirs is written."""
     loaded = half("Llama")

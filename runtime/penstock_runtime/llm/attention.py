@@ -35,6 +35,8 @@ class PagedStep:
     pool: KvPool
     kernels: CpuKernels | None = None
     device: DeviceKernels | None = None
+    # Whether it is recorded, to be repeated for other rows: then the host may look at none of them.
+    recorded: bool = False
     native: Any = None
     masks: dict[tuple[int, int, int | None], torch.Tensor] = field(default_factory=dict)
     groups: list[tuple[int, int, int]] | None = None
@@ -91,6 +93,10 @@ def attend(
         if batch.n_decodes:
             own = slice(0, batch.n_decodes)
             step.device.decode(out[own], q[own], cache, batch, form)
+    elif step.recorded:
+        # Torch would see as many pages as these rows have, and stumble over slots of nobody.
+        shape = cache.shape
+        raise RuntimeError(f"no kernel attends in {q.dtype} with heads of {shape.key_dim} numbers")
     else:
         cache.store(k, v, batch.slots)
         _decode_in_groups(out, q, cache, step, form)

@@ -10,10 +10,11 @@ import logging
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
+from penstock_runtime.backends.torch_capture import Capturing
 from penstock_runtime.llm.packing import Feed, PackedBatch, Span, pack
 from penstock_runtime.llm.step import StepPlan
 from penstock_runtime.llm.transfers import down
@@ -42,28 +43,12 @@ class CudaCapturer:
     """CUDA's own graphs, which share one pool of memory: they never run at once."""
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._pool: Any = None
+        self._capturing = Capturing(device)
 
     def capture(self, compute: Callable[[], torch.Tensor]) -> Captured:
         """Warm up beside the current stream, as torch wants it, and record."""
-        with torch.cuda.device(self._device):
-            return self._capture(compute)
-
-    def _capture(self, compute: Callable[[], torch.Tensor]) -> Captured:
-        here = torch.cuda.current_stream()
-        beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        beside.wait_stream(here)
-        with torch.cuda.stream(beside):
-            compute()
-        here.wait_stream(beside)
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        # Other threads may allocate meanwhile.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            output = compute()
-        self._pool = graph.pool()
-        return Captured(output, graph.replay)
+        replay, output = self._capturing.capture(compute, warm_calls=1)
+        return Captured(output, replay)
 
 
 class DecodeGraphs:

@@ -98,7 +98,8 @@ class PagedRunner:
 
     def decoded(self, batch: PackedBatch) -> torch.Tensor:
         """The logits of a batch, and nothing that a graph could not record."""
-        return self._logits(batch, PagedStep(batch, self.pool, None, self.device)).float()
+        step = PagedStep(batch, self.pool, None, self.device, recorded=True)
+        return self._logits(batch, step).float()
 
     def _logits(self, batch: PackedBatch, step: PagedStep) -> torch.Tensor:
         if self._picks:
