@@ -1,5 +1,6 @@
 """Attention of one new token of each row over its paged cache, with grouped query heads."""
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from penstock_kernels.declare import (
     instance,
     int32,
 )
+from penstock_kernels.decode_form import AUTO, COLUMNS, DIMS, FORMS, MMA, decode_form, refusal
 from penstock_kernels.eight_bits import LIMITS, widened
 
 _WARPS = 4
@@ -55,13 +57,15 @@ def _plan(
     softcap: float,
     window: int,
     page_size: int,
+    form: str = AUTO,
 ) -> list[Launch]:
     """q, out: [rows, heads, dim]; caches: [..., kv heads, dim], flat [slots, kv heads, dim], slot =
     page * page_size + offset; of the dtype of q, or int8 or float8_e4m3fn with scales float32 [...,
     kv heads]; table: int32 [rows, pages]; length: int32 [rows], tokens in the cache; sinks: float32
     [heads], a logit without a value for each, or None; partial: float32 [rows, heads, splits, dim +
     2], which is scratch and says how many splits there are; softcap: scores become softcap *
-    tanh(score / softcap), 0 leaves them; window: how many of the last tokens are seen, 0 for all.
+    tanh(score / softcap), 0 leaves them; window: how many of the last tokens are seen, 0 for all;
+    form: of decode_form, for who measures them; scales are not negative.
     """
     rows, heads, dim = q.shape
     kv_heads, splits = k_cache.shape[-2], partial.shape[2]
@@ -72,17 +76,17 @@ def _plan(
     if not rows:
         return []
     group = heads // kv_heads
-    shape = _shape(dim, group, _EIGHT_BITS if quantised else _SHAPES)
-    parts = -(-group // shape[1])
+    name, held = _split(form, q, k_cache, group)
+    parts = -(-group // held)
     scales = (k_scale, v_scale) if quantised else (None, None)
-    form = (float32(scale), float32(softcap), int32(window))
+    scores = (float32(scale), float32(softcap), int32(window))
     sizes = (page_size, table.shape[1], kv_heads, group, dim, parts, splits)
     return [
         Launch(
-            _split_instance(c_name(q), c_name(k_cache), *shape),
+            name,
             grid(kv_heads * parts, splits, rows),
             (_WARPS * _LANES, 1, 1),
-            (q, k_cache, v_cache, *scales, table, length, partial, *form, *map(int32, sizes)),
+            (q, k_cache, v_cache, *scales, table, length, partial, *scores, *map(int32, sizes)),
         ),
         Launch(
             instance("merge_splits", c_name(q)),
@@ -100,6 +104,22 @@ def _check(heads: int, kv_heads: int, dim: int, value_dim: int) -> None:
         raise ValueError(f"values of dimension {value_dim}, expected {dim}, which the keys have")
     if heads % kv_heads:
         raise ValueError(f"{heads} query heads for {kv_heads} of the cache, expected a multiple")
+
+
+def _split(form: str, q: Any, cache: Any, group: int) -> tuple[str, int]:
+    """The instance that reads the cache, and how many query heads a block of it serves at most."""
+    dim, own, kept = q.shape[2], c_name(q), c_name(cache)
+    places = prod(cache.shape[:-1])
+    if form not in FORMS:
+        raise ValueError(f"form {form!r}, expected one of {', '.join(FORMS)}")
+    if form == MMA and (why := refusal(dim, places)):
+        raise ValueError(f"{why} by the form {MMA}")
+    if form == AUTO:
+        form = decode_form(dim, group, 2 if own == kept else 1, places).form
+    if form == MMA:
+        return _mma_instance(own, kept, dim), COLUMNS
+    shape = _shape(dim, group, _EIGHT_BITS if own != kept else _SHAPES)
+    return _split_instance(own, kept, *shape), shape[1]
 
 
 def _width(dim: int) -> int | None:
@@ -128,6 +148,7 @@ def _reference(
     softcap: float,
     window: int,
     page_size: int,
+    form: str = AUTO,
 ) -> None:
     kv_heads = k_cache.shape[-2]
     for row, tokens in enumerate(length.tolist()):
@@ -176,6 +197,7 @@ def _traffic(
     softcap: float,
     window: int,
     page_size: int,
+    form: str = AUTO,
 ) -> Traffic:
     seen = length.clip(0, window) if window else length
     tokens = int(seen.sum())
@@ -189,13 +211,23 @@ def _split_instance(element: str, kept: str, dim: int, group: int) -> str:
     return instance("decode_split", element, kept, str(dim), str(group), str(_WARPS))
 
 
+def _mma_instance(element: str, kept: str, dim: int) -> str:
+    return instance("decode_mma", element, kept, str(dim), str(_WARPS))
+
+
 def _instances() -> tuple[str, ...]:
     own = [(c_type(t), c_type(t), *shape) for t in _DTYPES for shape in _SHAPES]
     kept = [
         (c_type(t), c_type(s), *shape) for t in _DTYPES for s in LIMITS for shape in _EIGHT_BITS
     ]
-    merges = [instance("merge_splits", c_type(t)) for t in _DTYPES]
-    return (*(_split_instance(*names) for names in own + kept), *merges)
+    scalar = [_split_instance(*names) for names in own + kept]
+    mma = [
+        _mma_instance(c_type(t), c_type(s), dim)
+        for t in _DTYPES
+        for s in (t, *LIMITS)
+        for dim in DIMS
+    ]
+    return (*scalar, *mma, *(instance("merge_splits", c_type(t)) for t in _DTYPES))
 
 
 PAGED_DECODE = Kernel(

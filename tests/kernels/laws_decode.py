@@ -7,8 +7,15 @@ from hypothesis import strategies as st
 from tests.kernels.law import BF16, F16, F32, SEEDS, Arguments, Law, near, normal
 from tests.kernels.laws_cache import FP8, INT8
 
+from penstock_kernels.decode_form import MMA, SCALAR
+
 # A head's dimension and its group: beside what instances have, and in parts.
-HEADS = [(64, 1), (64, 4), (128, 8), (96, 3), (80, 12), (256, 2)]
+HEADS = {
+    SCALAR: [(64, 1), (64, 4), (128, 8), (96, 3), (80, 12), (256, 2)],
+    MMA: [(64, 1), (64, 12), (128, 8), (128, 3), (256, 2)],
+}
+# Beside a tile of 16 and, for tiles, a block's pass of 64, so that what is read ahead is counted.
+LENGTHS = {SCALAR: [0, 1, 5, 16, 33], MMA: [0, 1, 16, 33, 64, 81, 150]}
 
 
 def paged(random: Any, lengths: list[int], page_size: int, shape: Any, stored: Any) -> Any:
@@ -25,15 +32,20 @@ def paged(random: Any, lengths: list[int], page_size: int, shape: Any, stored: A
         slots = table[row, at // page_size] * page_size + at % page_size
         values = normal(random, (2, length, *shape), F32)
         caches[:, slots] = (values * 40 if stored == INT8 else values).astype(stored)
-        scales[:, slots] = random.uniform(0.01, 0.03, (2, length, shape[0]))
+        scales[:, slots] = some_scales(random, (2, length, shape[0]))
     return table.astype(np.int32), caches, scales if stored.itemsize == 1 else (None, None)
 
 
+def some_scales(random: Any, shape: Any) -> Any:
+    """Over four powers of ten, and some 0: one token's may count for nothing beside another's."""
+    return 10 ** random.uniform(-5, -1, shape) * (random.random(shape) > 0.1)
+
+
 @st.composite
-def decodings(draw: st.DrawFn) -> Arguments:
+def decodings(draw: st.DrawFn, form: str) -> Arguments:
     random, dtype = np.random.default_rng(draw(SEEDS)), draw(st.sampled_from([F16, BF16]))
-    lengths = draw(st.lists(st.sampled_from([0, 1, 5, 16, 33]), min_size=1, max_size=2))
-    (dim, group), kv_heads = draw(st.sampled_from(HEADS)), draw(st.sampled_from([1, 2]))
+    lengths = draw(st.lists(st.sampled_from(LENGTHS[form]), min_size=1, max_size=2))
+    (dim, group), kv_heads = draw(st.sampled_from(HEADS[form])), draw(st.sampled_from([1, 2]))
     page_size, splits = draw(st.sampled_from([4, 16])), draw(st.sampled_from([1, 3]))
     stored = draw(st.sampled_from([dtype, INT8, FP8]))
     table, caches, scales = paged(random, lengths, page_size, (kv_heads, dim), stored)
@@ -54,6 +66,7 @@ def decodings(draw: st.DrawFn) -> Arguments:
         "softcap": draw(st.sampled_from([0.0, 0.0, 1.5])),
         "window": draw(st.sampled_from([0, 0, 1, 7, 40])),
         "page_size": page_size,
+        "form": form,
     }
 
 
@@ -119,6 +132,7 @@ def check_product(before: Arguments, after: Arguments) -> None:
 
 
 DECODE_LAWS = [
-    Law("paged_decode", decodings(), check_decoding),
+    Law("paged_decode", decodings(SCALAR), check_decoding),
+    Law("paged_decode", decodings(MMA), check_decoding),
     Law("gemv", products(), check_product),
 ]

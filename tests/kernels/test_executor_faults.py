@@ -20,6 +20,9 @@ X = np.arange(640, dtype=np.float32) + 1
 SHIFTED = np.roll(X[:64], -1)
 SUMS = X.reshape(10, 64)[:, ::-1].sum(axis=0, dtype=np.float32)
 ONES = np.ones(32, np.float32)
+# Bytes as the last of 1024 to 1279, and what they are above 1152.
+WORDS = (np.arange(32, dtype=np.uint32) * 7 + 0x6400) << np.uint32(16) | np.uint32(0x6400)
+LEVELS = np.arange(32, dtype=np.float32) * 7 - 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,7 @@ REPORTED = [
     (Case("two_barriers"), "different barriers"),
     (Case("shuffle_in_a_branch"), "not every named thread reaches"),
     (Case("shuffle_outside_its_mask"), "not named in its own mask"),
+    (Case("multiply_in_a_branch"), "not every named thread reaches"),
     (Case("misaligned_load", (X,), threads=8), "misaligned vector load"),
     (Case("copy_never_waited_for", (X,)), "without waiting for its asynchronous copies"),
     # Other processors give 0 and go on.
@@ -61,12 +65,14 @@ WRONG = [
     Case("shared_of_the_block_before", right=np.ones(64), blocks=2),
     Case("copy_read_before_its_wait", (X,), right=X[:32]),
     Case("sum_without_atomics", right=ONES[:1] * 32),
+    Case("halves_subtracted_as_one", (WORDS,), right=LEVELS),
 ]
 RIGHT = [
     Case("barrier_present", (X[:64].copy(),), right=SHIFTED, threads=64),
     Case("loop_with_second_barrier", (X,), (int32(10),), SUMS, threads=64),
     Case("copy_waited_for", (X,), right=X[:32]),
     Case("sum_with_atomics", right=ONES[:1] * 32),
+    Case("halves_subtracted_apart", (WORDS,), right=LEVELS),
     Case("shuffle_of_its_mask", right=[i ^ 2 if i % 2 else i for i in range(32)]),
 ]
 OTHERS = ["writes_just_past_the_end", "writes_just_before_the_start", "last_writer_wins"]

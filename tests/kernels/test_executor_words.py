@@ -23,6 +23,9 @@ NAMES = [
     "atomics",
     "places",
     "two_groups",
+    "bytes_chosen",
+    "halves_subtracted",
+    "fast_functions",
     *[f"{kernel}<{half}>" for kernel in ("round_trip", "tile") for half, _ in HALVES],
 ]
 
@@ -131,6 +134,53 @@ def test_a_tile_is_multiplied_as_in_float64(half: str, dtype: Any, order: int) -
     launch(module(), f"tile<{half}>", (a, b, out), (out,), order=order)
 
     np.testing.assert_allclose(out, a.astype(float) @ b.astype(float), atol=3e-6)
+
+
+def test_bytes_are_chosen_from_two_words() -> None:
+    """Four bits of the selector for each byte, of which the highest is not looked at."""
+    random = np.random.default_rng(3)
+    x, y, which = random.integers(0, 2**32, (3, 32), np.uint32)
+    out = np.zeros(32, np.uint32)
+
+    launch(module(), "bytes_chosen", (x, y, which, out), (out,))
+
+    both = np.concatenate([x[:, None].view(np.uint8), y[:, None].view(np.uint8)], axis=1)
+    chosen = which[:, None] >> np.arange(0, 16, 4, dtype=np.uint32) & 7
+    assert (
+        out.view(np.uint8).reshape(32, 4).tolist() == np.take_along_axis(both, chosen, 1).tolist()
+    )
+
+
+def test_two_halves_are_subtracted_apart_and_rounded_as_in_numpy() -> None:
+    """Ties to even, subnormals, infinities; nothing is carried from one to the other."""
+    bits = np.random.default_rng(4).integers(0, 0x7C01, (2, 8192), np.uint16)
+    bits[0, ::2] |= 0x8000
+    x, y = bits.view(np.float16)
+    out = np.zeros(x.size, np.float16)
+
+    words = [each.view(np.uint32) for each in (x, y, out)]
+    launch(
+        module(),
+        "halves_subtracted",
+        (*words, int32(x.size // 2)),
+        (words[2],),
+        threads=256,
+        blocks=x.size // 512,
+    )
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        np.testing.assert_array_equal(out, x - y)
+
+
+def test_fast_functions_are_near_the_exact_ones() -> None:
+    """Here they are the exact ones; a GPU's own are a few units in the last place away."""
+    x, out = np.linspace(0.1, 9, 32, dtype=np.float32), np.zeros((32, 3), np.float32)
+
+    launch(module(), "fast_functions", (x, out), (out,))
+
+    wide = x.astype(float)
+    exact = np.stack([np.exp(wide), np.log(wide), 1 / wide], axis=1)
+    np.testing.assert_allclose(out, exact, rtol=1e-6)
 
 
 def test_source_that_does_not_compile_says_where() -> None:

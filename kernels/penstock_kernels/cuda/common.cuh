@@ -52,6 +52,12 @@ __device__ __forceinline__ void mma_m16n8k16_bf16(float* d, const unsigned* a, c
 __device__ __forceinline__ void mma_m16n8k16_f16(float* d, const unsigned* a, const unsigned* b) {
   MMA_M16N8K16("f16", d, a, b);
 }
+// x - y of two f16 in a word.
+__device__ __forceinline__ unsigned f16x2_sub(unsigned x, unsigned y) {
+  unsigned difference;
+  asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(difference) : "r"(x), "r"(y));
+  return difference;
+}
 #endif
 
 #define FULL_WARP 0xffffffffu

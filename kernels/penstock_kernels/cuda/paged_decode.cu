@@ -1,4 +1,4 @@
-#include "fp8.cuh"
+#include "decode_mma.cuh"
 // Attention of one new token of each row over its paged cache, in two launches: the cache is cut into splits, so
 // that a few long rows fill a device, and what the splits found is merged. A warp takes some tokens at a time, so that
 // their loads are under way together, and serves all query heads of a group with one read of their keys and values.

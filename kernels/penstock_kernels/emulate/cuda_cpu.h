@@ -181,6 +181,11 @@ inline unsigned short bf16_from_float(float x) {
   return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
 
+inline unsigned f16x2_sub(unsigned x, unsigned y) {
+  auto half = [](unsigned a, unsigned b) { return f16_from_float(f16_to_float(a) - f16_to_float(b)); };
+  return half(x & 0xffff, y & 0xffff) | unsigned(half(x >> 16, y >> 16)) << 16;
+}
+
 // D[16,8] += A[16,16] B[16,8] by a warp, fragments as in the PTX manual; F gives a float for 16 bits.
 namespace cuda_cpu {
 inline float bf16_to_float(unsigned short x) { return __uint_as_float(unsigned(x) << 16); }
@@ -221,11 +226,18 @@ inline void __stcs(T* p, T value) {
 }
 inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 inline float __expf(float x) { return expf(x); }
+inline float __logf(float x) { return logf(x); }
 inline float __fdividef(float x, float y) { return x / y; }
 inline int __float2int_rn(float x) { return int(nearbyintf(x)); }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline int __clz(int x) { return x ? __builtin_clz(x) : 32; }
+inline unsigned __byte_perm(unsigned x, unsigned y, unsigned which) {
+  unsigned long long bytes = (unsigned long long)y << 32 | x;
+  unsigned found = 0;
+  for (int i = 0; i < 4; ++i) found |= unsigned(bytes >> (which >> 4 * i & 7) * 8 & 0xff) << 8 * i;
+  return found;
+}
 inline unsigned __umulhi(unsigned x, unsigned y) { return unsigned((unsigned long long)x * y >> 32); }
 template <class T>
 inline T min(T a, T b) {

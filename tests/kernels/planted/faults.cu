@@ -139,6 +139,20 @@ __global__ void copy_waited_for(const float* x, float* y) {
   __syncthreads();
   y[threadIdx.x] = s[threadIdx.x];
 }
+// A product is of a whole warp: lanes that stay away have fragments too.
+__global__ void multiply_in_a_branch(float* y) {
+  float d[4] = {};
+  unsigned a[4] = {}, b[2] = {};
+  if (threadIdx.x < 16) mma_m16n8k16_f16(d, a, b);
+  y[threadIdx.x] = d[0];
+}
+// Numbers of 16 bits are no integers of 32: what the lower owes the upper pays.
+__global__ void halves_subtracted_as_one(const unsigned* x, float* y) {
+  y[threadIdx.x] = f16_to_float((x[threadIdx.x] - 0x64806480u) >> 16);
+}
+__global__ void halves_subtracted_apart(const unsigned* x, float* y) {
+  y[threadIdx.x] = f16_to_float(f16x2_sub(x[threadIdx.x], 0x64806480u) >> 16);
+}
 // Every thread adds to what it read, and all but one addition are lost.
 __global__ void sum_without_atomics(float* y) {
   __shared__ float s;

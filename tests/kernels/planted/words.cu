@@ -79,3 +79,16 @@ __global__ void tile(const T* a, const T* b, float* c) {
   multiply<T>(d, fa, fb);
   for (int i = 0; i < 4; ++i) c[(group + i / 2 * 8) * 8 + 2 * place + i % 2] = d[i];
 }
+__global__ void bytes_chosen(const unsigned* x, const unsigned* y, const unsigned* which, unsigned* out) {
+  int i = threadIdx.x;
+  out[i] = __byte_perm(x[i], y[i], which[i]);
+}
+// Of two f16 in each word.
+__global__ void halves_subtracted(const unsigned* x, const unsigned* y, unsigned* out, int size) {
+  int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < size) out[i] = f16x2_sub(x[i], y[i]);
+}
+__global__ void fast_functions(const float* x, float* out) {
+  int i = threadIdx.x;
+  out[i * 3] = __expf(x[i]), out[i * 3 + 1] = __logf(x[i]), out[i * 3 + 2] = __fdividef(1, x[i]);
+}

@@ -1,0 +1,46 @@
+"""Which form of paged attention serves a call: the scalar one, or that of the tensor cores. Decided
+by shapes alone, so that a captured graph and the step it was captured from take the same.
+"""
+
+from dataclasses import dataclass
+
+AUTO, SCALAR, MMA = "auto", "scalar", "mma"
+FORMS = (AUTO, SCALAR, MMA)
+# The dimensions of heads that the tensor cores' form has instances for, to the number: a test at
+# each load of whether it is within a head would cost what its loads save.
+DIMS = (64, 128, 256)
+# The query heads of a block of it, which are the columns of one product.
+COLUMNS = 8
+_PLACES = 2**31
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A form, and why it is this one."""
+
+    form: str
+    why: str
+
+
+def refusal(dim: int, places: int) -> str:
+    """Why the tensor cores' form cannot serve heads of this dimension, of which the cache has that
+    many; nothing if it can.
+    """
+    if dim not in DIMS:
+        return f"heads of dimension {dim}, expected one of {', '.join(map(str, DIMS))}"
+    if places >= _PLACES:
+        return f"{places} heads of keys, expected fewer than {_PLACES}"
+    return ""
+
+
+def decode_form(dim: int, group: int, itemsize: int, places: int) -> Choice:
+    """The form for `group` query heads that share a head of the cache, of numbers of so many bytes.
+
+    By counted instructions (docs/DECISIONS.md): the sums over lanes of the scalar form take longer
+    than memory even for one query head, and the more so for a group or eight bits; the tensor
+    cores' form has none, and does up to eight heads for the price of one.
+    """
+    if why := refusal(dim, places):
+        return Choice(SCALAR, why)
+    what = f"{group} query heads for each of {8 * itemsize} bits"
+    return Choice(MMA, f"{what}: sums over lanes would take longer than memory")
