@@ -143,19 +143,25 @@ def _written(a: Arguments) -> Any:
     return a["v_cache"].index_copy_(0, a["slot"], a["v"])
 
 
-def _decodes(
-    rows: int, context: int, stored: torch.dtype = torch.float16, group: int = 4
+def decodes(
+    rows: int,
+    context: int,
+    stored: torch.dtype = torch.float16,
+    group: int = 4,
+    dim: int = 128,
 ) -> Callable[[torch.device, bool], Arguments]:
+    """A token of each row over its pages: eight heads of the cache, each of `group` queries."""
+
     def make(device: torch.device, small: bool) -> Arguments:
         own, length = (min(rows, 2), 40) if small else (rows, context)
         pages = -(-length // 16)
         eight = stored.itemsize == 1
         slots = own * pages * 16
-        caches = [_half(device, slots, 8, 128).to(stored) for _ in range(2)]
+        caches = [_half(device, slots, 8, dim).to(stored) for _ in range(2)]
         scales = [torch.rand(slots, 8, device=device) * 0.01 for _ in range(2)]
         table = torch.randperm(own * pages, device=device).int().view(own, pages)
         splits = wanted_splits(own, 8, length, _processors(device))
-        q = _half(device, own, 8 * group, 128)
+        q = _half(device, own, 8 * group, dim)
         return {
             "q": q,
             "k_cache": caches[0],
@@ -165,9 +171,9 @@ def _decodes(
             "table": table,
             "length": torch.full((own,), length, dtype=torch.int32, device=device),
             "sinks": None,
-            "partial": torch.empty(own, 8 * group, splits, 130, device=device),
+            "partial": torch.empty(own, 8 * group, splits, dim + 2, device=device),
             "out": torch.empty_like(q),
-            "scale": 128**-0.5,
+            "scale": dim**-0.5,
             "softcap": 0.0,
             "window": 0,
             "page_size": 16,
@@ -293,11 +299,11 @@ CASES = (
     Case("silu_mul", "64 x 14336", _gate, _gated, _cupy_gated),
     Case("cache_write", "64 tokens", _writes(torch.float16), _written),
     Case("cache_write", "64 tokens, fp8", _writes(torch.float8_e4m3fn)),
-    Case("paged_decode", "64 x 2048", _decodes(64, 2048), _attended),
-    Case("paged_decode", "64 x 2048, fp8", _decodes(64, 2048, torch.float8_e4m3fn)),
-    Case("paged_decode", "64 x 2048, int8", _decodes(64, 2048, torch.int8)),
-    Case("paged_decode", "64 x 2048, groups of 8", _decodes(64, 2048, group=8), _attended),
-    Case("paged_decode", "1 x 8192", _decodes(1, 8192), _attended),
+    Case("paged_decode", "64 x 2048", decodes(64, 2048), _attended),
+    Case("paged_decode", "64 x 2048, fp8", decodes(64, 2048, torch.float8_e4m3fn)),
+    Case("paged_decode", "64 x 2048, int8", decodes(64, 2048, torch.int8)),
+    Case("paged_decode", "64 x 2048, groups of 8", decodes(64, 2048, group=8), _attended),
+    Case("paged_decode", "1 x 8192", decodes(1, 8192), _attended),
     *(
         Case("gemv", f"int{bits}, {rows} of 4096 by 28672", _products(rows, bits), _dense)
         for bits in (8, 4)

@@ -74,10 +74,16 @@ def steps(out: Path) -> tuple[Step, ...]:
             80,
         ),
         Step(
+            "forms of attention",
+            "paged attention by scalars and by tensor cores, and which the plan should take",
+            python("benchmarks.decode_forms"),
+            30,
+        ),
+        Step(
             "server",
             "a ResNet-50 and a BERT-base of random weights over the wire, batches of 1 to 64",
             python("benchmarks.gpu.served"),
-            90,
+            75,
         ),
         Step(
             "language model",
@@ -85,7 +91,7 @@ def steps(out: Path) -> tuple[Step, ...]:
             " long answers, each step launched ahead or one by one, and the same by transformers'"
             " continuous batching",
             python("benchmarks.gpu.language"),
-            150,
+            135,
         ),
     )
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks import kernels
+from benchmarks import decode_forms, kernels
 from benchmarks.gpu import check, language, served
 from benchmarks.gpu.answers import WAYS, Answers
 from benchmarks.gpu.figures import Figures
@@ -255,6 +255,27 @@ def test_kernels_are_timed_and_counted_on_a_cpu(
     assert all(row["share"] is None and not row["problem"] for row in found["kernels"])
     assert "CPU, by the NumPy references" in capsys.readouterr().out
     assert not (tmp_path / "roofline.svg").exists()
+
+
+def test_forms_of_attention_are_set_beside_each_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert decode_forms.main(["--out", str(tmp_path)]) == 0
+
+    found: Any = json.loads((tmp_path / "decode_forms.json").read_text())
+    assert len(found["forms"]) == len(decode_forms.WORKS)
+    assert all(row["scalar_us"] > 0 and row["mma_us"] > 0 for row in found["forms"])
+    assert found["verdict"] in capsys.readouterr().out
+
+
+def test_the_verdict_names_what_the_plan_should_choose_instead() -> None:
+    """A difference that is within the noise changes nothing."""
+    good = decode_forms.Found("a", 100.0, 50.0, None, None, "mma")
+    alike = decode_forms.Found("b", 100.0, 103.0, None, None, "mma")
+    wrong = decode_forms.Found("c", 80.0, 103.0, None, None, "mma")
+
+    assert decode_forms.verdict([good, alike]) == "the plan chose the faster form in all 2 cases"
+    assert decode_forms.verdict([good, wrong]) == "the plan should choose c: scalar"
 
 
 def test_cases_are_of_kernels_that_there_are() -> None:

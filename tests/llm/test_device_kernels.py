@@ -98,6 +98,25 @@ def test_a_model_on_the_kernels_gives_the_logits_it_gives_in_torch(family: str, 
         assert (one - other).abs().max() <= 0.02 * other.abs().max()
 
 
+@needs_compiler
+@pytest.mark.parametrize(("family", "kind"), [("Llama", "auto"), ("Gemma2", "int8")])
+def test_a_model_whose_heads_tensor_cores_take_gives_its_logits_by_the_source_itself(
+    family: str, kind: str
+) -> None:
+    """Soft caps, windows and pages of four tokens, by CUDA source on this CPU."""
+    loaded = prepare(build(family, head_dim=64).half(), options())
+    expected = logits_of(PagedRunner(loaded, options(kind), 60), steps=3)
+    runner = PagedRunner(loaded, options(kind), 60)
+    launcher = HostLauncher(Emulated(CACHE, order=5))
+    runner.device = host_kernels(launcher)
+
+    found = logits_of(runner, steps=3)
+
+    assert launcher.calls["paged_decode"] > 0
+    for one, other in zip(found, expected, strict=True):
+        assert (one - other).abs().max() <= 0.02 * other.abs().max()
+
+
 def test_graphs_give_what_steps_give_and_are_captured_once_for_each_size() -> None:
     loaded = half("Llama")
     plain, runner = PagedRunner(loaded, options(), 60), PagedRunner(loaded, options(), 60)
