@@ -149,15 +149,36 @@ def test_all_numbers_of_eight_bits_are_read_exactly(stored: Any) -> None:
 
 
 @needs_compiler
+@pytest.mark.parametrize("form", [SCALAR, MMA])
+def test_values_of_scale_0_are_0_and_of_none_are_none(form: str) -> None:
+    """A page of zeros has scales of 0, which have no logarithm; what is NaN is not hidden."""
+    arguments = call(FP8, lengths=[1, 70, 40]) | {"sinks": None}
+    slots = [arguments["table"][row, 0] * 16 for row in range(3)]
+    arguments["v_scale"][slots[0]] = 0
+    arguments["v_scale"][arguments["table"][1, :5, None] * 16 + np.arange(16)] = 0
+    arguments["v_scale"][slots[2]] = np.nan
+
+    found = answer(arguments, form)["out"]
+
+    assert (found[:2] == 0).all()
+    assert np.isnan(found[2]).all()
+
+
+@needs_compiler
 @pytest.mark.parametrize("dtype", [F16, BF16])
 def test_values_that_are_alike_come_out_as_they_are(dtype: Any) -> None:
-    """Weights are rounded to 16 bits, and counted as they were rounded."""
+    """Weights are rounded to 16 bits, and counted as they were rounded: no more than sums of floats
+    are off.
+    """
     arguments = call(dtype, dtype) | {"sinks": None}
     same = normal(np.random.default_rng(1), 128, dtype)
     arguments["v_cache"][:] = same
 
     found = answer(arguments, MMA)
 
+    sums, weight = found["partial"][0, :, :, :128], found["partial"][0, :, :, 129:]
+    exact = np.broadcast_to(same.astype(F32), sums.shape)
+    np.testing.assert_allclose(sums / weight, exact, rtol=2e-6)
     np.testing.assert_array_equal(found["out"][0], np.broadcast_to(same, (8, 128)))
 
 
