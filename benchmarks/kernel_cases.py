@@ -200,17 +200,21 @@ def _processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def _products(rows: int, bits: int) -> Callable[[torch.device, bool], Arguments]:
+def products(
+    rows: int, bits: int, outputs: int = 28672
+) -> Callable[[torch.device, bool], Arguments]:
+    """Rows of 4096 by a weight of integers, of int4 in groups of 128."""
+
     def make(device: torch.device, small: bool) -> Arguments:
-        inputs, outputs = (256, 64) if small else (4096, 28672)
+        inputs, wide = (256, 64) if small else (4096, outputs)
         groups = 1 if bits == 8 else inputs // 128
-        size = (outputs, inputs * bits // 8)
+        size = (wide, inputs * bits // 8)
         return {
             "x": _half(device, rows, inputs),
             "data": torch.randint(0, 256, size, dtype=torch.uint8, device=device),
-            "scale": torch.rand(outputs, groups, device=device) * 0.01,
+            "scale": torch.rand(wide, groups, device=device) * 0.01,
             "bias": None,
-            "y": torch.empty(rows, outputs, dtype=torch.float16, device=device),
+            "y": torch.empty(rows, wide, dtype=torch.float16, device=device),
             "bits": bits,
         }
 
@@ -305,9 +309,9 @@ CASES = (
     Case("paged_decode", "64 x 2048, groups of 8", decodes(64, 2048, group=8), _attended),
     Case("paged_decode", "1 x 8192", decodes(1, 8192), _attended),
     *(
-        Case("gemv", f"int{bits}, {rows} of 4096 by 28672", _products(rows, bits), _dense)
+        Case("gemv", f"int{bits}, {rows} of 4096 by 28672", products(rows, bits), _dense)
         for bits in (8, 4)
-        for rows in (1, 8)
+        for rows in (1, 8, 32, 64)
     ),
     Case("sample", "64 x 128256, no cut", _draws(False), _drawn),
     Case("sample", "64 x 128256, top-k and top-p", _draws(True), _cut_and_drawn),

@@ -74,9 +74,9 @@ def steps(out: Path) -> tuple[Step, ...]:
             80,
         ),
         Step(
-            "forms of attention",
-            "paged attention by scalars and by tensor cores, and which the plan should take",
-            python("benchmarks.decode_forms"),
+            "forms of kernels",
+            "attention and products by scalars and by tensor cores, and which plans should take",
+            python("benchmarks.kernel_forms"),
             30,
         ),
         Step(

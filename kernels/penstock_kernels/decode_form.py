@@ -2,10 +2,8 @@
 by shapes alone, so that a captured graph and the step it was captured from take the same.
 """
 
-from dataclasses import dataclass
+from penstock_kernels.forms import MMA, SCALAR, Choice
 
-AUTO, SCALAR, MMA = "auto", "scalar", "mma"
-FORMS = (AUTO, SCALAR, MMA)
 # The dimensions of heads that the tensor cores' form has instances for, to the number: a test at
 # each load of whether it is within a head would cost what its loads save.
 DIMS = (64, 128, 256)
@@ -14,15 +12,7 @@ COLUMNS = 8
 _PLACES = 2**31
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """A form, and why it is this one."""
-
-    form: str
-    why: str
-
-
-def refusal(dim: int, places: int) -> str:
+def _refusal(dim: int, places: int) -> str:
     """Why the tensor cores' form cannot serve heads of this dimension, of which the cache has that
     many; nothing if it can.
     """
@@ -40,7 +30,7 @@ def decode_form(dim: int, group: int, itemsize: int, places: int) -> Choice:
     than memory even for one query head, and the more so for a group or eight bits; the tensor
     cores' form has none, and does up to eight heads for the price of one.
     """
-    if why := refusal(dim, places):
+    if why := _refusal(dim, places):
         return Choice(SCALAR, why)
     what = f"{group} query heads for each of {8 * itemsize} bits"
     return Choice(MMA, f"{what}: sums over lanes would take longer than memory")

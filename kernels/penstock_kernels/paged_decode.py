@@ -16,8 +16,9 @@ from penstock_kernels.declare import (
     instance,
     int32,
 )
-from penstock_kernels.decode_form import AUTO, COLUMNS, DIMS, FORMS, MMA, decode_form, refusal
+from penstock_kernels.decode_form import COLUMNS, DIMS, decode_form
 from penstock_kernels.eight_bits import LIMITS, widened
+from penstock_kernels.forms import AUTO, MMA, taken
 
 _WARPS = 4
 _DTYPES = ("float16", "bfloat16")
@@ -65,7 +66,7 @@ def _plan(
     [heads], a logit without a value for each, or None; partial: float32 [rows, heads, splits, dim +
     2], which is scratch and says how many splits there are; softcap: scores become softcap *
     tanh(score / softcap), 0 leaves them; window: how many of the last tokens are seen, 0 for all;
-    form: of decode_form, for who measures them; scales are not negative.
+    form: as in forms, for who measures them; scales are not negative.
     """
     rows, heads, dim = q.shape
     kv_heads, splits = k_cache.shape[-2], partial.shape[2]
@@ -109,14 +110,8 @@ def _check(heads: int, kv_heads: int, dim: int, value_dim: int) -> None:
 def _split(form: str, q: Any, cache: Any, group: int) -> tuple[str, int]:
     """The instance that reads the cache, and how many query heads a block of it serves at most."""
     dim, own, kept = q.shape[2], c_name(q), c_name(cache)
-    places = prod(cache.shape[:-1])
-    if form not in FORMS:
-        raise ValueError(f"form {form!r}, expected one of {', '.join(FORMS)}")
-    if form == MMA and (why := refusal(dim, places)):
-        raise ValueError(f"{why} by the form {MMA}")
-    if form == AUTO:
-        form = decode_form(dim, group, 2 if own == kept else 1, places).form
-    if form == MMA:
+    choice = decode_form(dim, group, 2 if own == kept else 1, prod(cache.shape[:-1]))
+    if taken(form, choice) == MMA:
         return _mma_instance(own, kept, dim), COLUMNS
     shape = _shape(dim, group, _EIGHT_BITS if own != kept else _SHAPES)
     return _split_instance(own, kept, *shape), shape[1]

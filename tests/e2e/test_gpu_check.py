@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks import decode_forms, kernels
+from benchmarks import kernel_forms, kernels
 from benchmarks.gpu import check, language, served
 from benchmarks.gpu.answers import WAYS, Answers
 from benchmarks.gpu.figures import Figures
@@ -257,25 +257,25 @@ def test_kernels_are_timed_and_counted_on_a_cpu(
     assert not (tmp_path / "roofline.svg").exists()
 
 
-def test_forms_of_attention_are_set_beside_each_other(
+def test_forms_of_a_kernel_are_set_beside_each_other(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert decode_forms.main(["--out", str(tmp_path)]) == 0
+    assert kernel_forms.main(["--out", str(tmp_path)]) == 0
 
-    found: Any = json.loads((tmp_path / "decode_forms.json").read_text())
-    assert len(found["forms"]) == len(decode_forms.WORKS)
+    found: Any = json.loads((tmp_path / "kernel_forms.json").read_text())
+    assert len(found["forms"]) == len(kernel_forms.WORKS)
     assert all(row["scalar_us"] > 0 and row["mma_us"] > 0 for row in found["forms"])
     assert found["verdict"] in capsys.readouterr().out
 
 
-def test_the_verdict_names_what_the_plan_should_choose_instead() -> None:
+def test_the_verdict_names_what_plans_should_choose_instead() -> None:
     """A difference that is within the noise changes nothing."""
-    good = decode_forms.Found("a", 100.0, 50.0, None, None, "mma")
-    alike = decode_forms.Found("b", 100.0, 103.0, None, None, "mma")
-    wrong = decode_forms.Found("c", 80.0, 103.0, None, None, "mma")
+    good = kernel_forms.Found("a", 100.0, 50.0, None, None, "mma")
+    alike = kernel_forms.Found("b", 100.0, 103.0, None, None, "mma")
+    wrong = kernel_forms.Found("c", 80.0, 103.0, None, None, "mma")
 
-    assert decode_forms.verdict([good, alike]) == "the plan chose the faster form in all 2 cases"
-    assert decode_forms.verdict([good, wrong]) == "the plan should choose c: scalar"
+    assert kernel_forms.verdict([good, alike]) == "the plans chose the faster form in all 2 cases"
+    assert kernel_forms.verdict([good, wrong]) == "the plans should choose c: scalar"
 
 
 def test_cases_are_of_kernels_that_there_are() -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tests.kernels.law import BF16, F16, F32, SEEDS, Arguments, Law, near, normal
 from tests.kernels.laws_cache import FP8, INT8
 
-from penstock_kernels.decode_form import MMA, SCALAR
+from penstock_kernels.forms import MMA, SCALAR
 
 # A head's dimension and its group: beside what instances have, and in parts.
 HEADS = {
@@ -99,14 +99,22 @@ def kept(call: Arguments, name: str, slot: int, head: int) -> Any:
     return found if scale is None else found * float(scale[slot, head])
 
 
+# Rows and inputs of products: beside vectors; beside tiles of 8 rows and chunks of 64 and 128.
+SIZES = {
+    SCALAR: ([1, 2, 3, 8], [32, 264, 544]),
+    MMA: ([1, 8, 9, 16, 17, 33, 64], [128, 256, 640]),
+}
+
+
 @st.composite
-def products(draw: st.DrawFn) -> Arguments:
+def products(draw: st.DrawFn, form: str) -> Arguments:
     random, dtype = np.random.default_rng(draw(SEEDS)), draw(st.sampled_from([F16, BF16]))
-    bits, rows = draw(st.sampled_from([8, 4])), draw(st.sampled_from([1, 2, 3, 8]))
-    inputs, outputs = draw(st.sampled_from([32, 264, 544])), draw(st.sampled_from([1, 8, 19]))
+    bits = draw(st.sampled_from([8, 4]))
+    rows, inputs = (draw(st.sampled_from(sizes)) for sizes in SIZES[form])
+    outputs = draw(st.sampled_from([1, 8, 19, 70]))
     if bits == 4:
         inputs = inputs // 32 * 32
-    groups = inputs // 32 if bits == 4 else 1
+    groups = inputs // (128 if form == MMA else 32) if bits == 4 else 1
     return {
         "x": normal(random, (rows, inputs), dtype),
         "data": random.integers(0, 256, (outputs, inputs * bits // 8)).astype(np.uint8),
@@ -114,6 +122,7 @@ def products(draw: st.DrawFn) -> Arguments:
         "bias": draw(st.sampled_from([None, normal(random, outputs, F32)])),
         "y": np.zeros((rows, outputs), dtype),
         "bits": bits,
+        "form": form,
     }
 
 
@@ -134,5 +143,6 @@ def check_product(before: Arguments, after: Arguments) -> None:
 DECODE_LAWS = [
     Law("paged_decode", decodings(SCALAR), check_decoding),
     Law("paged_decode", decodings(MMA), check_decoding),
-    Law("gemv", products(), check_product),
+    Law("gemv", products(SCALAR), check_product),
+    Law("gemv", products(MMA), check_product),
 ]

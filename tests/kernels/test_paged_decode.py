@@ -11,8 +11,9 @@ from tests.kernels.laws_cache import FP8, INT8
 from tests.kernels.laws_decode import paged
 
 from penstock_kernels import registry
-from penstock_kernels.decode_form import AUTO, MMA, SCALAR, decode_form
+from penstock_kernels.decode_form import decode_form
 from penstock_kernels.emulate.runner import Emulated
+from penstock_kernels.forms import AUTO, MMA, SCALAR
 
 KERNEL = registry.kernel("paged_decode")
 

@@ -52,12 +52,19 @@ __device__ __forceinline__ void mma_m16n8k16_bf16(float* d, const unsigned* a, c
 __device__ __forceinline__ void mma_m16n8k16_f16(float* d, const unsigned* a, const unsigned* b) {
   MMA_M16N8K16("f16", d, a, b);
 }
-// x - y of two f16 in a word.
-__device__ __forceinline__ unsigned f16x2_sub(unsigned x, unsigned y) {
-  unsigned difference;
-  asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(difference) : "r"(x), "r"(y));
-  return difference;
+// x & mask ^ with, in one instruction: of two constants the compiler would make two.
+__device__ __forceinline__ unsigned masked_xor(unsigned x, unsigned mask, unsigned with) {
+  unsigned found;
+  asm("lop3.b32 %0, %1, %2, %3, 0x6a;" : "=r"(found) : "r"(x), "r"(mask), "r"(with));
+  return found;
 }
+// x * y + z of two numbers in a word.
+#define FMA_OF_TWO(type, x, y, z)                                                     \
+  unsigned both;                                                                      \
+  asm("fma.rn." type "x2 %0, %1, %2, %3;" : "=r"(both) : "r"(x), "r"(y), "r"(z)); \
+  return both
+__device__ __forceinline__ unsigned f16x2_fma(unsigned x, unsigned y, unsigned z) { FMA_OF_TWO("f16", x, y, z); }
+__device__ __forceinline__ unsigned bf16x2_fma(unsigned x, unsigned y, unsigned z) { FMA_OF_TWO("bf16", x, y, z); }
 #endif
 
 #define FULL_WARP 0xffffffffu
@@ -97,6 +104,13 @@ template <class A>
 struct is_same<A, A> {
   static constexpr bool value = true;
 };
+
+// D[16,8] += A[16,16] B[16,8] of one of them, by a warp.
+template <class M>
+__device__ __forceinline__ void multiply(float* d, const unsigned* a, const unsigned* b) {
+  if constexpr (is_same<M, bf16>::value) mma_m16n8k16_bf16(d, a, b);
+  else mma_m16n8k16_f16(d, a, b);
+}
 
 // Any number as another; to and from 16-bit floats by way of a float. As itself it keeps every bit, of NaN too.
 template <class D, class S>

@@ -58,12 +58,6 @@ struct Tile {
 typedef Vec<unsigned, 4> Four;
 
 template <class M>
-__device__ __forceinline__ void multiply(float* d, const unsigned* a, const unsigned* b) {
-  if constexpr (is_same<M, bf16>::value) mma_m16n8k16_bf16(d, a, b);
-  else mma_m16n8k16_f16(d, a, b);
-}
-
-template <class M>
 __device__ __forceinline__ unsigned pair(M low, M high) {
   return low.bits | unsigned(high.bits) << 16;
 }
@@ -75,9 +69,9 @@ __device__ __forceinline__ void widen(unsigned four, unsigned* even, unsigned* o
     *even = (four << 8 & 0x80008000u) | (four << 7 & 0x3f803f80u);
     *odd = (four & 0x80008000u) | (four >> 1 & 0x3f803f80u);
   } else {
-    four ^= 0x80808080u;  // 0 to 255, which is the last byte of 1024 to 1279
-    *even = f16x2_sub(__byte_perm(four, 0x64646464u, 0x4240), 0x64806480u);
-    *odd = f16x2_sub(__byte_perm(four, 0x64646464u, 0x4341), 0x64806480u);
+    four ^= 0x80808080u;  // 0 to 255, which is the last byte of 1024 to 1279; less 1152
+    *even = f16x2_fma(__byte_perm(four, 0x64646464u, 0x4240), 0x3c003c00u, 0xe480e480u);
+    *odd = f16x2_fma(__byte_perm(four, 0x64646464u, 0x4341), 0x3c003c00u, 0xe480e480u);
   }
 }
 
@@ -157,8 +151,8 @@ __device__ __forceinline__ void add_values(float (*sum)[4], const typename Tile<
 
 // The queries of head lane / 4 as the other factor of scores, 0 where there is none, in the order in which add_scores
 // takes a key's dimensions; rows 8 to 15 are 0. For a cache of eight bits they are f16, divided by a power of two that
-// brings the head's greatest to between 1 and 2 (what is lost is below 2^-24 of that), which is given back. Of the warps
-// that call this one writes.
+// brings the head's greatest to between 1 and 2 (what is lost is below 2^-24 of that), which is given back. Only one of
+// the warps that call this writes.
 template <class T, class S, int DIM>
 __device__ __forceinline__ float load_queries(Four* query, const T* head, bool holds, bool writes) {
   int place = threadIdx.x % 4;

@@ -1,4 +1,4 @@
-#include "common.cuh"
+#include "gemv_mma.cuh"
 // A few rows times a weight of small integers, which become floats in registers: it is read once, and nothing of it
 // is written anywhere. A warp makes some outputs of all rows.
 

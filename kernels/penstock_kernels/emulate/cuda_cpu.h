@@ -181,14 +181,36 @@ inline unsigned short bf16_from_float(float x) {
   return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
 
-inline unsigned f16x2_sub(unsigned x, unsigned y) {
-  auto half = [](unsigned a, unsigned b) { return f16_from_float(f16_to_float(a) - f16_to_float(b)); };
-  return half(x & 0xffff, y & 0xffff) | unsigned(half(x >> 16, y >> 16)) << 16;
+inline unsigned masked_xor(unsigned x, unsigned mask, unsigned with) { return (x & mask) ^ with; }
+
+// x * y + z of two numbers in a word, rounded once.
+namespace cuda_cpu {
+inline float bf16_to_float(unsigned short x) { return __uint_as_float(unsigned(x) << 16); }
+// Of what is cut off the last bit is kept, by which a second rounding knows on which side of a tie it is.
+inline float rounded_to_odd(double x) {
+  float near = float(x);
+  unsigned bits = __float_as_uint(near);
+  if (double(near) == x || x != x || std::isinf(near)) return near;
+  if (std::fabs(double(near)) > std::fabs(x)) --bits;
+  return __uint_as_float(bits | 1);
+}
+inline unsigned fma_of_two(unsigned x, unsigned y, unsigned z, float (*f)(unsigned short), unsigned short (*h)(float)) {
+  auto half = [=](int at) {
+    double product = double(f(x >> at & 0xffff)) * f(y >> at & 0xffff);
+    return unsigned(h(rounded_to_odd(product + f(z >> at & 0xffff)))) << at;
+  };
+  return half(0) | half(16);
+}
+}  // namespace cuda_cpu
+inline unsigned f16x2_fma(unsigned x, unsigned y, unsigned z) {
+  return ::cuda_cpu::fma_of_two(x, y, z, f16_to_float, f16_from_float);
+}
+inline unsigned bf16x2_fma(unsigned x, unsigned y, unsigned z) {
+  return ::cuda_cpu::fma_of_two(x, y, z, ::cuda_cpu::bf16_to_float, bf16_from_float);
 }
 
 // D[16,8] += A[16,16] B[16,8] by a warp, fragments as in the PTX manual; F gives a float for 16 bits.
 namespace cuda_cpu {
-inline float bf16_to_float(unsigned short x) { return __uint_as_float(unsigned(x) << 16); }
 inline void mma_m16n8k16(float* d, const unsigned* a, const unsigned* b, float (*f)(unsigned short), Site s) {
   struct Fragment {
     unsigned a[4], b[2];

@@ -106,7 +106,7 @@ class DeviceKernels:
 
     def multiplies(self, x: torch.Tensor, weight: QuantisedWeight) -> bool:
         """Whether rows [rows, inputs] are few enough, and the weight of a form that is known."""
-        few = 0 < len(x) <= gemv.MOST_ROWS
+        few = 0 < len(x) <= gemv.most_rows(weight.inputs, weight.group, weight.bits)
         return few and x.dtype in _DTYPES and gemv.fits(weight.inputs, weight.group)
 
     def multiply(

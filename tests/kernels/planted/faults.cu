@@ -151,7 +151,7 @@ __global__ void halves_subtracted_as_one(const unsigned* x, float* y) {
   y[threadIdx.x] = f16_to_float((x[threadIdx.x] - 0x64806480u) >> 16);
 }
 __global__ void halves_subtracted_apart(const unsigned* x, float* y) {
-  y[threadIdx.x] = f16_to_float(f16x2_sub(x[threadIdx.x], 0x64806480u) >> 16);
+  y[threadIdx.x] = f16_to_float(f16x2_fma(x[threadIdx.x], 0x3c003c00u, 0xe480e480u) >> 16);
 }
 // Every thread adds to what it read, and all but one addition are lost.
 __global__ void sum_without_atomics(float* y) {

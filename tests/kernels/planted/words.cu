@@ -54,16 +54,6 @@ __global__ void two_groups(const float* x, float* y) {
   __syncwarp();
   y[32 + t] = s[255 - t];
 }
-template <class T>
-__device__ void multiply(float* d, const unsigned* a, const unsigned* b);
-template <>
-__device__ void multiply<bf16>(float* d, const unsigned* a, const unsigned* b) {
-  mma_m16n8k16_bf16(d, a, b);
-}
-template <>
-__device__ void multiply<f16>(float* d, const unsigned* a, const unsigned* b) {
-  mma_m16n8k16_f16(d, a, b);
-}
 // C[16,8] = A[16,16] B[16,8], by one warp.
 template <class T>
 __global__ void tile(const T* a, const T* b, float* c) {
@@ -83,10 +73,13 @@ __global__ void bytes_chosen(const unsigned* x, const unsigned* y, const unsigne
   int i = threadIdx.x;
   out[i] = __byte_perm(x[i], y[i], which[i]);
 }
-// Of two f16 in each word.
-__global__ void halves_subtracted(const unsigned* x, const unsigned* y, unsigned* out, int size) {
+// x * y + z of the two numbers in each word.
+template <class T>
+__global__ void fused(const unsigned* x, const unsigned* y, const unsigned* z, unsigned* out, int size) {
   int i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i < size) out[i] = f16x2_sub(x[i], y[i]);
+  if (i >= size) return;
+  if constexpr (is_same<T, f16>::value) out[i] = f16x2_fma(x[i], y[i], z[i]);
+  else out[i] = bf16x2_fma(x[i], y[i], z[i]);
 }
 __global__ void fast_functions(const float* x, float* out) {
   int i = threadIdx.x;
