@@ -4,20 +4,20 @@ by shapes alone, so that a captured graph and the step it was captured from take
 
 from penstock_kernels.forms import MMA, SCALAR, Choice
 
-# The dimensions of heads that the tensor cores' form has instances for, to the number: a test at
-# each load of whether it is within a head would cost what its loads save.
-DIMS = (64, 128, 256)
+# The dimensions of heads that the tensor cores' form has instances for, by the bytes of a number.
+# Four lanes read 64 bytes of a key, and for heads between these each load would have to be tested.
+DIMS = {2: (64, 96, 128, 256), 1: (64, 128, 256)}
 # The query heads of a block of it, which are the columns of one product.
 COLUMNS = 8
 _PLACES = 2**31
 
 
-def _refusal(dim: int, places: int) -> str:
+def _refusal(dim: int, itemsize: int, places: int) -> str:
     """Why the tensor cores' form cannot serve heads of this dimension, of which the cache has that
     many; nothing if it can.
     """
-    if dim not in DIMS:
-        return f"heads of dimension {dim}, expected one of {', '.join(map(str, DIMS))}"
+    if dim not in DIMS[itemsize]:
+        return f"heads of dimension {dim}, expected one of {', '.join(map(str, DIMS[itemsize]))}"
     if places >= _PLACES:
         return f"{places} heads of keys, expected fewer than {_PLACES}"
     return ""
@@ -30,7 +30,7 @@ def decode_form(dim: int, group: int, itemsize: int, places: int) -> Choice:
     than memory even for one query head, and the more so for a group or eight bits; the tensor
     cores' form has none, and does up to eight heads for the price of one.
     """
-    if why := _refusal(dim, places):
+    if why := _refusal(dim, itemsize, places):
         return Choice(SCALAR, why)
     what = f"{group} query heads for each of {8 * itemsize} bits"
     return Choice(MMA, f"{what}: sums over lanes would take longer than memory")

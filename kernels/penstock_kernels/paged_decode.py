@@ -220,7 +220,7 @@ def _instances() -> tuple[str, ...]:
         _mma_instance(c_type(t), c_type(s), dim)
         for t in _DTYPES
         for s in (t, *LIMITS)
-        for dim in DIMS
+        for dim in DIMS[2 if s == t else 1]
     ]
     return (*scalar, *mma, *(instance("merge_splits", c_type(t)) for t in _DTYPES))
 

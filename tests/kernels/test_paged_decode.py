@@ -59,7 +59,8 @@ SERVED = [
     (BF16, BF16, 256, 1, "decode_mma<bf16, bf16, 256, 4>"),
     (BF16, INT8, 64, 8, "decode_mma<bf16, signed char, 64, 4>"),
     (F16, FP8, 128, 12, "decode_mma<f16, e4m3, 128, 4>"),
-    (F16, F16, 96, 4, "decode_split<f16, f16, 128, 4, 4>"),
+    (BF16, BF16, 96, 4, "decode_mma<bf16, bf16, 96, 4>"),
+    (F16, INT8, 96, 4, "decode_split<f16, signed char, 128, 4, 4>"),
     (BF16, FP8, 80, 1, "decode_split<bf16, e4m3, 128, 4, 4>"),
 ]
 
@@ -88,8 +89,8 @@ def test_a_form_that_is_asked_for_serves_or_is_refused() -> None:
 
     assert planned({**arguments, "form": SCALAR}) == "decode_split<f16, f16, 128, 4, 4>"
     assert planned({**arguments, "form": AUTO}) == planned({**arguments, "form": MMA})
-    with pytest.raises(ValueError, match="dimension 96, expected one of 64, 128, 256 by the form"):
-        planned({**call(F16, dim=96), "form": MMA})
+    with pytest.raises(ValueError, match="dimension 80, expected one of 64, 96, 128, 256 by the"):
+        planned({**call(F16, dim=80), "form": MMA})
     with pytest.raises(ValueError, match="form 'tensor', expected one of auto, scalar, mma"):
         planned({**arguments, "form": "tensor"})
 
@@ -104,6 +105,7 @@ def test_a_cache_of_more_heads_than_an_int_counts_is_the_scalar_forms() -> None:
 ALIKE = [
     (F16, F16, 64, 5, 0.0, 0),
     (BF16, BF16, 256, 2, 0.0, 50),
+    (F16, F16, 96, 8, 0.0, 0),
     (F16, INT8, 256, 3, 2.0, 0),
     (BF16, FP8, 64, 9, 0.0, 9),
     (BF16, INT8, 128, 8, 0.0, 0),

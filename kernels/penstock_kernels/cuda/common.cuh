@@ -107,7 +107,7 @@ struct is_same<A, A> {
 
 // D[16,8] += A[16,16] B[16,8] of one of them, by a warp.
 template <class M>
-__device__ __forceinline__ void multiply(float* d, const unsigned* a, const unsigned* b) {
+__device__ __forceinline__ void mma_m16n8k16(float* d, const unsigned* a, const unsigned* b) {
   if constexpr (is_same<M, bf16>::value) mma_m16n8k16_bf16(d, a, b);
   else mma_m16n8k16_f16(d, a, b);
 }

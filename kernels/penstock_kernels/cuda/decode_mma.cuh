@@ -41,7 +41,7 @@ template <class S, int DIM>
 struct Tile {
   static constexpr int ROW = DIM * sizeof(S);
   static constexpr int HALVES = ROW > 256 ? 2 : 1;
-  static constexpr int UNIT = ROW < 128 ? ROW / 8 : 16;      // bytes that a lane reads of a value at once
+  static constexpr int UNIT = ROW % 128 ? 8 : 16;            // bytes that a lane reads of a value at once
   static constexpr int CHUNKS = ROW / HALVES / 64;           // of a key, of 16 bytes in each of four lanes
   static constexpr int SPANS = ROW / HALVES / (8 * UNIT);    // of a value, of UNIT bytes in each of eight lanes
   static constexpr int PAIRS = UNIT / (2 * int(sizeof(S)));  // of dimensions in a lane's unit
@@ -120,7 +120,7 @@ __device__ __forceinline__ void add_scores(float (*score)[4], const Four* key, c
       unsigned b[2];
       if constexpr (sizeof(S) == 1) widen<S>(own[i % EACH], b, b + 1);
       else b[0] = own[i % EACH * 2], b[1] = own[i % EACH * 2 + 1];
-      multiply<M>(score[r], a.v, b);
+      mma_m16n8k16<M>(score[r], a.v, b);
     }
   }
 }
@@ -145,7 +145,7 @@ __device__ __forceinline__ void add_values(float (*sum)[4], const typename Tile<
         a[t + 1] = __byte_perm(own[t].v[of], own[t + 1].v[of], 0x7632);
       }
     }
-    multiply<M>(sum[i], a, weights);
+    mma_m16n8k16<M>(sum[i], a, weights);
   }
 }
 
@@ -201,11 +201,13 @@ __device__ __forceinline__ float raise(float* most, const float* x) {
 }
 
 // Where a unit of four numbers of a head lies in its row of shared memory. All rows begin at the first bank; of the
-// eight lanes that store at a time two have units 2 (PAIRS 4) or 4 (PAIRS 8) apart, and four have heads 2 apart, whose
-// numbers exchange units: all banks are filled, or half of them twice.
+// eight lanes that store at a time two have units PAIRS / 2 apart, and four have heads 2 apart, whose numbers exchange
+// units: all banks are filled, or (PAIRS 8) half of them twice.
 template <int PAIRS>
 __device__ __forceinline__ int stored_at(int unit, int head) {
-  return unit ^ (PAIRS == 4 ? head / 2 % 2 | head / 4 * 4 : head / 2);
+  if constexpr (PAIRS == 2) return unit ^ head / 2 * 2;
+  else if constexpr (PAIRS == 4) return unit ^ (head / 2 % 2 | head / 4 * 4);
+  else return unit ^ head / 2;
 }
 
 // As decode_split, of which it takes the arguments and leaves the same partial results; dim is DIM, and a block serves

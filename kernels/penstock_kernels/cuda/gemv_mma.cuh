@@ -94,7 +94,7 @@ __global__ void __launch_bounds__(128, blocks_of(BITS, ROWS))
         for (int i = 0; i < 2 * TALL; ++i) {
           const unsigned *low = pairs[i / 2 * 2] + i % 2 * 2, *high = pairs[i / 2 * 2 + 1] + i % 2 * 2;
           unsigned a[4] = {low[0], high[0], low[1], high[1]};
-          multiply<T>(goal[i / 2][t], a, b.v + i % 2 * 2);
+          mma_m16n8k16<T>(goal[i / 2][t], a, b.v + i % 2 * 2);
         }
       }
     }

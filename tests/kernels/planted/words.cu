@@ -66,7 +66,7 @@ __global__ void tile(const T* a, const T* b, float* c) {
     int k = i * 8 + 2 * place;
     fb[i] = b[k * 8 + group].bits | unsigned(b[(k + 1) * 8 + group].bits) << 16;
   }
-  multiply<T>(d, fa, fb);
+  mma_m16n8k16<T>(d, fa, fb);
   for (int i = 0; i < 4; ++i) c[(group + i / 2 * 8) * 8 + 2 * place + i % 2] = d[i];
 }
 __global__ void bytes_chosen(const unsigned* x, const unsigned* y, const unsigned* which, unsigned* out) {
