@@ -2,6 +2,7 @@
 nothing, and draws are the host's.
 """
 
+import gc
 from typing import Any
 
 import ml_dtypes
@@ -18,6 +19,8 @@ from penstock_kernels.eight_bits import stored, widened
 from penstock_kernels.emulate.runner import Emulated
 from penstock_kernels.run import Reference
 from penstock_runtime.errors import FailedPrecondition, InvalidArgument
+from penstock_runtime.llm import attention
+from penstock_runtime.llm.attention_form import Form
 from penstock_runtime.llm.causal_model import LoadedCausalModel
 from penstock_runtime.llm.cuda_graphs import DecodeGraphs, batch_sizes
 from penstock_runtime.llm.device_kernels import device_kernels
@@ -172,13 +175,78 @@ def test_a_step_that_cannot_be_captured_is_computed_as_any_other(
     loaded = half("Llama")
     runner = PagedRunner(loaded, options(), 60)
     on_kernels(runner)
-    graphs = with_graphs(runner, HostCapturer(fail=True))
+    graphs = with_graphs(runner, HostCapturer(most=0))
 
     found = logits_of(runner)
 
     assert len(found) > 0
     assert graphs.broken
     assert caplog.text.count("without CUDA graphs: operation not permitted") == 1
+
+
+def test_graphs_that_there_are_go_on_where_a_larger_one_cannot_be_captured(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Texts that come one by one are the same; steps of more rows are computed as any other."""
+    texts = []
+    for most in (0, 2):
+        runner = PagedRunner(half("Llama"), options(), 60)
+        on_kernels(runner)
+        graphs = with_graphs(runner, HostCapturer(most))
+        driver = PlanDriver(runner, arrive_every=3)
+        made = [driver.add(prompt, 12) for prompt in prompts()[:4]]
+        driver.run()
+        texts.append([text.tokens for text in made])
+
+    assert texts[0] == texts[1]
+    assert graphs.sizes == (1, 2)
+    assert caplog.text.count("decode steps of more than 2 rows run without CUDA graphs") == 1
+
+
+def test_the_logits_of_all_graphs_lie_in_one_place() -> None:
+    """Else each size would keep its own, and a vocabulary is large."""
+    runner = PagedRunner(half("Llama"), options(), 60)
+    on_kernels(runner)
+    graphs = with_graphs(runner, HostCapturer())
+    driver = PlanDriver(runner, arrive_every=3)
+    for prompt in prompts()[:4]:
+        driver.add(prompt, 12)
+    driver.run()
+
+    outputs = [graph.output for graph, _ in graphs._graphs.values()]
+
+    assert len(outputs) >= 3
+    assert len({output.data_ptr() for output in outputs}) == 1
+
+
+def test_a_models_sinks_are_kept_as_long_as_the_model() -> None:
+    """Made once, and gone with it: kernels outlive models."""
+    kernels = host_kernels(HostLauncher())
+    sinks = torch.ones(4, dtype=torch.bfloat16)
+    form = Form(1.0, sinks=sinks)
+
+    made = kernels._float_sinks(form)
+
+    assert made is kernels._float_sinks(form)
+    assert made is not None
+    assert made.dtype is torch.float32
+    del sinks, form
+    gc.collect()
+    assert not kernels._sinks
+
+
+@pytest.mark.parametrize(("tokens", "context"), [(1, 7), (3, 7), (7, 7), (5, 40)])
+def test_a_mask_by_name_is_the_mask_by_numbers(tokens: int, context: int) -> None:
+    """The last tokens of a context, with heads that share keys."""
+    q, form = torch.randn(tokens, 8, 16), Form(0.3)
+    k, v = torch.randn(2, context, 2, 16)
+    places, first = torch.arange(context)[None], context - tokens
+    mask = places <= torch.arange(first, context)[:, None]
+
+    named = attention._dense(q, k, v, attention.causal_mask(tokens, context), form, causal=False)
+    written = attention._dense(q, k, v, mask, form, causal=False)
+
+    assert torch.allclose(named, written, atol=1e-6)
 
 
 def test_sizes_of_graphs_hold_every_batch_and_waste_little() -> None:

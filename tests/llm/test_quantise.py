@@ -13,10 +13,10 @@ pytest.importorskip("transformers")
 import torch
 import transformers
 
-from penstock_runtime.errors import InvalidArgument
+from penstock_runtime.errors import FailedPrecondition, InvalidArgument
 from penstock_runtime.llm.perplexity import perplexity
 from penstock_runtime.llm.quantise import choose, quantise_model
-from penstock_runtime.llm.quantised_linear import QuantisedLinear
+from penstock_runtime.llm.quantised_linear import QuantisedLinear, join
 from penstock_runtime.llm.quantised_weight import quantise_weight
 
 TRAINED = Path(__file__).resolve().parent / "tiny_llm"
@@ -123,6 +123,18 @@ def test_small_and_odd_layers_follow_the_rule() -> None:
     assert layer.mlp.up_proj.bits == 4
     assert first.mlp.up_proj.bits == 8
     assert ("model.layers.0.self_attn.k_proj", "its weight is 16x64") in report.skipped
+
+
+def test_whether_a_gpus_kernels_multiply_is_said_once_for_all_layers() -> None:
+    """In fused ones too; what is required and cannot be had is refused."""
+    model = _model()
+    quantise_model(model, "int8", cuda_kernels="off")
+    layers = [module for module in model.modules() if isinstance(module, QuantisedLinear)]
+
+    assert {layer.cuda_kernels for layer in layers} == {"off"}
+    assert join(layers[:1]).cuda_kernels == "off"
+    with pytest.raises(FailedPrecondition, match="cuda_kernels is 'require'"):
+        quantise_model(_model(), "int8", cuda_kernels="require")
 
 
 def test_none_changes_nothing_and_a_scheme_that_is_none_is_refused() -> None:

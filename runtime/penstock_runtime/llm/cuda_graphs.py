@@ -17,7 +17,6 @@ import torch
 from penstock_runtime.backends.torch_capture import Capturing
 from penstock_runtime.llm.packing import Feed, PackedBatch, Span, pack
 from penstock_runtime.llm.step import StepPlan
-from penstock_runtime.llm.transfers import down
 
 _log = logging.getLogger("penstock.llm")
 _CPU = torch.device("cpu")
@@ -71,9 +70,16 @@ class DecodeGraphs:
         self._block_size = block_size
         self._pages = pages
         self.sizes = batch_sizes(most_rows)
-        self._graphs: dict[int, Captured] = {}
+        # A graph goes on reading the batch that it was captured with.
+        self._graphs: dict[int, tuple[Captured, PackedBatch]] = {}
         self._buffers = _Buffers(self.sizes[-1], pages, device)
-        self.broken = False
+        # Of all sizes, since no two are wanted at once.
+        self._logits: torch.Tensor | None = None
+
+    @property
+    def broken(self) -> bool:
+        """Whether nothing can be captured."""
+        return not self.sizes
 
     def run(self, plan: StepPlan, feed: Feed | None = None) -> torch.Tensor | None:
         """The logits of the plan's rows, which stand until the next call; None where the step is
@@ -86,25 +92,38 @@ class DecodeGraphs:
         if batch.tables.shape[1] > self._pages:
             return None
         size = self.sizes[bisect_left(self.sizes, rows)]
-        self._buffers.fill(batch, size)
-        if feed is not None:
-            self._buffers.feed(feed, plan)
-        graph = self._graphs.get(size) or self._captured(size)
+        self._buffers.fill(batch, size, feed, plan)
+        graph = self._graph(size)
         if graph is None:
             return None
         graph.replay()
         return graph.output[:rows]
 
-    def _captured(self, size: int) -> Captured | None:
+    def _graph(self, size: int) -> Captured | None:
+        known = self._graphs.get(size)
+        if known is not None:
+            return known[0]
         batch = self._buffers.batch(size)
         try:
-            graph = self._capturer.capture(lambda: self._compute(batch))
+            graph = self._capturer.capture(lambda: self._kept(self._compute(batch)))
         except Exception as error:
-            self.broken = True
-            _log.warning("decode steps run without CUDA graphs: %s", error)
+            # What was captured goes on; where nothing was, nothing will be.
+            self.sizes = tuple(
+                each
+                for each in self.sizes
+                if each in self._graphs or (self._graphs and each < size)
+            )
+            most = f"of more than {self.sizes[-1]} rows " if self.sizes else ""
+            _log.warning("decode steps %srun without CUDA graphs: %s", most, error)
             return None
-        self._graphs[size] = graph
+        self._graphs[size] = graph, batch
         return graph
+
+    def _kept(self, logits: torch.Tensor) -> torch.Tensor:
+        """The logits where those of all sizes lie; made at the first call, which is not recorded."""
+        if self._logits is None:
+            self._logits = logits.new_empty(self.sizes[-1], logits.shape[1])
+        return self._logits[: len(logits)].copy_(logits)
 
     def __repr__(self) -> str:
         return f"<DecodeGraphs of {sorted(self._graphs)} rows, out of {list(self.sizes)}>"
@@ -120,13 +139,12 @@ class _Buffers:
         pinned = device.type == "cuda"
         self._hosts = [
             (
-                torch.zeros(3, rows, dtype=torch.int64, pin_memory=pinned),
-                torch.zeros(rows, 1 + pages, dtype=torch.int32, pin_memory=pinned),
+                torch.zeros(5, rows, dtype=torch.int64, pin_memory=pinned),
+                torch.zeros(rows * (1 + pages), dtype=torch.int32, pin_memory=pinned),
             )
             for _ in range(2)
         ]
         longs, ints = self._hosts[0]
-        self._device = device
         self._device_longs = longs.to(device, copy=True)
         self._device_ints = ints.to(device, copy=True)
         # A graph reads contexts and tables as they are for any other step: dense.
@@ -134,29 +152,45 @@ class _Buffers:
         self._contexts = torch.zeros(rows, dtype=torch.int32, device=device)
         self._places = torch.arange(rows, device=device)
 
-    def fill(self, batch: PackedBatch, size: int) -> None:
-        """Have this batch in the first rows, and nothing in the rows behind it."""
-        rows, pages = batch.tables.shape
+    def fill(self, batch: PackedBatch, size: int, feed: Feed | None, plan: StepPlan) -> None:
+        """Have this batch in the first rows, with the tokens that are only foreseen in it, and
+        nothing in the rows behind it.
+        """
         self._hosts.reverse()
-        longs, ints = self._hosts[0]
-        longs[0, :size] = 0
-        longs[1, :size] = 0
+        self._fill_longs(batch, size, feed, plan)
+        self._fill_ints(batch, size)
+
+    def _fill_longs(self, batch: PackedBatch, size: int, feed: Feed | None, plan: StepPlan) -> None:
+        longs, there, rows = self._hosts[0][0], self._device_longs, batch.tables.shape[0]
+        longs[:2, :size] = 0
         longs[2, :size] = -1
         longs[0, :rows] = batch.input_ids[0]
         longs[1, :rows] = batch.positions[0]
         longs[2, :rows] = batch.slots
-        ints[rows:size, 0] = 0
-        ints[:rows, 0] = batch.contexts
-        ints[:rows, 1 : 1 + pages] = batch.tables
-        self._device_longs.copy_(longs, non_blocking=True)
-        self._device_ints[:size].copy_(ints[:size], non_blocking=True)
-        self._contexts[:size] = self._device_ints[:size, 0]
-        self._tables[:size] = self._device_ints[:size, 1:]
+        unknown = 0
+        if feed is not None:
+            places, sources = feed.places(plan)
+            unknown = len(places)
+            longs[3, :unknown] = torch.from_numpy(places)
+            longs[4, :unknown] = torch.from_numpy(sources)
+        there.copy_(longs, non_blocking=True)
+        if feed is not None:
+            feed.fill(there[0], there[3, :unknown], there[4, :unknown])
 
-    def feed(self, feed: Feed, plan: StepPlan) -> None:
-        """Have the tokens that nobody knows yet in their rows."""
-        places, sources = (down(part, self._device) for part in feed.places(plan))
-        feed.fill(self._device_longs[0], places, sources)
+    def _fill_ints(self, batch: PackedBatch, size: int) -> None:
+        """Contexts and tables; of these no more travels than the longest row has."""
+        rows, pages = batch.tables.shape
+        count = size * (1 + pages)
+        ints = self._hosts[0][1][:count].view(size, 1 + pages)
+        ints[rows:] = 0
+        ints[:rows, 0] = batch.contexts
+        ints[:rows, 1:] = batch.tables
+        there = self._device_ints[:count]
+        there.copy_(self._hosts[0][1][:count], non_blocking=True)
+        there = there.view(size, 1 + pages)
+        self._contexts[:size] = there[:, 0]
+        # What is left of longer rows lies behind every context.
+        self._tables[:size, :pages] = there[:, 1:]
 
     def batch(self, size: int) -> PackedBatch:
         """The first rows as a batch; its spans say nothing but that each row decodes."""

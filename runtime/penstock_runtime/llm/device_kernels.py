@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any, Protocol
 
 import torch
+from torch.utils.weak import WeakIdKeyDictionary
 
 from penstock_kernels import gemv, paged_decode
 from penstock_kernels.bitmask import TOKEN_BITMASK
@@ -45,8 +46,8 @@ class DeviceKernels:
         self._launcher = launcher
         self._stream = stream
         self._processors = processors
-        # Sinks as kernels take them; the tensors are held because they are known by their ids.
-        self._sinks: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        # A model's sinks as kernels take them, for as long as the model is there.
+        self._sinks: Any = WeakIdKeyDictionary()
 
     def launch(self, kernel: Kernel, **arguments: Any) -> None:
         """One call, on torch's current stream."""
@@ -128,11 +129,10 @@ class DeviceKernels:
     def _float_sinks(self, form: Form) -> torch.Tensor | None:
         if form.sinks is None:
             return None
-        known = self._sinks.get(id(form.sinks))
+        known: torch.Tensor | None = self._sinks.get(form.sinks)
         if known is None:
-            known = form.sinks, form.sinks.detach().float().contiguous()
-            self._sinks[id(form.sinks)] = known
-        return known[1]
+            known = self._sinks[form.sinks] = form.sinks.detach().float().contiguous()
+        return known
 
     def __deepcopy__(self, _: object) -> "DeviceKernels":
         # A layer that is copied is multiplied by the same device.

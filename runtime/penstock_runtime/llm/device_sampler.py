@@ -37,8 +37,9 @@ class DeviceSampler:
         rows = [row for draw in own for row in _rows(draw)]
         x = logits if rows == list(range(len(logits))) else logits[_longs(rows, logits)]
         x = x.contiguous()
-        fit = x.amax(-1).isfinite().tolist()
-        tokens = self.choose(own, x).clamp_(min=0).tolist()
+        fit, tokens = x.amax(-1).isfinite(), self.choose(own, x).clamp_(min=0)
+        # One copy, at which the host waits for the step.
+        tokens, fit = torch.stack((tokens, fit.int())).tolist()
         at = 0
         for draw in own:
             count = len(_rows(draw))

@@ -69,7 +69,12 @@ def load_causal_model(
 def prepare(module: Any, options: EngineOptions) -> LoadedCausalModel:
     """A module of transformers, looked at and made ready to run."""
     module.eval().requires_grad_(False)
-    report = quantise_model(module, options.quantization, kernels=options.cpu_kernels)
+    report = quantise_model(
+        module,
+        options.quantization,
+        kernels=options.cpu_kernels,
+        cuda_kernels=options.cuda_kernels,
+    )
     if report.layers:
         _log.info("%s: %s", type(module).__name__, report)
     config = module.config.get_text_config()

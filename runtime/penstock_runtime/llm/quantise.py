@@ -59,11 +59,12 @@ def quantise_model(
     group: int = GROUPS[0],
     head: bool = False,
     kernels: str = "auto",
+    cuda_kernels: str = "auto",
     progress: Progress | None = None,
 ) -> QuantisationReport:
     """Quantise in place by `scheme`: none, int8 or int4. `kernels` is as `cpu_kernels` of the
-    options (auto, off, require); `progress` is told layers done and in all. InvalidArgument names a
-    scheme that is none.
+    options (auto, off, require), `cuda_kernels` as there; `progress` is told layers done and in
+    all. InvalidArgument names a scheme that is none.
     """
     bits = bits_of(scheme)
     if not bits:
@@ -74,7 +75,7 @@ def quantise_model(
     for done, name in enumerate(chosen):
         parent, last = _parent(model, name)
         old = getattr(parent, last)
-        new = _quantised(old, 8 if _is_first(name) else bits, group, fast)
+        new = _quantised(old, 8 if _is_first(name) else bits, group, fast, cuda_kernels)
         before += old.weight.nbytes
         after += new.quantised.nbytes
         setattr(parent, last, new)
@@ -117,14 +118,15 @@ def choose(
 
 
 def _quantised(
-    module: Any, bits: int, group: int, kernel: QuantisedKernel | None
+    module: Any, bits: int, group: int, kernel: QuantisedKernel | None, cuda_kernels: str
 ) -> QuantisedLinear:
     weight = module.weight.detach()
     if is_conv1d(module):
         weight = weight.t()
     if bits == 4 and not group_for(weight.shape[1], group):
         bits = 8
-    return QuantisedLinear(quantise_weight(weight, bits, group), module.bias, kernel)
+    made = quantise_weight(weight, bits, group)
+    return QuantisedLinear(made, module.bias, kernel, cuda_kernels=cuda_kernels)
 
 
 def _is_first(name: str) -> bool:

@@ -24,7 +24,9 @@ _FEW = 24
 
 
 class QuantisedLinear(torch.nn.Module):
-    """Stands where a Linear stood, or several of one input, whose outputs stand side by side."""
+    """Stands where a Linear stood, or several of one input, whose outputs stand side by side.
+    `cuda_kernels` is as in the options of an engine.
+    """
 
     data: torch.Tensor
     scales: torch.Tensor
@@ -36,6 +38,7 @@ class QuantisedLinear(torch.nn.Module):
         bias: torch.Tensor | None = None,
         kernel: QuantisedKernel | None = None,
         sizes: Sequence[int] = (),
+        cuda_kernels: str = "auto",
     ) -> None:
         super().__init__()
         self.bits, self.group = weight.bits, weight.group
@@ -46,7 +49,8 @@ class QuantisedLinear(torch.nn.Module):
         self.register_buffer("bias", None if bias is None else bias.detach().float())
         self.kernel = kernel if kernel is not None and kernel.fits(weight) else None
         self._bound = self.kernel.bind(weight, self.bias) if self.kernel is not None else None
-        self.device_kernels: DeviceKernels | None = device_kernels("auto", weight.data.device)
+        self.cuda_kernels = cuda_kernels
+        self.device_kernels: DeviceKernels | None = device_kernels(cuda_kernels, weight.data.device)
 
     @property
     def quantised(self) -> QuantisedWeight:
@@ -83,7 +87,7 @@ class QuantisedLinear(torch.nn.Module):
         self.bias = None if bias is None else bias.to(device)
         fits = self.kernel is not None and self.kernel.fits(self.quantised)
         self._bound = self.kernel.bind(self.quantised, self.bias) if self.kernel and fits else None
-        self.device_kernels = device_kernels("auto", device)
+        self.device_kernels = device_kernels(self.cuda_kernels, device)
         return self
 
     def extra_repr(self) -> str:
@@ -134,9 +138,9 @@ def join(layers: Sequence[QuantisedLinear]) -> QuantisedLinear:
     weight = concatenate([layer.quantised for layer in layers])
     biases = [_bias(layer) for layer in layers]
     some = any(layer.bias is not None for layer in layers)
-    kernels = [layer.kernel for layer in layers]
     sizes = [layer.out_features for layer in layers]
-    return QuantisedLinear(weight, torch.cat(biases) if some else None, kernels[0], sizes)
+    bias, first = torch.cat(biases) if some else None, layers[0]
+    return QuantisedLinear(weight, bias, first.kernel, sizes, first.cuda_kernels)
 
 
 def _bias(layer: QuantisedLinear) -> torch.Tensor:
