@@ -120,7 +120,7 @@ class DecodeGraphs:
         return graph
 
     def _kept(self, logits: torch.Tensor) -> torch.Tensor:
-        """The logits where those of all sizes lie; made at the first call, which records nothing."""
+        """The logits where those of all sizes lie; that is made at the first call, a warm one."""
         if self._logits is None:
             self._logits = logits.new_empty(self.sizes[-1], logits.shape[1])
         return self._logits[: len(logits)].copy_(logits)
