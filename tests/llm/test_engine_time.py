@@ -61,8 +61,8 @@ def test_a_thousand_cancels_and_deadlines_leave_nothing() -> None:
     assert all(isinstance(e.task.error, DeadlineExceeded | None) for e in late)
     assert sum(each.task.gone for each in driver.asked) > 300
     assert sum(each.task.error is not None for each in late) > 200
-    counters = driver.tally.counters()
-    reasons = {s.labels["finished_reason"]: s.value for s in driver.tally.reasons()}
+    counters = driver.tally.snapshot().counters()
+    reasons = {s.labels["finished_reason"]: s.value for s in driver.tally.snapshot().ended()}
     assert sum(reasons.values()) == sum(len(e.generation.choices) for e in driver.asked)
     assert counters["num_preemptions_total"] == driver.engine.stats().preemptions
 
@@ -189,14 +189,14 @@ def test_histograms_agree_with_what_callers_got() -> None:
         / 1e9
     )
     assert whole["count"] == 6
-    counters = driver.tally.counters()
+    counters = driver.tally.snapshot().counters()
     assert counters["generation_tokens_total"] == sum(len(each.ids) for each in asked)
     assert counters["prompt_tokens_total"] == 18
 
 
 def summed(driver: Driver, name: str) -> dict[str, float]:
     """Count and sum of a histogram."""
-    samples = driver.tally.histogram(name)
+    samples = driver.tally.snapshot().histogram(name)
     return {
         kind: next(float(s.value) for s in samples if getattr(s, "suffix", "") == f"_{kind}")
         for kind in ("count", "sum")

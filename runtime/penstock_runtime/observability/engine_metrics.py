@@ -8,84 +8,15 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from penstock_runtime.errors import InvalidArgument
-from penstock_runtime.observability.histogram import Histogram
+from penstock_runtime.observability.engine_tables import COUNTED, COUNTERS, GAUGES, HISTOGRAMS, OTEL
+from penstock_runtime.observability.histogram import Histogram, HistogramSnapshot
 from penstock_runtime.observability.metrics import Family, Sample, histogram_samples
 
 PREFIX, VLLM_PREFIX, OTEL_PREFIX = "penstock_llm_", "vllm:", "gen_ai_server_"
-
-# OpenTelemetry's metrics for servers of generative AI, as Prometheus spells them.
-_OTEL = {
-    "request_duration_seconds": "e2e_request_latency_seconds",
-    "time_to_first_token_seconds": "time_to_first_token_seconds",
-    "time_per_output_token_seconds": "request_time_per_output_token_seconds",
-}
 COMPATIBLE = ("vllm", "otel")
-
-_MS = 1_000_000
-_TTFT_MS = (1, 5, 10, 20, 40, 60, 80, 100, 250, 500, 750, 1000, 2500, 5000, 7500, 10_000, 20_000)
-_TTFT_NS = tuple(ms * _MS for ms in (*_TTFT_MS, 40_000, 80_000, 160_000, 640_000, 2_560_000))
-_GAP_MS = (10, 25, 50, 75, 100, 150, 200, 300, 400, 500, 750, 1000, 2500, 5000, 7500, 10_000)
-_GAP_NS = tuple(ms * _MS for ms in (*_GAP_MS, 20_000, 40_000, 80_000))
-_LONG_MS = (300, 500, 800, 1000, 1500, 2000, 2500, 5000, 10_000, 15_000, 20_000, 30_000, 40_000)
-_LONG_NS = tuple(
-    ms * _MS
-    for ms in (*_LONG_MS, 50_000, 60_000, 120_000, 240_000, 480_000, 960_000, 1_920_000, 7_680_000)
-)
-_TOKENS = tuple(step * 10**decade for decade in range(6) for step in (1, 2, 5))
-_STEP = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16_384)
-_FEW = (1, 2, 5, 10, 20)
-
-# Suffix, bounds, the unit they are told in, help.
-_HISTOGRAMS: Mapping[str, tuple[tuple[int, ...], float, str]] = {
-    "time_to_first_token_seconds": (_TTFT_NS, 1e9, "From a request's arrival to its first token"),
-    "inter_token_latency_seconds": (_GAP_NS, 1e9, "Between two tokens of one answer"),
-    "request_time_per_output_token_seconds": (
-        _GAP_NS,
-        1e9,
-        "Mean of a request's times between tokens",
-    ),
-    "e2e_request_latency_seconds": (_LONG_NS, 1e9, "From a request's arrival to its last answer"),
-    "request_queue_time_seconds": (_LONG_NS, 1e9, "From a request's arrival to its first step"),
-    "request_inference_time_seconds": (
-        _LONG_NS,
-        1e9,
-        "From a request's first step to its last token",
-    ),
-    "request_prefill_time_seconds": (
-        _LONG_NS,
-        1e9,
-        "From a request's first step to its first token",
-    ),
-    "request_decode_time_seconds": (_LONG_NS, 1e9, "From a request's first token to its last"),
-    "request_prompt_tokens": (_TOKENS, 1.0, "Tokens of a request's prompts"),
-    "request_generation_tokens": (_TOKENS, 1.0, "Tokens that a request was given"),
-    "request_params_max_tokens": (_TOKENS, 1.0, "Most tokens that a request allowed"),
-    "request_params_n": (_FEW, 1.0, "Answers that a request asked for"),
-    "request_num_preemptions": (_FEW, 1.0, "How often a request lost its blocks to others"),
-    "iteration_tokens_total": (_STEP, 1.0, "Tokens that were computed in one step"),
-}
-
-_COUNTERS: Mapping[str, str] = {
-    "prompt_tokens_total": "Tokens of prompts",
-    "prompt_tokens_cached_total": "Tokens of prompts that were in the cache",
-    "generation_tokens_total": "Tokens that were generated",
-    "prefix_cache_queries_total": "Tokens that were looked up in the prefix cache",
-    "prefix_cache_hits_total": "Tokens that were found in the prefix cache",
-    "num_preemptions_total": "Sequences that lost their blocks to others",
-    "admission_rejections_total": "Requests that were refused when they came",
-    "spec_decode_num_drafts_total": "Guesses at what comes next",
-    "spec_decode_num_draft_tokens_total": "Tokens that were guessed",
-    "spec_decode_num_accepted_tokens_total": "Guessed tokens that were right",
-    "compute_seconds_total": "Seconds that steps took",
-}
-
-_GAUGES: Mapping[str, str] = {
-    "num_requests_running": "Sequences that are being generated",
-    "num_requests_waiting": "Sequences that wait for room",
-    "kv_cache_usage_perc": "Part of the KV cache that is in use, 0 to 1",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +31,54 @@ class EngineState:
     preemptions: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class EngineSnapshot:
+    """What an engine had done at one moment. `counts` are by their suffixes without `_total`, and
+    times among them nanoseconds; `labels` are those of its series, `cache_config` further ones.
+    """
+
+    labels: Mapping[str, str]
+    cache_config: Mapping[str, str]
+    counts: Mapping[str, int]
+    reasons: Mapping[str, int]
+    histograms: Mapping[str, HistogramSnapshot]
+    state: EngineState
+
+    def counters(self) -> Mapping[str, float]:
+        """Every counter by its suffix."""
+        found = {f"{name}_total": float(value) for name, value in self.counts.items()}
+        found["compute_seconds_total"] /= 1e9
+        found["prefix_cache_queries_total"] = self.state.prefix_queries
+        found["prefix_cache_hits_total"] = self.state.prefix_hits
+        found["num_preemptions_total"] = self.state.preemptions
+        return found
+
+    def gauges(self) -> Mapping[str, float]:
+        """Every gauge by its suffix."""
+        return {
+            "num_requests_running": self.state.running,
+            "num_requests_waiting": self.state.waiting,
+            "kv_cache_usage_perc": self.state.cache_usage,
+        }
+
+    def ended(self) -> Sequence[Sample]:
+        """How many answers ended for which reason."""
+        known = sorted(self.reasons.items())
+        return [Sample(n, {**self.labels, "finished_reason": reason}) for reason, n in known]
+
+    def histogram(self, name: str) -> Sequence[Sample]:
+        """The lines of one histogram."""
+        return histogram_samples(self.labels, self.histograms[name], HISTOGRAMS[name][1])
+
+    def config(self) -> Sequence[Sample]:
+        """What the cache is like."""
+        return [Sample(1, {**self.labels, **self.cache_config})]
+
+
 class EngineTally:
-    """What one engine did. Any method from any thread."""
+    """What one engine did. Any method from any thread; `state` is asked how it is, and `on_end` is
+    told of each answer that ends, in the thread that ends it.
+    """
 
     def __init__(
         self, model: str, version: int, engine: str, cache_config: Mapping[str, str]
@@ -111,8 +88,9 @@ class EngineTally:
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._reasons: Counter[str] = Counter()
-        self._histograms = {name: Histogram(spec[0]) for name, spec in _HISTOGRAMS.items()}
+        self._histograms = {name: Histogram(spec[0]) for name, spec in HISTOGRAMS.items()}
         self.state: Callable[[], EngineState] = EngineState
+        self.on_end: Callable[[], None] = _nothing
 
     def count(self, **amounts: int) -> None:
         """Add to counters, by their suffixes without `_total`; times are nanoseconds."""
@@ -134,42 +112,30 @@ class EngineTally:
         """An answer ended for this reason."""
         with self._lock:
             self._reasons[reason] += 1
+        self.on_end()
 
-    def counters(self) -> Mapping[str, float]:
-        """Every counter by its suffix."""
+    def snapshot(self) -> EngineSnapshot:
+        """What it has done until now."""
+        # Before: whoever is asked has a lock of its own.
         state = self.state()
         with self._lock:
-            found = {name: float(self._counts[name.removesuffix("_total")]) for name in _COUNTERS}
-        found["compute_seconds_total"] /= 1e9
-        found["prefix_cache_queries_total"] = state.prefix_queries
-        found["prefix_cache_hits_total"] = state.prefix_hits
-        found["num_preemptions_total"] = state.preemptions
-        return found
+            return EngineSnapshot(
+                self.labels,
+                self._cache_config,
+                {name: self._counts[name] for name in COUNTED},
+                dict(self._reasons),
+                {name: histogram.snapshot() for name, histogram in self._histograms.items()},
+                state,
+            )
 
-    def gauges(self) -> Mapping[str, float]:
-        """Every gauge by its suffix."""
-        state = self.state()
-        return {
-            "num_requests_running": state.running,
-            "num_requests_waiting": state.waiting,
-            "kv_cache_usage_perc": state.cache_usage,
-        }
 
-    def reasons(self) -> Sequence[Sample]:
-        """How many answers ended for which reason."""
-        with self._lock:
-            found = dict(self._reasons)
-        return [Sample(n, {**self.labels, "finished_reason": r}) for r, n in sorted(found.items())]
+class Engine(Protocol):
+    """Whoever can say what an engine did."""
 
-    def histogram(self, name: str) -> Sequence[Sample]:
-        """The lines of one histogram."""
-        with self._lock:
-            snapshot = self._histograms[name].snapshot()
-        return histogram_samples(self.labels, snapshot, _HISTOGRAMS[name][1])
+    labels: dict[str, str]
 
-    def config(self) -> Sequence[Sample]:
-        """What the cache is like."""
-        return [Sample(1, {**self.labels, **self._cache_config})]
+    def snapshot(self) -> EngineSnapshot:
+        """What it has done until now."""
 
 
 class EngineBook:
@@ -186,83 +152,87 @@ class EngineBook:
         self._prefixes = (PREFIX, VLLM_PREFIX) if "vllm" in compat else (PREFIX,)
         self._otel = "otel" in compat
         self._lock = threading.Lock()
-        self._tallies: list[EngineTally] = []
+        self._engines: list[Engine] = []
 
-    def add(self, tally: EngineTally) -> None:
+    def add(self, engine: Engine) -> None:
         """An engine came."""
         with self._lock:
-            self._tallies.append(tally)
+            self._engines.append(engine)
 
-    def remove(self, tally: EngineTally) -> None:
+    def remove(self, engine: Engine) -> None:
         """An engine is gone, and with it its series."""
         with self._lock:
-            if tally in self._tallies:
-                self._tallies.remove(tally)
+            if engine in self._engines:
+                self._engines.remove(engine)
 
     def families(self) -> list[Family]:
         """What a scrape is told; nothing where there is no engine."""
         with self._lock:
             # Of two loads of one version (one of them drains) the last is told.
-            known = {tuple(sorted(tally.labels.items())): tally for tally in self._tallies}
-        tallies = [known[key] for key in sorted(known)]
-        if not tallies:
+            known = {tuple(sorted(engine.labels.items())): engine for engine in self._engines}
+        engines = [known[key].snapshot() for key in sorted(known)]
+        if not engines:
             return []
-        families = [f for prefix in self._prefixes for f in _families(prefix, tallies)]
-        return [*families, *_otel_families(tallies)] if self._otel else families
+        families = [f for prefix in self._prefixes for f in _families(prefix, engines)]
+        return [*families, *_otel_families(engines)] if self._otel else families
 
 
-def _otel_families(tallies: Sequence[EngineTally]) -> list[Family]:
+def _otel_families(engines: Sequence[EngineSnapshot]) -> list[Family]:
     return [
         Family(
             OTEL_PREFIX + name,
             "histogram",
-            _HISTOGRAMS[ours][2],
+            HISTOGRAMS[ours][2],
             tuple(
-                replace(sample, labels={**sample.labels, **_otel_labels(tally)})
-                for tally in tallies
-                for sample in tally.histogram(ours)
+                replace(sample, labels={**sample.labels, **_otel_labels(engine)})
+                for engine in engines
+                for sample in engine.histogram(ours)
             ),
         )
-        for name, ours in _OTEL.items()
+        for name, ours in OTEL.items()
     ]
 
 
-def _otel_labels(tally: EngineTally) -> dict[str, str]:
-    model = tally.labels["model_name"]
+def _otel_labels(engine: EngineSnapshot) -> dict[str, str]:
+    model = engine.labels["model_name"]
     return {"gen_ai_provider_name": "penstock", "gen_ai_request_model": model}
 
 
-def _families(prefix: str, tallies: Sequence[EngineTally]) -> list[Family]:
-    counters = [(t.labels, t.counters()) for t in tallies]
-    gauges = [(t.labels, t.gauges()) for t in tallies]
+def _families(prefix: str, engines: Sequence[EngineSnapshot]) -> list[Family]:
+    counters = [(e.labels, e.counters()) for e in engines]
+    gauges = [(e.labels, e.gauges()) for e in engines]
     return [
         *(
             Family(prefix + name, "gauge", text, tuple(Sample(v[name], at) for at, v in gauges))
-            for name, text in _GAUGES.items()
+            for name, text in GAUGES.items()
         ),
         *(
             Family(prefix + name, "counter", text, tuple(Sample(v[name], at) for at, v in counters))
-            for name, text in _COUNTERS.items()
+            for name, text in COUNTERS.items()
         ),
         Family(
             prefix + "request_success_total",
             "counter",
             "Answers that ended, by the reason",
-            tuple(sample for tally in tallies for sample in tally.reasons()),
+            tuple(sample for engine in engines for sample in engine.ended()),
         ),
         *(
             Family(
                 prefix + name,
                 "histogram",
                 text,
-                tuple(sample for tally in tallies for sample in tally.histogram(name)),
+                tuple(sample for engine in engines for sample in engine.histogram(name)),
             )
-            for name, (_, _, text) in _HISTOGRAMS.items()
+            for name, (_, _, text) in HISTOGRAMS.items()
         ),
         Family(
             prefix + "cache_config_info",
             "gauge",
             "1, with what the KV cache is like",
-            tuple(sample for tally in tallies for sample in tally.config()),
+            tuple(sample for engine in engines for sample in engine.config()),
         ),
     ]
+
+
+def _nothing() -> None:
+    return
