@@ -7,7 +7,7 @@ from functools import partial
 from penstock_runtime.backends.registry import default_registry
 from penstock_runtime.dispatch import Dispatch
 from penstock_runtime.examining import examine_model
-from penstock_runtime.llm.calls import CallLog
+from penstock_runtime.llm.calls import Calls
 from penstock_runtime.model import Model
 from penstock_runtime.model_services import ModelServices, Reading
 from penstock_runtime.observability.custom_metrics import CustomMetrics
@@ -40,7 +40,7 @@ def open_repository(
     sequences: SequenceBook | None = None,
     custom: CustomMetrics | None = None,
     engines: EngineBook | None = None,
-    calls: CallLog | None = None,
+    calls: Calls | None = None,
     reading: Reading | None = None,
 ) -> ModelRepository[Model]:
     """A repository with every backend there is; nothing is loaded before its `start`.

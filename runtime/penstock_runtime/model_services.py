@@ -8,7 +8,7 @@ from typing import Protocol
 
 from penstock_runtime.dispatch import Dispatch
 from penstock_runtime.errors import Unavailable
-from penstock_runtime.llm.calls import CallLog
+from penstock_runtime.llm.calls import Calls
 from penstock_runtime.observability.custom_metrics import CustomMetrics
 from penstock_runtime.observability.engine_metrics import EngineBook
 from penstock_runtime.repository.overrides import LoadOverrides
@@ -59,5 +59,5 @@ class ModelServices:
     waits: WaitGraph = field(default_factory=WaitGraph)
     loads: WaitGraph = field(default_factory=WaitGraph)
     engines: EngineBook = field(default_factory=EngineBook)
-    calls: CallLog | None = None
+    calls: Calls | None = None
     reading: Reading | None = None

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from penstock_runtime.errors import InvalidArgument
-from penstock_runtime.llm.calls import CallLog, CallRecord, rfc3339
+from penstock_runtime.llm.calls import MOST_BYTES, CallLog, CallRecord, rfc3339
 
 RECORD = CallRecord(
     time_ns=1_795_867_200_123_456_789,
@@ -123,6 +123,21 @@ def test_what_has_no_room_is_dropped_and_counted(tmp_path: Path) -> None:
     long.append(CallRecord(0, "gemma", prompt="x" * 500))
     assert long.close()
     assert long.stats().dropped == 1
+
+
+def test_what_waits_is_bounded_by_all_that_a_record_holds(tmp_path: Path) -> None:
+    """A form that the answer must have is a text of the caller's, too; what is lost before it gets
+    here is counted with the rest.
+    """
+    form = {"structured": "x" * (MOST_BYTES // 2)}
+    log = CallLog(str(tmp_path / "calls"), 1 << 20)
+
+    taken = [log.append(CallRecord(0, "gemma", parameters=form)) for _ in range(2)]
+    log.lost(3)
+
+    assert taken == [True, False]
+    assert log.stats().dropped == 4
+    assert log.close()
 
 
 def test_a_disk_that_fails_reaches_nobody(

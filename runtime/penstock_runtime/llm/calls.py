@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 from penstock_runtime.errors import InvalidArgument
 
@@ -62,7 +62,8 @@ class CallRecord:
     @property
     def size(self) -> int:
         """About how many bytes it holds on to."""
-        return _RECORD_BYTES + len(self.prompt) + len(self.answer) + len(self.error)
+        texts = (self.id, self.tenant, self.finish_reason, self.error, self.prompt, self.answer)
+        return _RECORD_BYTES + sum(map(len, texts)) + len(str(self.parameters))
 
     def document(self, content: bool) -> dict[str, Any]:
         """What the file says of it, with the texts or without."""
@@ -81,6 +82,20 @@ class CallRecord:
         if content:
             said |= {"prompt": self.prompt, "answer": self.answer}
         return said
+
+
+class Calls(Protocol):
+    """Where calls are recorded. Any method from any thread; none waits or raises."""
+
+    @property
+    def content(self) -> bool:
+        """Whether texts are recorded too."""
+
+    def append(self, record: CallRecord) -> bool:
+        """Take one; False if there is no room for it."""
+
+    def lost(self, count: int) -> None:
+        """So many records did not get as far as here."""
 
 
 def rfc3339(time_ns: int) -> str:
@@ -222,6 +237,11 @@ class CallLog:
             if len(self._waiting) == 1:
                 self._changed.notify_all()
         return True
+
+    def lost(self, count: int) -> None:
+        """So many records did not get as far as here."""
+        with self._changed:
+            self._dropped += count
 
     def stats(self) -> CallLogStats:
         """How many records wait, were written, and were lost."""

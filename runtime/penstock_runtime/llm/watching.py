@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from penstock_runtime.errors import PenstockError
 from penstock_runtime.llm.answers import mean_gap_ns
-from penstock_runtime.llm.calls import CallLog, CallRecord
+from penstock_runtime.llm.calls import CallRecord, Calls
 from penstock_runtime.llm.generation import Choice, Generation
 from penstock_runtime.llm.roster import BatcherStats
 from penstock_runtime.llm.step import StepPlan
@@ -21,7 +21,7 @@ class EngineWatcher:
     def __init__(
         self,
         tally: EngineTally,
-        calls: CallLog | None = None,
+        calls: Calls | None = None,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._tally = tally
