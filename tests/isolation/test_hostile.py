@@ -66,8 +66,8 @@ class FakeProcess:
 class Scene:
     """A life, and the other end of it."""
 
-    def __init__(self) -> None:
-        services = ModelServices(Dispatch(), CustomMetrics())
+    def __init__(self, services: ModelServices | None = None) -> None:
+        services = services or ModelServices(Dispatch(), CustomMetrics())
         config = ModelConfig(name="m")
         source = ModelSource(config, 1, Path("/r/m/1"), Path("/r/m"), services=services)
         self.tasks: list[OpenTasks] = []
@@ -75,7 +75,7 @@ class Scene:
 
         def desk(life: Life) -> ServerDesk:
             self.tasks.append(OpenTasks(life))
-            return ServerDesk(life, self.tasks[0], self, source)
+            return ServerDesk(life, self.tasks[0], self, source, "m_0_0")
 
         self.life = Life("m", "m_0_0", Settings(memory_bytes=1 << 20), desk, self.ended.set)
         process: Any = self.life.process
@@ -129,6 +129,8 @@ KEYS = st.sampled_from(
         *("tensors", "block", "free", "size", "level", "text", "what", "handle", "value", "error"),
         *("name", "version", "graph", "targets", "kind", "labels", "bounds", "help", "request"),
         *("types", "count", "parameters", "last", "files", "config", "ready"),
+        *("counts", "reasons", "histograms", "totals", "now", "cache", "gone"),
+        *("records", "lost", "done", "total"),
     ]
 )
 WORDS = st.sampled_from(["find", "begin", "declare", "metric", "value", "load", "end", "waits"])

@@ -8,6 +8,7 @@ from typing import Any, cast
 from penstock_runtime.datatype import from_wire
 from penstock_runtime.dispatch import Dispatch, Serving
 from penstock_runtime.isolation.child_link import ChildLink
+from penstock_runtime.isolation.child_reports import Reading, Reporter
 from penstock_runtime.isolation.frames import Frame, Kind
 from penstock_runtime.isolation.values import error_of, parameters_of, request_note
 from penstock_runtime.model_services import Control, ModelServices
@@ -28,8 +29,16 @@ def remote_services(link: ChildLink) -> ModelServices:
     dispatch, control = Dispatch(), Control()
     dispatch.bind(partial(_find, link))
     control.bind(_Repository(link))
+    reporter = Reporter(link, link.hello.get("calls"))
     return ModelServices(
-        dispatch, _Metrics(link), control, _Waits(link, "waits"), _Waits(link, "loads")
+        dispatch,
+        _Metrics(link),
+        control,
+        _Waits(link, "waits"),
+        _Waits(link, "loads"),
+        reporter.engines,
+        reporter.calls,
+        Reading(link) if link.hello.get("reading") else None,
     )
 
 

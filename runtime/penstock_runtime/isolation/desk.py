@@ -22,6 +22,7 @@ from penstock_runtime.errors import (
 from penstock_runtime.isolation.frames import BrokenProtocol, Frame, Kind
 from penstock_runtime.isolation.life import Life
 from penstock_runtime.isolation.server_calls import ServerCalls
+from penstock_runtime.isolation.server_reports import ServerReports, ToldEngine
 from penstock_runtime.isolation.tasks import OpenTasks
 from penstock_runtime.isolation.values import count_of, error_note, list_of, text_of
 from penstock_runtime.model_services import ModelServices
@@ -44,11 +45,17 @@ def instance_key(source: ModelSource) -> str:
 
 class ServerDesk:
     """One for each life of a process; `owner` is the instance, which outlives it, `name` what it
-    is called.
+    is called, `engine` what is told of its engine.
     """
 
     def __init__(
-        self, life: Life, tasks: OpenTasks, owner: object, source: ModelSource, name: str = ""
+        self,
+        life: Life,
+        tasks: OpenTasks,
+        owner: object,
+        source: ModelSource,
+        name: str = "",
+        engine: ToldEngine | None = None,
     ) -> None:
         self._life = life
         self._tasks = tasks
@@ -57,6 +64,7 @@ class ServerDesk:
         self._source = source
         self._services = source.services
         self._calls = ServerCalls(life, source.services, tasks)
+        self._reports = ServerReports(life, source, engine or ToldEngine(source, name))
         self._lock = threading.Lock()
         self._waits: list[tuple[str, frozenset[str]]] = []
         self._loads = 0
@@ -77,13 +85,15 @@ class ServerDesk:
         elif frame.kind is Kind.TELL:
             self._tell(frame)
         else:
-            return self._tasks.handle(frame) or self._calls.handle(frame)
+            others = (self._tasks, self._calls, self._reports)
+            return any(each.handle(frame) for each in others)
         return True
 
     def close(self, error: InstanceDied) -> None:
         """The process is gone: nothing waits for anything on its behalf any more."""
-        self._tasks.close(error)
+        lost = self._tasks.close(error)
         self._calls.close()
+        self._reports.close(lost, error)
         with self._lock:
             self._closed = True
             waits, self._waits = self._waits, []

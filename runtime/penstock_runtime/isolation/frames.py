@@ -62,6 +62,9 @@ class Kind(IntEnum):
     CALL = 80
     CALL_END = 81
     CALL_CREDIT = 82
+    ENGINE = 83
+    RECORDS = 84
+    READING = 85
 
 
 _KINDS = {int(kind): kind for kind in Kind}

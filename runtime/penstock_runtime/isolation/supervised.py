@@ -16,6 +16,7 @@ from penstock_runtime.isolation.backoff import Backoff
 from penstock_runtime.isolation.desk import ServerDesk
 from penstock_runtime.isolation.frames import Frame, Kind
 from penstock_runtime.isolation.life import Life, hello
+from penstock_runtime.isolation.server_reports import ToldEngine
 from penstock_runtime.isolation.settings import Settings
 from penstock_runtime.isolation.tasks import OpenTasks
 from penstock_runtime.isolation.values import text_of
@@ -52,6 +53,7 @@ class Keeper:
         self._closing = threading.Event()
         self._backoff = Backoff(settings.failed_starts)
         self._memory: dict[str, int] = {}
+        self._engine = ToldEngine(source, placement.name)
         self._give_up: Reason = _never
         self._on_death: Callable[[], None] = _nothing
         self._warm: Callable[[], None] = _nothing
@@ -157,7 +159,7 @@ class Keeper:
 
         def desk(life: Life) -> ServerDesk:
             made.append(OpenTasks(life))
-            return ServerDesk(life, made[0], self, self.source, self.placement.name)
+            return ServerDesk(life, made[0], self, self.source, name, self._engine)
 
         life = Life(config.name, name, self.settings, desk, self._died)
         try:
@@ -184,7 +186,8 @@ class Keeper:
             raise Internal(f"{self.placement.name} is not needed any more")
 
     def _hello(self) -> dict[str, Any]:
-        source, place = self.source, self.placement
+        source, place, services = self.source, self.placement, self.source.services
+        calls = services.calls if services is not None else None
         return hello(
             "load",
             config_to_dict(source.config),
@@ -194,7 +197,9 @@ class Keeper:
             pickle=source.allow_pickle,
             beat=min(self.settings.heartbeat_s / 4, 0.5),
             placement=[place.name, place.kind, place.device_id],
-            services=source.services is not None,
+            services=services is not None,
+            calls=calls.content if calls is not None else None,
+            reading=services is not None and services.reading is not None,
         )
 
     def _died(self) -> None:

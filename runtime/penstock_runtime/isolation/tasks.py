@@ -6,8 +6,10 @@ their own, so that no request waits for another's reader.
 
 import logging
 import threading
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from typing import Protocol
@@ -28,11 +30,20 @@ class _Answer(Protocol):
     def __call__(self, *, patience_s: float) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class LostTask:
+    """A request that a process had in hand when it ended, since `came_ns` (from 1970 on)."""
+
+    id: str
+    came_ns: int
+
+
 class _Open:
     """One request; `late` are answers that wait for its reader, None if nobody gives them."""
 
     def __init__(self, task: RequestTask) -> None:
         self.task = task
+        self.came_ns = time.time_ns()
         self.late: deque[_Answer] | None = None
 
 
@@ -153,13 +164,15 @@ class OpenTasks:
         if not last:
             self._life.post(lambda: self._life.send(Kind.CREDIT, number, {"task": True}))
 
-    def close(self, error: InstanceDied) -> None:
-        """The process is gone, and with it what it had in hand."""
+    def close(self, error: InstanceDied) -> Sequence[LostTask]:
+        """The process is gone, and with it what it had in hand; which it had not answered yet."""
         with self._lock:
             self._died = error
             rest, self._open = list(self._open.values()), {}
         for found in rest:
             found.task.fail(error)
+        lost = (found for found in rest if found.late is None)
+        return [LostTask(found.task.request.id, found.came_ns) for found in lost]
 
     def __len__(self) -> int:
         return len(self._open)

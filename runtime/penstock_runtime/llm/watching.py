@@ -47,6 +47,7 @@ class EngineWatcher:
     def refused(self) -> None:
         """A request was refused when it came."""
         self._tally.count(admission_rejections=1)
+        self._tally.on_end()
 
     # -- what the scribe tells ---------------------------------------------------------------------
 

@@ -77,7 +77,7 @@ class EngineSnapshot:
 
 class EngineTally:
     """What one engine did. Any method from any thread; `state` is asked how it is, and `on_end` is
-    told of each answer that ends, in the thread that ends it.
+    called when an answer has ended or was refused, in the thread that did so.
     """
 
     def __init__(
