@@ -91,9 +91,10 @@ class ServerDesk:
 
     def close(self, error: InstanceDied) -> None:
         """The process is gone: nothing waits for anything on its behalf any more."""
+        self._reports.close()
         lost = self._tasks.close(error)
         self._calls.close()
-        self._reports.close(lost, error)
+        self._reports.record_lost(lost, error)
         with self._lock:
             self._closed = True
             waits, self._waits = self._waits, []

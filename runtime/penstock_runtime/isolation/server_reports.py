@@ -134,11 +134,12 @@ class ServerReports:
             return False
         return True
 
-    def close(self, lost: Sequence[LostTask], error: InstanceDied) -> None:
-        """The process is gone, its series with it, and the requests that it had in hand: what came
-        of them nobody else records.
-        """
+    def close(self) -> None:
+        """The process is gone, and its series with it."""
         self._engine.end(self._number)
+
+    def record_lost(self, lost: Sequence[LostTask], error: InstanceDied) -> None:
+        """It had these in hand: what came of them nobody else records."""
         calls = self._services.calls if self._services is not None else None
         if calls is None or not self._generates:
             return
