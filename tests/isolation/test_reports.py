@@ -90,9 +90,11 @@ def test_of_an_engine_that_goes_on_it_tells_once_a_second(looks: list[tuple[floa
         now += after
         due = pace.is_due(now, idle)
         if due:
-            pace.told(now)
+            pace.told(now, idle)
             told.append((now, idle))
 
+        assert pace.pause_s == (SOON_S if idle else EVERY_S)
+        pace.pause_s = EVERY_S
         assert due or not idle
         assert due or now - told[-1][0] < EVERY_S
     gaps = [b[0] - a[0] for a, b in pairwise(told) if not b[1]]

@@ -188,7 +188,7 @@ class Reporter:
             return
         self._link.send(Kind.ENGINE, 0, engine_note(engine))
         self._last = engine
-        self._pace.told(now)
+        self._pace.told(now, idle)
 
     # -- records -----------------------------------------------------------------------------------
 

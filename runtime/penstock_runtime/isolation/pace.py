@@ -25,9 +25,11 @@ class Pace:
         """
         return idle or now - self._told >= EVERY_S
 
-    def told(self, now: float) -> None:
-        """It was told."""
+    def told(self, now: float, idle: bool) -> None:
+        """It was told; what has just come to rest may have a little more to say."""
         self._told = now
+        if idle:
+            self.pause_s = SOON_S
 
     def __repr__(self) -> str:
         return f"<Pace, the next look in {self.pause_s:g} s>"
