@@ -21,6 +21,7 @@ from penstock.logs import Logs, configure_logs
 from penstock.restrictions import HTTP, describe_restrictions, read_restrictions
 from penstock.server import EXIT_FAILED, ProgressCallback, Server
 from penstock.version import __version__
+from penstock_runtime.backends.host import settle
 from penstock_runtime.errors import InvalidArgument, PenstockError
 from penstock_runtime.repository.lifecycle import ModelIndexEntry
 
@@ -83,8 +84,9 @@ async def serve(
 ) -> int:
     """Serve on this loop until `stop` is asked for; the exit code.
 
-    `started` is called once the ports are open. With `signals` those of the process are handled,
-    from the first moment on. InvalidArgument for more than one process: this is one.
+    `started` is called once the ports are open. With `signals` the process is ours: they are
+    handled, from the first moment on, and garbage is collected as suits a server. InvalidArgument
+    for more than one process: this is one.
     """
     if options.processes > 1:
         raise InvalidArgument(
@@ -96,6 +98,8 @@ async def serve(
         on_hangup = stack.enter_context(handled_signals(request, options)) if signals else []
         server = Server(options, request, logs, progress)
         on_hangup.append(server.hang_up)
+        if signals:
+            server.core.subscribe(settle)
         try:
             await server.start()
         except BaseException:

@@ -31,6 +31,7 @@ from penstock.worker_channel import (
     Assignment,
     WorkerEnd,
 )
+from penstock_runtime.backends.host import settle
 from penstock_runtime.errors import InvalidArgument, PenstockError
 
 _log = logging.getLogger("penstock.server")
@@ -74,6 +75,7 @@ class WorkerServer:
                 neighbours = SupervisedNeighbours(lambda text: self._end.tell(CHANGED + text))
                 server = Server(options, self._stop, logs, neighbours=neighbours)
                 on_hangup.append(server.hang_up)
+                server.core.subscribe(settle)
                 self._answer_questions(server, logs, neighbours)
                 return await self._serve(server)
         finally:

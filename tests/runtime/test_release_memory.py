@@ -2,15 +2,18 @@
 and never by one that is only being imported.
 """
 
+import gc
 import sys
 import threading
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from penstock_kernels import run, streams
-from penstock_runtime.backends.host import release_memory
+from penstock_runtime.backends import host
+from penstock_runtime.backends.host import release_memory, settle
 from penstock_runtime.repository.background import Retirement
 
 
@@ -23,6 +26,48 @@ class FakeTorch:
             is_initialized=lambda: used, empty_cache=lambda: self.emptied.append("device")
         )
         self._C = SimpleNamespace(_host_emptyCache=lambda: self.emptied.append("pinned"))
+
+
+class Cycle:
+    """Garbage only for who looks for it."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def test_what_is_settled_is_looked_at_again_only_when_a_model_goes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Garbage that there is already goes first; later collections pass over the rest."""
+    monkeypatch.setattr(host._Settled, "now", False)
+    before = gc.get_freeze_count()
+    gone, kept = weakref.ref(Cycle()), Cycle()
+    watched = weakref.ref(kept)
+
+    try:
+        settle()
+        del kept
+        gc.collect()
+        settled = gc.get_freeze_count() > before, gone() is None, watched() is not None
+        release_memory()
+        released = watched() is None, gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
+        if before:
+            gc.freeze()
+
+    assert settled == (True, True, True)
+    assert released == (True, True)
+
+
+def test_what_another_froze_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing was settled, the process is not ours."""
+    monkeypatch.setattr(host._Settled, "now", False)
+    frozen = gc.get_freeze_count()
+
+    release_memory()
+
+    assert gc.get_freeze_count() == frozen
 
 
 def test_what_torch_keeps_is_given_back_pinned_memory_too(monkeypatch: pytest.MonkeyPatch) -> None:

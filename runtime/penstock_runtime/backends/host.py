@@ -54,12 +54,33 @@ def torch_uses_gpus() -> bool:
     return False
 
 
+class _Settled:
+    """Whether full collections pass over what `settle` found."""
+
+    now = False
+
+
+def settle() -> None:
+    """Have full collections of garbage pass over all objects that there are now, and are no garbage
+    yet. A model brings hundreds of thousands, which stay, and looking at them stops every thread
+    for a tenth of a second. For a process of our own: in another's, what stays is not ours to say.
+    """
+    _Settled.now = True
+    # What was settled before is not looked at here either.
+    gc.collect()
+    gc.freeze()
+
+
 def release_memory() -> None:
     """Collect what is unreachable and return free memory to the system and the devices.
 
     Called once a model's last reference has been dropped.
     """
+    if _Settled.now:
+        gc.unfreeze()
     gc.collect()
+    if _Settled.now:
+        gc.freeze()
     _empty_torch()
     _empty_cupy()
     trim = _malloc_trim()

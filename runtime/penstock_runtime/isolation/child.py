@@ -26,6 +26,7 @@ from penstock_runtime.backends.base import (
     StreamingExecutable,
 )
 from penstock_runtime.backends.failure import load_failure
+from penstock_runtime.backends.host import settle
 from penstock_runtime.backends.registry import default_registry
 from penstock_runtime.config_reader import config_to_dict, read_config
 from penstock_runtime.errors import Internal, PenstockError
@@ -93,6 +94,7 @@ def serve(link: ChildLink, first: Frame) -> None:
         link.send(Kind.FAILED, first.number, {"error": error_note(known)})  # type: ignore[arg-type]
         link.wait_for_close()
         return
+    settle()
     work(link, first.number, source, loaded, executable)
 
 
