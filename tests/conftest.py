@@ -3,7 +3,9 @@
 pytest --transport http2
 """
 
+import gc
 import os
+from collections.abc import Generator
 
 import pytest
 from hypothesis import settings
@@ -26,3 +28,20 @@ def pytest_configure(config: pytest.Config) -> None:
     if chosen:
         os.environ[VARIABLE] = chosen
     install(config)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep the garbage collector from what is there before the first test, then and later.
+
+    Every model that a test's server unloads makes collections, and each walked through some
+    800,000 objects of imported libraries and of collected tests, for half a second, to find none.
+    """
+    gc.disable()
+    try:
+        collected = yield
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
+    return collected
