@@ -12,6 +12,11 @@ from hypothesis import settings
 from tests.contract.plugin import install
 from tests.transports import TRANSPORTS, VARIABLE
 
+from penstock_runtime.backends.host import prepare_openmp
+
+# As a server does before it imports torch; here the modules of tests import it. Threads that spin
+# would take the cores from the other workers.
+prepare_openmp()
 # No test is about time, and this machine may be busy.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")

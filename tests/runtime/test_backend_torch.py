@@ -2,6 +2,7 @@
 and their weights are in memory once per device.
 """
 
+import os
 import subprocess
 import sys
 import threading
@@ -30,6 +31,7 @@ from tests.runtime.torch_folders import (
 )
 
 from penstock_runtime.backends.base import Executable, ModelSource, Placement
+from penstock_runtime.backends.host import PASSIVE_OPENMP
 from penstock_runtime.backends.torch_instance import TorchExecutable
 from penstock_runtime.config import ModelConfig, ModelInput, ModelOutput, ModelParameter
 from penstock_runtime.config_scheduling import DynamicBatching
@@ -313,7 +315,8 @@ assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE" and os.environ["GOMP_SPINCOUNT
 """
 
     command = [sys.executable, "-c", program]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    bare = {key: value for key, value in os.environ.items() if key not in PASSIVE_OPENMP}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=bare)
 
     assert done.stderr == ""
     assert done.returncode == 0
