@@ -31,6 +31,9 @@ run: setup examples/repository/.built ## Build the demo repository (once) and se
 examples/repository/.built: setup
 	$(BIN)/python examples/build_repository.py
 
+# Tests start some hundred interpreters: each would compile all of penstock again, half of its start.
+test test-grpcio: export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: test
 test: setup ## Run the test suite (minutes)
 	$(PYTEST) -m "not soak and not gpu and not interop"
