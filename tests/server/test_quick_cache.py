@@ -5,6 +5,7 @@ that go away.
 import asyncio
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,24 +25,28 @@ from penstock_runtime.request import InferRequest, InferResponse
 from penstock_runtime.response_cache import ResponseCache
 from penstock_runtime.tensor import tensor
 
+# A request from 100 on is executed until the file `go` is there.
 CODE = """import time
+from pathlib import Path
 from penstock import FP32, model
+
+GO = Path(__file__).parents[2] / "go"
 
 @model
 def double(X: FP32[-1]) -> FP32[-1]:
-    time.sleep(0.1 if X[0] >= 100 else 0)
+    while X[0] >= 100 and not GO.exists():
+        time.sleep(0.002)
     return X * 2
 """
 
 
 @pytest.fixture
-def core(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InferenceCore]:
+def core(tmp_path: Path) -> Iterator[InferenceCore]:
     """An engine with one model that has the cache."""
-    root = tmp_path_factory.mktemp("models")
-    (root / "double" / "1").mkdir(parents=True)
-    (root / "double" / "1" / "model.py").write_text(CODE)
-    (root / "double" / "config.pbtxt").write_text("response_cache { enable: true }")
-    options = ServerOptions(model_repository=(str(root),), model_control_mode="explicit")
+    (tmp_path / "double" / "1").mkdir(parents=True)
+    (tmp_path / "double" / "1" / "model.py").write_text(CODE)
+    (tmp_path / "double" / "config.pbtxt").write_text("response_cache { enable: true }")
+    options = ServerOptions(model_repository=(str(tmp_path),), model_control_mode="explicit")
     repository = open_repository(
         repository_options(options), {"config.pbtxt": parse_config_text}, cache=ResponseCache(10**6)
     )
@@ -94,13 +99,18 @@ async def test_requests_of_a_known_kind_are_answered_from_the_cache(core: Infere
 
 
 @pytest.mark.asyncio
-async def test_equal_requests_of_a_known_kind_are_executed_once(core: InferenceCore) -> None:
+async def test_equal_requests_of_a_known_kind_are_executed_once(
+    core: InferenceCore, tmp_path: Path
+) -> None:
     """Handed over together, and each answered under its own id."""
     services = build_services(core, ServerOptions())
     for number in range(4):
         await answer(services, float(number), "")
 
-    answers = await asyncio.gather(*[answer(services, 100.0, str(n)) for n in range(50)])
+    asked = [asyncio.ensure_future(answer(services, 100.0, str(n))) for n in range(50)]
+    await asyncio.sleep(0.02)
+    (tmp_path / "go").touch()
+    answers = await asyncio.gather(*asked)
 
     assert [response.id for response in answers] == [str(n) for n in range(50)]
     assert all(r.outputs[0].numpy().tolist() == [200.0, 2.0] for r in answers)
@@ -109,7 +119,9 @@ async def test_equal_requests_of_a_known_kind_are_executed_once(core: InferenceC
 
 
 @pytest.mark.asyncio
-async def test_a_quick_caller_that_goes_away_takes_nobody_along(core: InferenceCore) -> None:
+async def test_a_quick_caller_that_goes_away_takes_nobody_along(
+    core: InferenceCore, tmp_path: Path
+) -> None:
     """Whether it is the one that is executed or one that waits."""
     services = build_services(core, ServerOptions())
     for number in range(4):
@@ -125,6 +137,7 @@ async def test_a_quick_caller_that_goes_away_takes_nobody_along(core: InferenceC
     for call in gone:
         assert call.on_cancel is not None
         call.on_cancel()
+    (tmp_path / "go").touch()
     answers = await asyncio.gather(*others)
 
     assert [response.id for response in answers] == [str(n) for n in range(5)]

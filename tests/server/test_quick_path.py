@@ -257,8 +257,11 @@ async def test_an_answered_call_leaves_nothing_for_the_collector(services: Servi
             assert call.on_cancel is None
         del call
         # The instance lets go of its last handful a moment after it has told of it.
-        await asyncio.sleep(0.1)
-        found = [o for o in gc.get_objects() if type(o).__name__ == "UnaryRequest"]
+        for _ in range(100):
+            await asyncio.sleep(0.1)
+            found = [o for o in gc.get_objects() if type(o).__name__ == "UnaryRequest"]
+            if not found:
+                break
     finally:
         gc.enable()
 

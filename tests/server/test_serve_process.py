@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from tests.server.served_processes import wait_until
 from tests.server_process import server_process, write_model
 
 ECHO = "def predict(IN):\n    return {'OUT': IN}\n"
@@ -17,9 +18,12 @@ SLOW = """
 import pathlib
 import time
 
+HERE = pathlib.Path(__file__).parent
+
 def predict(IN):
+    (HERE / "begun").touch()
     time.sleep(float(IN[0]))
-    with open(pathlib.Path(__file__).parent / "executed", "a") as file:
+    with open(HERE / "executed", "a") as file:
         file.write(".")
     return {"OUT": IN}
 """
@@ -76,14 +80,14 @@ def test_sigterm_under_load_loses_nothing_that_was_accepted(tmp_path: Path) -> N
 
 def test_a_request_on_a_stream_is_answered_before_the_end(tmp_path: Path) -> None:
     """SIGTERM lets the stream finish what it has, then ends it with a retryable status."""
-    write_model(tmp_path, "slow", SLOW)
+    begun = write_model(tmp_path, "slow", SLOW) / "1" / "begun"
     with server_process(tmp_path) as server:
         client = triton.InferenceServerClient(server.address())
         server.wait_for("ready")
         answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
         client.start_stream(lambda result, error: answers.put((result, error)))
         client.async_stream_infer("slow", [value(0.5)], request_id="last")
-        time.sleep(0.2)
+        wait_until(begun.exists, "it is executed")
 
         server.signal(signal.SIGTERM)
         (result, _), (_, error) = answers.get(timeout=30), answers.get(timeout=30)
@@ -111,12 +115,12 @@ def test_sigterm_while_loading_ends_at_once(tmp_path: Path) -> None:
 
 def test_the_second_sigterm_does_not_wait(tmp_path: Path) -> None:
     """What is in flight is cut off, retryably, and the exit code says so."""
-    write_model(tmp_path, "slow", SLOW)
+    begun = write_model(tmp_path, "slow", SLOW) / "1" / "begun"
     with server_process(tmp_path) as server:
         caller = Caller(server.address(), 600.0)
         server.wait_for("ready")
         caller.start()
-        time.sleep(0.5)
+        wait_until(begun.exists, "the call is inside")
 
         server.signal(signal.SIGTERM)
         server.wait_for("stopping")
