@@ -11,6 +11,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -198,13 +199,21 @@ def test_a_model_may_have_a_deadline_for_those_who_have_none(repository: Path) -
         ServerThread(settings) as running,
         triton.InferenceServerClient(running.target) as client,
     ):
-        client.infer("hasty", ask(max_tokens=1))
+        wait_until(lambda: is_quick(client))
         with pytest.raises(InferenceServerException) as late:
             client.infer("hasty", ask(**LONG))
         wait_until(lambda: is_idle(running, "hasty"))
     shutil.rmtree(repository / "hasty")
 
     assert late.value.status() == "StatusCode.DEADLINE_EXCEEDED"
+
+
+def is_quick(client: triton.InferenceServerClient) -> bool:
+    """Whether a token comes in time; the first may not on a busy machine."""
+    with suppress(InferenceServerException):
+        client.infer("hasty", ask(max_tokens=1))
+        return True
+    return False
 
 
 def test_who_finds_the_queue_full_is_told_when_to_come_back(running: Running) -> None:

@@ -55,8 +55,9 @@ async def test_a_quick_call_ends_once_whoever_ends_it() -> None:
 
     async with serve(Method("/s/Q", submit=submit)) as (address, _), channel_to(address) as channel:
         method = channel.unary_unary("/s/Q")
+        await channel.channel_ready()  # the connection is not part of the deadline
         left = method(b"left", timeout=30)
-        late = method(b"late", timeout=0.2)
+        late = method(b"late", timeout=0.5)
         answered = method(b"answered", timeout=30)
         await until(lambda: len(calls) == 3)
         left.cancel()

@@ -261,8 +261,9 @@ async def test_a_deadline_that_passes_ends_the_handler(serving: Serve) -> None:
         return b""
 
     async with serving(Method("/s/Hang", unary=hang)) as (address,), channel_to(address) as channel:
+        await channel.channel_ready()  # the connection is not part of the deadline
         with pytest.raises(grpc.aio.AioRpcError) as error:
-            await channel.unary_unary("/s/Hang")(b"", timeout=0.05)
+            await channel.unary_unary("/s/Hang")(b"", timeout=0.3)
         await asyncio.wait_for(cleaned.wait(), 10)
 
     assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
