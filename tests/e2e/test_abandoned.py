@@ -48,6 +48,10 @@ def test_a_thousand_cancelled_and_a_thousand_expired_calls_leave_nothing(
     """None is executed, each is counted once, and queues, budgets and counters are back at zero."""
     served = running.server.core.model("held")
 
+    def taken() -> int:
+        expired = served.statistics.snapshot().failures[FailureReason.REJECTED]
+        return expired + served.queue_stats().requests
+
     async def main() -> tuple[int, int]:
         async with AsyncClient(running.target, retries=NO_RETRIES, timeout=60) as client:
             blocker = asyncio.create_task(client.infer("held", X))
@@ -58,11 +62,15 @@ def test_a_thousand_cancelled_and_a_thousand_expired_calls_leave_nothing(
                 call.cancel()
             cancelled = await outcomes(calls)
             await until(lambda: not served.queue_stats().requests)
-            expired = 0
-            for _ in range(10):
+            late: list[asyncio.Task[Any]] = []
+            for sent in range(100, 1100, 100):
                 # So few at a time that the server reads each deadline soon after its client set it.
-                late = [asyncio.create_task(client.infer("held", X, timeout=1)) for _ in range(100)]
-                expired += await outcomes(late)
+                late += [
+                    asyncio.create_task(client.infer("held", X, timeout=1)) for _ in range(100)
+                ]
+                while taken() < sent:
+                    await asyncio.sleep(0.005)
+            expired = await outcomes(late)
             (tmp_path / "held" / "go").touch()
             await blocker
             return cancelled, expired
