@@ -44,7 +44,7 @@ def count(N: INT32[1]) -> Iterator[INT32[1].named("I")]:
 BINARY = sys.executable
 """A file that is neither text nor a certificate."""
 RAW = ("--body", "/dev/null")
-SHORT = ("--warmup", "0.05", "--duration", "0.3")
+SHORT = ("--warmup", "0.05", "--duration", "0.2")
 
 
 @pytest.fixture(scope="module", params=["grpcio", "http2"])
