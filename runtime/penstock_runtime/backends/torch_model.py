@@ -7,7 +7,6 @@ import torch
 
 from penstock_runtime.backends.base import AnyExecutable, ModelSource, Placement
 from penstock_runtime.backends.entry import Target, load_target
-from penstock_runtime.backends.host import release_memory
 from penstock_runtime.backends.module_loader import ModelModules
 from penstock_runtime.backends.torch_completion import complete_module, complete_program
 from penstock_runtime.backends.torch_exported import load_exported
@@ -60,12 +59,11 @@ class LoadedTorch:
         return held
 
     def close(self) -> None:
-        """Drop the programs and return their memory to the system and the devices."""
+        """Drop the programs; whoever retires the model returns their memory."""
         self._programs.clear()
         self._target = _no_model
         if self._modules is not None:
             self._modules.close()
-        release_memory()
 
     def _load(self, device: torch.device) -> TorchProgram:
         file, source = self._file, self._source

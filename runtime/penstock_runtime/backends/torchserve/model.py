@@ -7,7 +7,6 @@ from typing import Any
 
 from penstock_runtime.backends.base import AnyExecutable, ModelSource, Placement
 from penstock_runtime.backends.failure import load_failure
-from penstock_runtime.backends.host import release_memory
 from penstock_runtime.backends.module_loader import ModelModules
 from penstock_runtime.backends.torchserve.files import ModelFolder, find_settings, unpack
 from penstock_runtime.backends.torchserve.handler import importable, load_module, make_handler
@@ -62,11 +61,10 @@ class LoadedTorchServe:
         return {}
 
     def close(self) -> None:
-        """Drop the code, remove what was unpacked, and return memory to the system."""
+        """Drop the code, and remove what was unpacked."""
         self._module = None
         self._modules.close()
         self._folder.close()
-        release_memory()
 
     def _executed(self) -> ModuleType:
         # Under the lock of `importable`: of several instances one executes the file.

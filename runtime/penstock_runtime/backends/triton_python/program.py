@@ -8,7 +8,6 @@ from typing import Any
 from penstock_runtime.backends.async_runner import AsyncRunner
 from penstock_runtime.backends.base import AnyExecutable, ModelSource, Placement
 from penstock_runtime.backends.failure import load_failure
-from penstock_runtime.backends.host import release_memory
 from penstock_runtime.backends.module_loader import ModelModules
 from penstock_runtime.backends.triton_python.handover import Handover
 from penstock_runtime.backends.triton_python.instance import TritonExecutable
@@ -79,14 +78,13 @@ class LoadedTriton:
             services.metrics.release(host)
 
     def close(self) -> None:
-        """End the event loop, forget the code and its metrics, and return memory to the system."""
+        """End the event loop, and forget the code and its metrics."""
         if self._runner is not None:
             self._runner.close()
         for host in tuple(self._hosts):
             self._leave(host)
         self._target = None
         self._modules.close()
-        release_memory()
 
     def memory_bytes(self) -> Mapping[str, int]:
         """Nothing: what a model allocates is its own affair."""

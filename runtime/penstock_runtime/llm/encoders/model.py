@@ -6,7 +6,6 @@ from collections.abc import Mapping
 import torch
 
 from penstock_runtime.backends.base import AnyExecutable, ModelSource, Placement
-from penstock_runtime.backends.host import release_memory
 from penstock_runtime.backends.torch_program import limit_threads
 from penstock_runtime.llm.encoders.completion import check_tensors
 from penstock_runtime.llm.encoders.encoder import Encoder
@@ -48,9 +47,8 @@ class LoadedEncoder:
         return held
 
     def close(self) -> None:
-        """Drop the weights and return their memory to the system and the devices."""
+        """Drop the weights; whoever retires the model returns their memory."""
         self._encoders.clear()
-        release_memory()
 
     def _encoder(self, device: str) -> Encoder:
         # Under the lock, so that of several instances that start at once only one loads.
