@@ -31,7 +31,7 @@ from tests.runtime.torch_folders import (
 )
 
 from penstock_runtime.backends.base import Executable, ModelSource, Placement
-from penstock_runtime.backends.host import PASSIVE_OPENMP
+from penstock_runtime.backends.host import PASSIVE_OPENMP, release_memory
 from penstock_runtime.backends.torch_instance import TorchExecutable
 from penstock_runtime.config import ModelConfig, ModelInput, ModelOutput, ModelParameter
 from penstock_runtime.config_scheduling import DynamicBatching
@@ -101,7 +101,7 @@ def test_instances_of_a_device_share_their_weights(form: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_closed_model_keeps_nothing(form: str, tmp_path: Path) -> None:
-    """Once instances and model are closed, the weights are gone."""
+    """Once instances and model are closed and memory is returned, the weights are gone."""
     _, loaded = load(stored(form, tmp_path, net()))
     made = cast(TorchExecutable, loaded.executable(Placement("m_0")))
     made.execute({"x": rows(1)}, [context()])
@@ -110,6 +110,7 @@ def test_a_closed_model_keeps_nothing(form: str, tmp_path: Path) -> None:
 
     made.close()
     loaded.close()
+    release_memory()
 
     assert weights
     assert not [weight for weight in weights if weight() is not None]
