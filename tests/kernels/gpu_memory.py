@@ -113,6 +113,15 @@ class CupyMemory:
         finally:
             self._thread.malloc = before
 
+    @contextmanager
+    def device(self, number: int) -> Iterator[None]:
+        """The current GPU for a while."""
+        before, self.current = self.current, number
+        try:
+            yield
+        finally:
+            self.current = before
+
     def alloc(self, size: int) -> Any:
         """What an array of this size holds."""
         return self.get_allocator()(size)
@@ -137,15 +146,6 @@ class FakeCupy(CupyMemory):
             runtime=SimpleNamespace(getDevice=lambda: self.current or 0),
             **self.allocation(),
         )
-
-    @contextmanager
-    def device(self, number: int) -> Iterator[None]:
-        """The current GPU for a while."""
-        before, self.current = self.current, number
-        try:
-            yield
-        finally:
-            self.current = before
 
     @contextmanager
     def on_stream(self, stream: Any) -> Iterator[None]:

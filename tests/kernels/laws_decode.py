@@ -18,8 +18,8 @@ HEADS = {
 LENGTHS = {SCALAR: [0, 1, 5, 16, 33], MMA: [0, 1, 16, 33, 64, 81, 150]}
 
 
-def paged(random: Any, lengths: list[int], page_size: int, shape: Any, stored: Any) -> Any:
-    """Tables, caches and scales of rows of these lengths; slots that none has reached are NaN."""
+def paged(random: Any, lengths: list[int], page_size: int, shape: Any, stored: Any) -> Arguments:
+    """Rows of these lengths as the kernel is given them; slots that none has reached are NaN."""
     rows, pages = len(lengths), -(-max(*lengths, 1) // page_size)
     table = random.permutation(rows * pages + 2)[: rows * pages].reshape(rows, pages)
     size = (2, (rows * pages + 2) * page_size)
@@ -33,7 +33,16 @@ def paged(random: Any, lengths: list[int], page_size: int, shape: Any, stored: A
         values = normal(random, (2, length, *shape), F32)
         caches[:, slots] = (values * 40 if stored == INT8 else values).astype(stored)
         scales[:, slots] = some_scales(random, (2, length, shape[0]))
-    return table.astype(np.int32), caches, scales if stored.itemsize == 1 else (None, None)
+    k_scale, v_scale = scales if stored.itemsize == 1 else (None, None)
+    return {
+        "k_cache": caches[0],
+        "v_cache": caches[1],
+        "k_scale": k_scale,
+        "v_scale": v_scale,
+        "table": table.astype(np.int32),
+        "length": np.array(lengths, np.int32),
+        "page_size": page_size,
+    }
 
 
 def some_scales(random: Any, shape: Any) -> Any:
@@ -49,24 +58,18 @@ def decodings(draw: st.DrawFn, form: str) -> Arguments:
     page_size, splits = draw(st.sampled_from([4, 16])), draw(st.sampled_from([1, 3]))
     eight = [] if form == MMA and dim == 96 else [INT8, FP8]
     stored = draw(st.sampled_from([dtype, *eight]))
-    table, caches, scales = paged(random, lengths, page_size, (kv_heads, dim), stored)
+    cached = paged(random, lengths, page_size, (kv_heads, dim), stored)
     q = normal(random, (len(lengths), kv_heads * group, dim), dtype)
     sinks = random.uniform(-2, 4, q.shape[1]).astype(F32)
     return {
         "q": q,
-        "k_cache": caches[0],
-        "v_cache": caches[1],
-        "k_scale": scales[0],
-        "v_scale": scales[1],
-        "table": table,
-        "length": np.array(lengths, np.int32),
+        **cached,
         "sinks": draw(st.sampled_from([None, sinks])),
         "partial": np.zeros((*q.shape[:2], splits, dim + 2), F32),
         "out": np.zeros_like(q),
         "scale": dim**-0.5,
         "softcap": draw(st.sampled_from([0.0, 0.0, 1.5])),
         "window": draw(st.sampled_from([0, 0, 1, 7, 40])),
-        "page_size": page_size,
         "form": form,
     }
 

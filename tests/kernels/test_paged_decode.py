@@ -23,23 +23,17 @@ def call(
 ) -> Arguments:
     """Rows over two heads of a cache, in two splits, with sinks."""
     random = np.random.default_rng(dim + group)
-    table, caches, scales = paged(random, list(lengths), 16, (2, dim), stored)
+    cached = paged(random, list(lengths), 16, (2, dim), stored)
     q = normal(random, (len(lengths), 2 * group, dim), dtype)
     return {
         "q": q,
-        "k_cache": caches[0],
-        "v_cache": caches[1],
-        "k_scale": scales[0],
-        "v_scale": scales[1],
-        "table": table,
-        "length": np.array(lengths, np.int32),
+        **cached,
         "sinks": random.uniform(-1, 1, q.shape[1]).astype(F32),
         "partial": np.full((*q.shape[:2], 2, dim + 2), np.nan, F32),
         "out": np.zeros_like(q),
         "scale": dim**-0.5,
         "softcap": 0.0,
         "window": 0,
-        "page_size": 16,
     }
 
 

@@ -3,9 +3,7 @@ between, and nobody is told anything twice.
 """
 
 import copy
-from collections.abc import Iterator
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.llm import lora_folders, tiny_models
+from tests.llm.engine_cases import COUNT, OPTIONS, SIZE, case, in_company
+from tests.llm.engine_cases import one_thread as one_thread
 from tests.llm.engine_driver import WANTED, Asked, Driver, drive
 from tests.llm.host_launcher import HostCapturer, HostLauncher, host_kernels
 from tests.llm.sampling_fakes import RuleGrammar, TableModel
@@ -21,12 +21,10 @@ from tests.llm.sampling_fakes import RuleGrammar, TableModel
 from penstock_kernels.run import Reference
 from penstock_runtime.errors import DeadlineExceeded, Internal
 from penstock_runtime.llm.adapter_gate import AdaptedRunner, AdapterGate
-from penstock_runtime.llm.causal_model import LoadedCausalModel
 from penstock_runtime.llm.cuda_graphs import DecodeGraphs
 from penstock_runtime.llm.device_sampler import DeviceSampler
 from penstock_runtime.llm.lora import Adapters
 from penstock_runtime.llm.model_loader import prepare
-from penstock_runtime.llm.options import EngineOptions
 from penstock_runtime.llm.packing import Feed
 from penstock_runtime.llm.runner import PagedRunner
 from penstock_runtime.llm.step import Row, StepPlan
@@ -34,9 +32,6 @@ from penstock_runtime.llm.stepping import Step, StepsAhead
 
 VOCAB = 64
 MARK = 63
-COUNT = 16
-SIZE = 4
-OPTIONS = EngineOptions(block_size=SIZE, cpu_kernels="off", dtype="float32")
 CPU = torch.device("cpu")
 
 
@@ -389,23 +384,6 @@ def test_what_is_computed_behind_an_end_is_nobodys() -> None:
 # -- real models -----------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny models are slower on more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@lru_cache(maxsize=1)
-def case(family: str) -> tuple[LoadedCausalModel, list[list[int]], list[list[int]]]:
-    module = tiny_models.build(family)
-    prompts = tiny_models.prompts()
-    wanted = [tiny_models.generated(module, p, COUNT)[len(p) :] for p in prompts]
-    return prepare(module, OPTIONS), prompts, wanted
-
-
 @pytest.mark.parametrize("family", list(tiny_models.FAMILIES))
 def test_every_family_generates_what_generate_does(family: str) -> None:
     """Mixed arrivals, chunks, a pool that is too small and neighbours that are cancelled."""
@@ -413,14 +391,7 @@ def test_every_family_generates_what_generate_does(family: str) -> None:
     runner = PagedRunner(model, OPTIONS, 17)
     driver = drive(runner, model.vocab_size, blocks=17, size=SIZE, tokens=9, seqs=5, steps=Watched)
 
-    asked: list[Asked] = []
-    for prompt in prompts:
-        neighbour = driver.ask(prompt[:2] * 4, max_tokens=COUNT)
-        driver.step()
-        asked.append(driver.ask(prompt, max_tokens=COUNT))
-        driver.step()
-        neighbour.task.abandon()
-    driver.run()
+    asked = in_company(driver, prompts)
 
     assert [each.ids for each in asked] == wanted
     assert watched(driver).ahead > COUNT

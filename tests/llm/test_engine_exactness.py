@@ -1,45 +1,23 @@
 """Greedy texts of whole engines, token for token those of transformers' generate()."""
 
 import json
-from collections.abc import Iterator
-from functools import lru_cache
 from typing import Any
 
 import pytest
 import torch
 from tests.llm import tiny_models
+from tests.llm.engine_cases import COUNT, OPTIONS, SIZE, case, in_company
+from tests.llm.engine_cases import one_thread as one_thread
 from tests.llm.engine_driver import WANTED, Asked, Driver, drive
 
 from penstock_runtime.llm.causal_model import LoadedCausalModel
 from penstock_runtime.llm.model_loader import prepare
-from penstock_runtime.llm.options import EngineOptions
 from penstock_runtime.llm.runner import PagedRunner
 from penstock_runtime.llm.speculative.draft import DraftProposer
 from penstock_runtime.llm.speculative.ngram import NgramProposer
 
-COUNT = 16
-SIZE = 4
 FAMILIES = list(tiny_models.FAMILIES)
 CORE = ["Llama", "Qwen3", "Mistral", "Gemma2"]
-OPTIONS = EngineOptions(block_size=SIZE, cpu_kernels="off", dtype="float32")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny models are slower on more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@lru_cache(maxsize=1)
-def case(family: str) -> tuple[LoadedCausalModel, list[list[int]], list[list[int]]]:
-    """A model of a family, prompts, and what generate() puts after them."""
-    module = tiny_models.build(family)
-    prompts = tiny_models.prompts()
-    wanted = [tiny_models.generated(module, p, COUNT)[len(p) :] for p in prompts]
-    return prepare(module, OPTIONS), prompts, wanted
 
 
 def engine(family: str, blocks: int = 128, **more: Any) -> Driver:
@@ -65,14 +43,7 @@ def test_every_family_generates_what_generate_does_whatever_comes_between(family
     _, prompts, wanted = case(family)
     driver = engine(family, blocks=17, tokens=9, seqs=5, proposer=NgramProposer(3))
 
-    asked: list[Asked] = []
-    for prompt in prompts:
-        neighbour = driver.ask(prompt[:2] * 4, max_tokens=COUNT)
-        driver.step()
-        asked.append(driver.ask(prompt, max_tokens=COUNT))
-        driver.step()
-        neighbour.task.abandon()
-    driver.run()
+    asked = in_company(driver, prompts)
 
     assert texts(asked) == wanted
     driver.assert_empty()

@@ -80,19 +80,13 @@ class AheadMachine(PlanMachine):
             if not sequence.max_tokens - sequence.n_generated:
                 self.end(sequence)
 
-    def teardown(self) -> None:
+    def serve_on(self) -> None:
         """All come to their end this way as well."""
-        if not hasattr(self, "served"):
-            return
-        if self.under_way is not None:
-            self.compute(carried_out=True)
-        self.compile()
-        for _ in range(400):
-            if not self.live:
-                break
-            self.fly(passes=1)
+        self.fly(passes=1)
+
+    def come_down(self) -> None:
+        """The last step."""
         self.land()
-        super().teardown()
 
 
 TestAhead = AheadMachine.TestCase

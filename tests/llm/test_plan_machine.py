@@ -209,6 +209,14 @@ class PlanMachine(RuleBasedStateMachine):
         if not self.live:
             assert pool.free == pool.n_blocks
 
+    def serve_on(self) -> None:
+        """One step."""
+        self.plan(passes=1)
+        self.compute(carried_out=True)
+
+    def come_down(self) -> None:
+        """Take in what is still on its way: nothing."""
+
     def teardown(self) -> None:
         """Whatever is left is served to its end."""
         if not hasattr(self, "served"):
@@ -219,8 +227,8 @@ class PlanMachine(RuleBasedStateMachine):
         for _ in range(400):
             if not self.live:
                 break
-            self.plan(passes=1)
-            self.compute(carried_out=True)
+            self.serve_on()
+        self.come_down()
         assert not self.live, "somebody starves"
         assert self.batcher.pool.free == self.batcher.pool.n_blocks
         assert all(generated(sequence) == right(sequence) for sequence in self.ended)

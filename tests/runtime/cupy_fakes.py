@@ -79,14 +79,6 @@ class FakeCupy(CupyMemory):
         made[...] = array
         return made
 
-    @contextmanager
-    def device(self, number: int) -> Iterator[None]:
-        before, self.current = self.current, number
-        try:
-            yield
-        finally:
-            self.current = before
-
 
 class FakeRunner:
     """Runs references, and writes down on which GPU."""

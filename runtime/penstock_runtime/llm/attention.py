@@ -168,20 +168,25 @@ def _chunk(
     """Some tokens of one row after others, or with a form that needs a mask."""
     size = cache.keys.shape[1]
     first = span.context - span.count
-    if q.is_cuda and form.plain and form.window is None:
-        keys, values = cache.gather(step.batch.tables[span.row, : -(-span.context // size)])
-        mask = causal_mask(span.count, span.context)
-        return _dense(q, keys[: span.context], values[: span.context], mask, form, causal=False)
     page = 0 if form.window is None else max(0, first - form.window + 1) // size
     table = step.batch.tables[span.row, page : -(-span.context // size)]
     keys, values = cache.gather(table)
     held = span.context - page * size
-    queries = torch.arange(first, span.context, device=q.device)[:, None]
-    places = torch.arange(page * size, span.context, device=q.device)[None, :]
-    mask = places <= queries
-    if form.window is not None:
-        mask &= places > queries - form.window
+    if q.is_cuda and form.plain and form.window is None:
+        mask = causal_mask(span.count, span.context)
+    else:
+        mask = _written_mask(span, page * size, form.window, q.device)
     return _dense(q, keys[:held], values[:held], mask, form, causal=False)
+
+
+def _written_mask(span: Span, begin: int, window: int | None, device: torch.device) -> torch.Tensor:
+    """What the tokens of a row see of all from `begin` on: bool [tokens, context - begin]."""
+    queries = torch.arange(span.context - span.count, span.context, device=device)[:, None]
+    places = torch.arange(begin, span.context, device=device)[None, :]
+    mask = places <= queries
+    if window is not None:
+        mask &= places > queries - window
+    return mask
 
 
 def causal_mask(tokens: int, context: int) -> torch.Tensor:
