@@ -1,6 +1,7 @@
 """The commands against a server that really serves, in this process."""
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -264,6 +265,8 @@ def test_a_python_file_is_served_with_the_modules_beside_it(tmp_path: Path) -> N
     assert name == "tenfold"
     assert answers == [10.0, 1.0]
     assert not Path(options.model_repository[0]).exists()
+    files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+    assert not {str(file), str(tmp_path / "factor.py")} & set(files), "modules outlive the model"
 
 
 def test_a_python_file_is_served_with_the_labels_beside_it(tmp_path: Path) -> None:

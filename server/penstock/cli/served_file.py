@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,11 +15,12 @@ from penstock_runtime.errors import InvalidArgument
 
 _CONFIG = 'backend: "python"\nparameters { key: "entry" value { string_value: "served" } }\n'
 _CODE = """\
+import sys
 from pathlib import Path
 
 from penstock.cli.served_file import load
 
-served = load(Path({path!r}), {name!r}, Path(__file__).parents[1])
+served = load(Path({path!r}), {name!r}, Path(__file__).parents[1], sys.modules[__name__])
 """
 
 
@@ -43,15 +45,18 @@ def repository_of(file: Path, name: str, model_name: str) -> Iterator[Path]:
         yield Path(folder)
 
 
-def load(path: Path, name: str, folder: Path) -> Callable[..., Any]:
+def load(path: Path, name: str, folder: Path, owner: ModuleType) -> Callable[..., Any]:
     """The model of a file: what is called `name`, else what is marked with @model, else Model or
     predict. Modules beside the file can be imported; label files beside it are brought into
-    `folder`, the model's, since none is read from elsewhere.
+    `folder`, the model's, since none is read from elsewhere. All of it is forgotten with `owner`,
+    the module that asks.
     """
     # Here, in the process that has the model: one that only starts it does without numpy.
     from penstock_runtime.backends.module_loader import ModelModules
 
-    module = ModelModules(path.parent).load(path)
+    modules = ModelModules(path.parent)
+    weakref.finalize(owner, modules.close).atexit = False
+    module = modules.load(path)
     found = getattr(module, name, None) if name else _only_model(module, path)
     if not callable(found):
         raise InvalidArgument(f"{path.name} has no class or function {name!r}")
