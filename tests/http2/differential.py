@@ -94,8 +94,12 @@ def _value(key: str, value: str) -> str | bytes:
     return base64.b64decode(value + "=" * (-len(value) % 4))
 
 
+SHOWN = 4096
+"""Bytes of a message that are kept as they are: what `Describe` says of any metadata is less."""
+
+
 def _short(message: bytes) -> bytes:
-    if len(message) <= 200:
+    if len(message) <= SHOWN:
         return bytes(message)
     return b"%d bytes, crc32 %d" % (len(message), zlib.crc32(message))
 

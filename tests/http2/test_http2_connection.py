@@ -371,7 +371,7 @@ def test_a_stream_error_leaves_the_others_alone() -> None:
         (headers(5, END_HEADERS | PADDED, b"\x09abc"), ErrorCode.PROTOCOL_ERROR),
         (headers(5, END_HEADERS | PRIORITY_FLAG, b"abc"), ErrorCode.FRAME_SIZE_ERROR),
         (headers(5, END_HEADERS, b"\xff\xff\xff\xff"), ErrorCode.COMPRESSION_ERROR),
-        (frame(DATA, 0, 1, bytes(2**20 + 1)), ErrorCode.FRAME_SIZE_ERROR),
+        (frame(DATA, 0, 1, bytes(2**22 + 1)), ErrorCode.FRAME_SIZE_ERROR),
     ],
 )
 def test_errors_of_the_connection_have_the_code_of_the_standard(text: bytes, code: int) -> None:

@@ -15,6 +15,7 @@ from penstock.bench.meter import Meter
 from penstock.bench.requests import Body
 from penstock.client.errors import InferenceError
 from penstock.client.http2_status import broken, error_of_reset, error_of_status, unavailable
+from penstock.transport.http2.appetite import Appetite
 from penstock.transport.http2.client_connection import ClientConnection, ClientStream
 from penstock.transport.http2.client_events import Answered, Trailers, Unprocessed
 from penstock.transport.http2.events import GoAway, Lost, Message, Reset, SettingsChanged
@@ -78,6 +79,7 @@ class Link:
         self._trouble = _GONE
         self._unwanted = False
         self._secure = isinstance(sock, ssl.SSLSocket)
+        self._appetite = Appetite(sock)
 
     @property
     def in_flight(self) -> int:
@@ -133,6 +135,7 @@ class Link:
                 self._lose(_GONE)
                 return
             self._handle(core.received(size, now), now)
+            self._appetite.follow(core.awaited)
             # Decrypted bytes that are left here would not make the socket readable again.
             if not (isinstance(sock, ssl.SSLSocket) and sock.pending()):
                 return

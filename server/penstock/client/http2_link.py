@@ -11,6 +11,7 @@ from penstock.client.http2_exchange import Exchange
 from penstock.client.http2_keepalive import Keepalive
 from penstock.client.http2_link_events import LinkEvents, LinkOwner
 from penstock.client.http2_status import unavailable
+from penstock.transport.http2.appetite import Appetite
 from penstock.transport.http2.client_answers import ClientStream
 from penstock.transport.http2.client_requests import request_block, timeout_field
 from penstock.transport.http2.compression import LEVELS, compress
@@ -44,6 +45,7 @@ class Link(LinkEvents, asyncio.BufferedProtocol):
         self._dirty = False
         self._paused = False
         self._keepalive: Keepalive | None = None
+        self._appetite = Appetite()
 
     # -- calls -----------------------------------------------------------------------------------
 
@@ -169,6 +171,7 @@ class Link(LinkEvents, asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket is open: the preface goes out."""
         self._transport = transport
+        self._appetite = Appetite(transport)
         self._flush()
         if self._settings.keepalive_s is not None:
             self._keepalive = Keepalive(self._settings.keepalive_s, self)
@@ -185,6 +188,7 @@ class Link(LinkEvents, asyncio.BufferedProtocol):
             self._keepalive.heard_ns = now
         for event in self.connection.received(nbytes, now):
             self._take(event)
+        self._appetite.follow(self.connection.awaited)
         self._settle()
         if self.connection.out and not self._dirty:
             self._flush()
@@ -248,6 +252,7 @@ class Link(LinkEvents, asyncio.BufferedProtocol):
         return bool(self.connection.streams)
 
     def ping(self) -> None:
-        """Ask the server for a sign of life."""
+        """Ask the server for a sign of life; what came of a frame is one."""
+        self._appetite.calm()
         self.connection.ping(_PING)
         self._write_soon()

@@ -5,12 +5,27 @@ What is common to all DATA frames, and where a message begins and ends, is below
 
 from penstock.transport.http2.content import Content
 from penstock.transport.http2.frames import DATA, FRAME_HEADER
+from penstock.transport.http2.stream import Stream
 
 
 class Bulk(Content):
     """Takes in what need not lie in the read buffer first, or only once."""
 
     __slots__ = ()
+
+    @property
+    def interrupted(self) -> Stream | None:
+        """The stream whose DATA frame has begun and not ended, if that is a large one: its peer
+        has to go on, whatever windows say.
+        """
+        return self._content_stream if self._content_left else None
+
+    @property
+    def awaited(self) -> int:
+        """Bytes left of the frame that is open, if a large message is coming in with it: nothing
+        else can come before them.
+        """
+        return self._content_left if self._content_left and self._within_large() else 0
 
     def _filled(self, size: int) -> None:
         """So many bytes were read right into the large message that is coming in."""

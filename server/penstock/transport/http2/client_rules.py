@@ -1,7 +1,7 @@
 """What a client says of itself, what it bears of a server, and which answers are the usual."""
 
 from penstock.transport.http2.frames import MAX_STREAM_ID, PREFACE
-from penstock.transport.http2.limits import Limits, Rate
+from penstock.transport.http2.limits import MIB, Limits, Rate
 from penstock.transport.http2.response_heads import ResponseHead
 from penstock.transport.http2.settings import (
     ENABLE_PUSH,
@@ -17,6 +17,7 @@ _UNCOUNTED = Rate(1 << 30, 1 << 30)
 CLIENT_LIMITS = Limits(
     # What a server does often is what its client made it do; and requests may be of any size.
     stream_unsent=1 << 62,
+    lone_turn=2 * MIB,
     resets=_UNCOUNTED,
     window_updates=_UNCOUNTED,
     ignored_frames=Rate(100_000, 100_000),

@@ -37,6 +37,8 @@ from penstock.transport.http2.stream import Stream
 
 CHUNK = 64 * 1024
 """What is looked at in one go: beyond it, bytes of large messages are copied once only."""
+HEAD = 4 * 1024
+"""What is read between two wide frames of a message: a header, and whatever is in between."""
 _AROUND_BLOCK = 1 + PRIORITY_SIZE + 255
 _UNUSUAL = PADDED | PRIORITY_FLAG | END_HEADERS
 
@@ -55,6 +57,7 @@ class Connection(Bulk):
         "_block_ready",
         "_block_stream_id",
         "_buffer",
+        "_head",
         "_longest_word",
         "_rest",
         "_target",
@@ -76,6 +79,7 @@ class Connection(Bulk):
         self.decoder = decoder
         self.opening = opening
         self._buffer = memoryview(read_buffer or bytearray(limits.read_buffer))
+        self._head = self._buffer[:HEAD]
         self._longest_word = limits.max_frame_size << 8 | 0xFF
         # What of a frame did not come yet: less than a header, or a frame that is taken in whole.
         self._rest = b""
@@ -91,7 +95,10 @@ class Connection(Bulk):
     def buffer(self) -> memoryview:
         """Where the next bytes go: into the large message that is coming in, or the read buffer."""
         target = self._target = self._current_target()
-        return self._buffer if target is None else target
+        if target is not None:
+            return target
+        # The head of the next wide frame is all that should not be read right into the message.
+        return self._head if self._wide and self._within_large() else self._buffer
 
     def received(self, size: int, now_ns: int) -> list[Event]:
         """So many bytes were written into `buffer()`: what they mean. `Lost` is the last event."""

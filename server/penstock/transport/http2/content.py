@@ -23,6 +23,8 @@ from penstock.transport.http2.stream import HALF_CLOSED_REMOTE, Buffer, Stream
 
 WAITED_FOR = 16 * 1024
 """A DATA frame up to this size is taken in whole, a larger one as it comes."""
+WIDE = 128 * 1024
+"""Behind a DATA frame of this size comes another as large, if a message is not at its end."""
 
 _unpack_prefix = PREFIX.unpack_from
 
@@ -36,6 +38,7 @@ class Content(Inflow):
         "_content_stream",
         "_quick_size",
         "_skip_left",
+        "_wide",
     )
 
     def __init__(self, limits: Limits) -> None:
@@ -49,6 +52,8 @@ class Content(Inflow):
         self._content_stream: Stream | None = None
         self._content_ends = 0
         self._skip_left = 0
+        # Whether the last frame that was not taken in at once was a wide one.
+        self._wide = False
 
     def _assembler(self, stream: Stream) -> Assembler:
         """What puts together the messages that come on this stream."""
@@ -168,6 +173,7 @@ class Content(Inflow):
             stream.expected -= content
         if content < self.limits.tiny and not ends:
             self._count_tiny(assembler, content)
+        self._wide = content >= WIDE
         self._content_stream = stream
         self._content_left = content
         self._content_ends = ends

@@ -35,7 +35,6 @@ from penstock.transport.http2.frames import (
     unpack_word,
 )
 from penstock.transport.http2.limits import Limits
-from penstock.transport.http2.outlet import LARGEST_WRITE
 from penstock.transport.http2.sending import Sender
 from penstock.transport.http2.settings import ENTRY_SIZE
 from penstock.transport.http2.stream import CLOSED, NOT_OPEN, Past, Verdict
@@ -223,7 +222,7 @@ class Control(Sender):
         if self.peer.header_table_size < table_size and not self._table_update:
             # We keep no table, but the peer must hear that before our next header block.
             self._table_update = b"\x20"
-        self._largest = min(self.peer.max_frame_size, LARGEST_WRITE)
+        self._largest = min(self.peer.max_frame_size, self.limits.lone_turn)
         self._join_limit = -1 if self._table_update else self._join_limit_of_peer()
         self._put_control(SETTINGS_ACK)
         self._events.append(SettingsChanged())

@@ -7,6 +7,7 @@ import time
 from typing import cast
 
 from penstock.status import CODES
+from penstock.transport.http2.appetite import Appetite
 from penstock.transport.http2.call import Link, ServerCall
 from penstock.transport.http2.frames import ErrorCode
 from penstock.transport.http2.hub import Hub
@@ -32,6 +33,7 @@ class Lifetime(asyncio.BufferedProtocol):
         self.link = Link(hub.limits, hub.call_type, hub.read_buffer)
         self._hub = hub
         self._transport: asyncio.Transport | None = None
+        self._appetite = Appetite()
         self._watch = ConnectionWatch(hub.policy, now_ns)
         self._heard_ns = now_ns
         self._paused_ns: int | None = None
@@ -57,6 +59,8 @@ class Lifetime(asyncio.BufferedProtocol):
         if self._closed_ns is not None:
             self._look_at_the_end(now_ns, self._closed_ns)
             return
+        # What came meanwhile of a frame counts, though it was not worth waking for.
+        self._appetite.calm()
         if self._paused_ns is not None:
             self._look_at_socket(now_ns, self._paused_ns)
         else:
@@ -119,11 +123,17 @@ class Lifetime(asyncio.BufferedProtocol):
             call.cut(RESOURCE_EXHAUSTED, STALLED)
 
     def _awaited(self) -> list[ServerCall]:
-        """Calls that their peer may go on with: without a window it is we who stop it."""
-        if self.link.recv_window <= 0:
-            return []
-        calls = self._calls()
-        return [call for call in calls if call.assembler is not None and call.recv_window > 0]
+        """Calls that their peer may go on with: without a window it is we who stop it, except
+        within a frame, which took its part of the window when it began.
+        """
+        link = self.link
+        open_there = link.recv_window > 0
+        return [
+            call
+            for call in self._calls()
+            if call.assembler is not None
+            and ((open_there and call.recv_window > 0) or call is link.interrupted)
+        ]
 
     # -- the end ---------------------------------------------------------------------------------
 

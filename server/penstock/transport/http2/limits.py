@@ -36,7 +36,7 @@ class Limits:
     stream_window: int = MIB
     """Bytes that a peer may send on one stream before the application took any."""
     connection_window: int = 16 * MIB
-    max_frame_size: int = MIB
+    max_frame_size: int = 4 * MIB
     max_concurrent_streams: int = 4_096
     """Streams open at once; those beyond get REFUSED_STREAM."""
     header_table_size: int = 4 * KIB
@@ -65,6 +65,9 @@ class Limits:
     """Unsent bytes of one stream beyond which the next message ends it: its reader is too slow."""
     connection_unsent: int = 256 * MIB
     """Unsent bytes of all streams above which new ones get REFUSED_STREAM, until half is sent."""
+    lone_turn: int = MIB
+    """What a stream that nobody waits behind sends in one go, and our largest frame: whoever comes
+    meanwhile waits for it, and the peer wakes for each."""
     output: int = MIB
     """Bytes that wait in `out` beyond which messages stay with their streams."""
     control_output: int = MIB

@@ -184,11 +184,7 @@ class Outlet:
                     self._wake(stream)
 
     def _put_turn(self, stream: Stream, pending: deque[Buffer]) -> None:
-        # Frames of 16 KiB cost most if each is a turn; where the window is narrow each is one, or
-        # those behind would get nothing of it.
-        alone = not self._ready or self.send_window > WIDE_WINDOW
-        most = LARGEST_WRITE if alone else self._largest
-        size = min(stream.unsent, stream.send_window, self.send_window, most)
+        size = min(stream.unsent, stream.send_window, self.send_window, self._turn())
         stream.send_window -= size
         self.send_window -= size
         stream.unsent -= size
@@ -204,6 +200,15 @@ class Outlet:
         if stream.filled and stream.unsent <= self.limits.low_water:
             stream.filled = False
             self.rooms.append(stream)
+
+    def _turn(self) -> int:
+        """How much a stream may send before the next one's turn, in bytes."""
+        if not self._ready:
+            return self.limits.lone_turn
+        # Frames of 16 KiB cost most if each is a turn; where the window is narrow each is one, or
+        # those behind would get nothing of it.
+        narrow = self.send_window <= WIDE_WINDOW
+        return min(self._largest, LARGEST_WRITE) if narrow else LARGEST_WRITE
 
     def _put_frames(self, stream_id: int, pending: deque[Buffer], total: int, flags: int) -> None:
         """So many of the bytes that wait as frames; `flags` are those of the last."""

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any, cast
 
+from penstock.transport.http2.appetite import Appetite
 from penstock.transport.http2.call import ServerCall
 from penstock.transport.http2.events import (
     Drained,
@@ -78,6 +79,7 @@ class ServerProtocol(Lifetime):
             transport.abort()
             return
         self.peer = peer_of(transport)
+        self._appetite = Appetite(transport)
         hub.watch(self)
         self.flush()
 
@@ -125,6 +127,7 @@ class ServerProtocol(Lifetime):
                 submit(event.message, call)
             except Exception as error:
                 call.fail(error)
+        self._appetite.follow(self.link.awaited)
         self.flush()
 
     def eof_received(self) -> bool:
