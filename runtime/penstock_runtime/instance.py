@@ -287,6 +287,9 @@ class ModelInstance:
         while (work := self._next_work(self.gate)) is not None:
             execute_requests(self._desk, executable, work, self._held)
             del work
+            if executable.lost:
+                self._lose_device(executable.lost)
+                return
 
     def _execute(self, executable: Executable, work: Work) -> None:
         """Execute; the answers of several short executions wake their consumers together."""

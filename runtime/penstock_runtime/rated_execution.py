@@ -144,6 +144,11 @@ class RatedRequests(RequestExecutable):
         """Whether the model says that it can serve."""
         return self._inner.ready
 
+    @property
+    def lost(self) -> str:
+        """How its device was lost."""
+        return self._inner.lost
+
     def close(self) -> None:
         """Leave the books, and give back what the instance holds."""
         self._turns.leave()

@@ -9,6 +9,7 @@ from tests.llm.engine_driver import Asked, Driver, drive
 from tests.llm.sampling_fakes import RuleGrammar, TableModel
 
 from penstock_runtime.errors import (
+    InstanceDied,
     Internal,
     InvalidArgument,
     PenstockError,
@@ -345,4 +346,31 @@ def test_one_choice_that_fails_ends_its_siblings() -> None:
     driver.run()
 
     assert isinstance(error_of(asked), Internal)
+    driver.assert_empty()
+
+
+# -- a GPU that is lost ----------------------------------------------------------------------------
+
+LOST = "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be"
+
+
+def test_nobody_waits_for_an_engine_whose_gpu_is_lost() -> None:
+    """Whoever runs or waits is told that another server might do it, at once; so are later ones.
+    No step is tried in parts, for nothing can be computed there any more.
+    """
+    runner = Poisoned(raising(RuntimeError(LOST)))
+    driver = drive(runner, VOCAB)
+
+    asked = [*neighbours(driver), driver.ask([MARK, 5], max_tokens=12)]
+    driver.run()
+
+    for each in asked:
+        assert type(error_of(each)) is InstanceDied
+        assert error_of(each).reason == "DEVICE_LOST"
+        assert error_of(each).message.endswith("GPU: an illegal memory access was encountered")
+    assert runner.runs == 1
+    assert not driver.engine.healthy
+    assert driver.engine.lost
+    with pytest.raises(InstanceDied, match="has lost its GPU"):
+        driver.ask([1, 2], max_tokens=3)
     driver.assert_empty()

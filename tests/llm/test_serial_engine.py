@@ -9,7 +9,13 @@ import pytest
 from tests.llm.engine_driver import Task, Words
 from tests.llm.test_engine_threads import error_of, task_of, wait_until
 
-from penstock_runtime.errors import DeadlineExceeded, Internal, InvalidArgument, Unavailable
+from penstock_runtime.errors import (
+    DeadlineExceeded,
+    InstanceDied,
+    Internal,
+    InvalidArgument,
+    Unavailable,
+)
 from penstock_runtime.llm.admission import Limits
 from penstock_runtime.llm.answers import Answers
 from penstock_runtime.llm.executable import GenerativeExecutable
@@ -124,6 +130,29 @@ def test_what_fails_is_told_to_its_caller_only() -> None:
     assert "it is odd" in errors[2].message
     assert isinstance(full, Unavailable)
     assert good.ids == [4, 5, 6, 7, 8]
+
+
+def test_nobody_waits_for_an_engine_whose_gpu_is_lost() -> None:
+    """Those that wait and those that come later are told so at once."""
+
+    class Lost(Counting):
+        def stream(self, *_: object) -> Iterator[int]:
+            raise InstanceDied(
+                "model 'tiny' has lost its GPU: misaligned address", reason="DEVICE_LOST"
+            )
+
+    tasks = [task_of(FOREVER) for _ in range(3)]
+    with running(Lost()) as executable:
+        executable.execute_requests(tasks)
+        wait_until(lambda: all(task.ends for task in tasks))
+        wait_until(lambda: not executable.ready)
+        late = task_of(FOREVER)
+        executable.execute_requests([late])
+
+        assert executable.lost == "misaligned address"
+        for task in (*tasks, late):
+            assert isinstance(error_of(task), InstanceDied)
+            assert error_of(task).message.endswith("has lost its GPU: misaligned address")
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

@@ -10,7 +10,7 @@ import pytest
 from tests.runtime.fakes import FakeLoaded, FunctionExecutable, pending
 from tests.runtime.test_instance import OneBatch, instance
 
-from penstock_runtime.backends.base import Placement, Staged
+from penstock_runtime.backends.base import Placement, RequestExecutable, Staged
 from penstock_runtime.backends.failure import execution_failure
 from penstock_runtime.backends.lost_device import lost_device
 from penstock_runtime.errors import InstanceDied, Internal, PenstockError, Unavailable
@@ -117,3 +117,45 @@ def test_an_instance_whose_gpu_is_lost_leaves_the_work_to_others(
     for one in members:
         with pytest.raises(InstanceDied):
             one.stream.pop()
+
+
+class LostByRequests(RequestExecutable):
+    """A language model, say, whose engine has found its GPU lost with the first request."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.closed = False
+
+    @property
+    def lost(self) -> str:
+        return "misaligned address" if self.asked else ""
+
+    def execute_requests(self, tasks: Any) -> None:
+        self.asked += len(tasks)
+        for task in tasks:
+            task.fail(InstanceDied("it has lost its GPU", reason="DEVICE_LOST", scheduled=True))
+
+    def finalize(self) -> None: ...
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_an_instance_that_answers_by_requests_leaves_as_well() -> None:
+    """Else it would be the first to take every request, and refuse it."""
+    executable = LostByRequests()
+    loaded = FakeLoaded(lambda array: array)
+    loaded.executable = lambda placement: executable  # type: ignore[assignment,return-value]
+    member = pending()
+    member.arrays = {"X": np.zeros((1, 2), np.float32)}
+    scheduler = Losing(member)
+    made = instance(loaded, scheduler)
+
+    made.start()
+    ended = made.join(30)
+
+    assert ended
+    assert executable.closed
+    assert executable.asked == scheduler.asked == 1
+    assert not made.healthy
+    assert [error.reason for error in scheduler.heard] == ["DEVICE_LOST"]

@@ -200,6 +200,11 @@ class RequestExecutable(ABC):
         """Whether the model says that it can serve; never blocks."""
         return True
 
+    @property
+    def lost(self) -> str:
+        """How its device was lost to this process; nothing as long as it was not."""
+        return ""
+
 
 class Supervised(ABC):
     """What is more to say of an executable that may end by itself and come back: what it executes

@@ -9,11 +9,11 @@ import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 
-from penstock_runtime.errors import Internal, PenstockError, Unavailable
+from penstock_runtime.errors import Internal, PenstockError
 from penstock_runtime.llm.adapter_gate import ADAPTER, AdapterGate
 from penstock_runtime.llm.admission import cannot_grow, deadline_passed
 from penstock_runtime.llm.continuous_batcher import ContinuousBatcher
-from penstock_runtime.llm.endings import Failed, accepted, end_of
+from penstock_runtime.llm.endings import Failed, accepted, end_of, engine_ended, gpu_lost
 from penstock_runtime.llm.engine_seams import Proposer, RowResult, StepWatcher, Teller
 from penstock_runtime.llm.generation import Choice, Generation, News
 from penstock_runtime.llm.metering import Meter
@@ -93,6 +93,11 @@ class Engine:
         """Whether it can be expected to generate."""
         return self._failures < _MOST_FAILURES
 
+    @property
+    def lost(self) -> str:
+        """How its GPU was lost to this process; nothing as long as it was not."""
+        return self._steps.lost
+
     def stats(self) -> BatcherStats:
         """What runs, what waits, and how full the cache is."""
         with self._lock:
@@ -106,7 +111,7 @@ class Engine:
             choice.sequence.ready = not choice.holds
         with self._lock:
             if self._over:
-                raise Unavailable("the engine of the model has ended; load it anew", scheduled=True)
+                raise engine_ended(self.lost)
             # What is known of the rate may be wrong: where nothing waits, it is tried.
             rate = self._meter.rate if self._batcher.stats().waiting else 0.0
             self._batcher.add_all(generation.sequences, self._clock(), rate)
@@ -149,7 +154,7 @@ class Engine:
             # A defect of the engine's, not of a request: nobody may wait for it any more.
             _log.exception("%r died", self)
             self._failures = _MOST_FAILURES
-            self._abandon_all()
+            self._abandon_all(Internal("the engine of the model died", scheduled=True))
 
     def _idle_s(self) -> float:
         """How long there may be nothing to do."""
@@ -159,12 +164,12 @@ class Engine:
             return _IDLE_S
         return min(max((deadline - self._clock()) / 1e9, 0.0), _IDLE_S)
 
-    def _abandon_all(self) -> None:
+    def _abandon_all(self, error: PenstockError) -> None:
         with self._lock:
             self._over = True
             sequences = self._batcher.sequences
         for sequence in sequences:
-            self._fail(sequence, Internal("the engine of the model died", scheduled=True))
+            self._fail(sequence, error)
 
     def step(self) -> bool:
         """Compute one step; False if there was nothing to compute. Where a step can be on its way
@@ -227,6 +232,11 @@ class Engine:
         if news:
             self._tell().put(news)
         self._watcher.stepped(plan, spent, accepted(plan, results))
+        if self.lost:
+            _log.critical("%s has lost its GPU: %s", self._thread.name, self.lost)
+            self._failures = _MOST_FAILURES
+            self._stopped = True
+            self._abandon_all(gpu_lost(self.lost))
 
     def _expire(self) -> None:
         """End those whose time is over, whoever else may do so."""

@@ -25,6 +25,10 @@ class GeneratingEngine(Protocol):
     def healthy(self) -> bool:
         """Whether it can be expected to generate."""
 
+    @property
+    def lost(self) -> str:
+        """How its GPU was lost to this process; nothing as long as it was not."""
+
     def submit(self, generation: Generation) -> None:
         """Queue a request, or raise what refuses it."""
 
@@ -66,6 +70,11 @@ class GenerativeExecutable(RequestExecutable):
     def ready(self) -> bool:
         """Whether its steps do not all fail."""
         return self._engine.healthy
+
+    @property
+    def lost(self) -> str:
+        """As its engine found it."""
+        return self._engine.lost
 
     def execute_requests(self, tasks: Sequence[RequestTask]) -> None:
         """Queue them; each is answered on its own, also with what is wrong with it."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from typing import Protocol
 
-from penstock_runtime.errors import Internal, InvalidArgument, PenstockError, Unavailable
+from penstock_runtime.errors import InstanceDied, Internal, InvalidArgument, PenstockError
 from penstock_runtime.llm.admission import (
     Limits,
     Queue,
@@ -19,7 +19,7 @@ from penstock_runtime.llm.admission import (
     never_fits,
     queue_full,
 )
-from penstock_runtime.llm.endings import Chosen, cut, step_failure
+from penstock_runtime.llm.endings import Chosen, cut, engine_ended, gpu_lost, step_failure
 from penstock_runtime.llm.engine_seams import StepWatcher, Teller
 from penstock_runtime.llm.generation import Choice, Generation
 from penstock_runtime.llm.roster import BatcherStats
@@ -79,6 +79,8 @@ class SerialEngine:
         self._waiting: deque[Choice] = deque()
         self._running: Choice | None = None
         self._stopped = False
+        self.lost = ""
+        """How the GPU was lost to this process; nothing as long as it was not."""
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self, teller: Teller) -> None:
@@ -119,7 +121,7 @@ class SerialEngine:
                 raise error
         with self._changed:
             if self._stopped:
-                raise Unavailable("the engine of the model has ended; load it anew", scheduled=True)
+                raise engine_ended(self.lost)
             tokens = sum(choice.sequence.n_prompt for choice in self._waiting)
             refusal = queue_full(sequences, self._limits, Queue(len(self._waiting), tokens))
             if refusal is not None:
@@ -153,7 +155,7 @@ class SerialEngine:
     def _run(self) -> None:
         try:
             self._prepare()
-            while (choice := self._next()) is not None:
+            while not self.lost and (choice := self._next()) is not None:
                 self._guarded(choice)
         finally:
             self._leave()
@@ -162,21 +164,27 @@ class SerialEngine:
         try:
             self._generate(choice)
         except PenstockError as error:
-            self._tell().fail(choice.generation, error)
+            self._fail(choice, error)
         except Exception as error:
             _log.exception("a text could not be generated")
-            self._tell().fail(choice.generation, step_failure(error))
+            self._fail(choice, step_failure(error))
         with self._changed:
             self._running = None
+
+    def _fail(self, choice: Choice, error: PenstockError) -> None:
+        self._tell().fail(choice.generation, error)
+        if isinstance(error, InstanceDied):
+            # Nothing can be computed there any more.
+            self.lost = error.message.rpartition(": ")[2]
 
     def _leave(self) -> None:
         """Nobody may wait for it any more, unless it was asked to end: then others answer."""
         with self._changed:
             asked, self._stopped = self._stopped, True
             left = list(self._waiting)
+        died = Internal("the engine of the model died", scheduled=True)
         for choice in () if asked else left:
-            error = Internal("the engine of the model died", scheduled=True)
-            self._tell().fail(choice.generation, error)
+            self._tell().fail(choice.generation, gpu_lost(self.lost) if self.lost else died)
 
     def _next(self) -> Choice | None:
         with self._changed:

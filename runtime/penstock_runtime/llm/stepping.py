@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+from penstock_runtime.backends.lost_device import lost_device
 from penstock_runtime.llm.endings import Failed, step_failure
 from penstock_runtime.llm.engine_seams import (
     AheadChooser,
@@ -41,6 +42,8 @@ class Steps:
     def __init__(self, runner: Runner, chooser: Chooser) -> None:
         self._runner = runner
         self._chooser = chooser
+        self.lost = ""
+        """How the device was lost to this process; nothing as long as it was not."""
 
     def launch(self, plan: StepPlan, last: Step | None, now: int) -> Step:  # noqa: ARG002
         """Begin a step. Where its `drawn` is set the next may be launched before its results are
@@ -64,9 +67,11 @@ class Steps:
             return self._chooser.sample(plan, self._runner.run(plan))
         except Exception as error:
             _log.exception("a step of %d sequences failed", len(plan.rows))
+            self.lost = lost_device(error)
             half = len(plan.rows) // 2
-            if not half:
-                return (Failed(step_failure(error)),)
+            # What is lost is so for each of them.
+            if self.lost or not half:
+                return tuple(Failed(step_failure(error)) for _ in plan.rows)
         parts = (StepPlan(plan.rows[:half]), StepPlan(plan.rows[half:]))
         return tuple(chain.from_iterable(map(self._compute, parts)))
 
