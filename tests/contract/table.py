@@ -13,7 +13,7 @@ SOCKETS = (
     "e2e/",
     "rest/",
     "http2/",
-    "openai/",
+    "openai_face/",
     "tgi/",
     "interop/",
     "isolation/test_sequences.py",

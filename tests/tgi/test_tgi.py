@@ -9,7 +9,7 @@ import httpx
 import pytest
 from tests.e2e.running import Running, ServerThread
 from tests.e2e.test_abandoned import until
-from tests.openai.fake_text_model import write_text_model
+from tests.openai_face.fake_text_model import write_text_model
 from tests.rest.serving import connected, http_options, url
 from tests.rest.test_rest_generate import events, is_idle
 

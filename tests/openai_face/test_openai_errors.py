@@ -11,8 +11,8 @@ import pytest
 from openai import OpenAI
 from tests.e2e.running import Running, ServerThread
 from tests.e2e.test_abandoned import until
-from tests.openai.fake_text_model import write, write_text_model
-from tests.openai.test_openai_chat import user
+from tests.openai_face.fake_text_model import write, write_text_model
+from tests.openai_face.test_openai_chat import user
 from tests.rest.serving import http_options, url
 from tests.rest.test_rest_generate import is_idle
 

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from openai import OpenAI
 from tests.e2e.running import MODELS, Running, ServerThread
-from tests.openai.fake_text_model import write_all
+from tests.openai_face.fake_text_model import write_all
 from tests.rest.serving import http_options, url
 
 

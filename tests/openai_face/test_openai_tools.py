@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai import OpenAI
-from tests.openai.test_openai_chat import shown, user
+from tests.openai_face.test_openai_chat import shown, user
 
 from penstock.openai.tool_calls import CallFinder, CallPiece
 
