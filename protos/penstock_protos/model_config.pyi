@@ -142,6 +142,7 @@ class ModelInstanceGroup(Message):
     PASSIVE_FIELD_NUMBER: Final = 7
     SECONDARY_DEVICES_FIELD_NUMBER: Final = 8
     HOST_POLICY_FIELD_NUMBER: Final = 9
+    IN_PLACE_FIELD_NUMBER: Final = 1001
     name: str
     count: int
     @property
@@ -157,6 +158,7 @@ class ModelInstanceGroup(Message):
         ModelInstanceGroup.SecondaryDevice
     ]: ...
     host_policy: str
+    in_place: bool
     def __init__(
         self,
         *,
@@ -169,13 +171,14 @@ class ModelInstanceGroup(Message):
         passive: bool | None = ...,
         secondary_devices: Iterable[ModelInstanceGroup.SecondaryDevice] | None = ...,
         host_policy: str | None = ...,
+        in_place: bool | None = ...,
     ) -> None: ...
     def HasField(self, field_name: Literal["rate_limiter"]) -> bool: ...
     def ClearField(
         self,
         field_name: Literal[
             "name", "count", "gpus", "kind", "profile", "rate_limiter", "passive",
-            "secondary_devices", "host_policy"
+            "secondary_devices", "host_policy", "in_place"
         ],
     ) -> None: ...
 

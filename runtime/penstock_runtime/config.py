@@ -135,7 +135,8 @@ class SecondaryDevice:
 @dataclass(frozen=True, slots=True)
 class InstanceGroup:
     """`count` instances on each of `gpus` (KIND_GPU), in host memory (KIND_CPU), or each in a
-    process of its own, on those GPUs if there are any (KIND_PROCESS).
+    process of its own, on those GPUs if there are any (KIND_PROCESS). `in_place`: whoever brings a
+    request may execute it, for the model promises never to wait.
     """
 
     name: str = ""
@@ -147,6 +148,7 @@ class InstanceGroup:
     passive: bool = False
     secondary_devices: tuple[SecondaryDevice, ...] = ()
     host_policy: str = ""
+    in_place: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +246,11 @@ class ModelConfig:
         tensors: tuple[ModelInput | ModelOutput, ...] = (*self.input, *self.output)
         uneven = self.batch_input or self.batch_output or self.ragged_inputs
         return self.max_batch_size > 0 and not (uneven or any(t.is_shape_tensor for t in tensors))
+
+    @property
+    def in_place(self) -> bool:
+        """Whether its instance may be executed by whoever brings a request."""
+        return any(group.in_place for group in self.instance_group)
 
     def parameter(self, key: str, default: str = "") -> str:
         """The text of a free parameter."""

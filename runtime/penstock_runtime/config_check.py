@@ -169,9 +169,29 @@ def _instances(config: ModelConfig) -> Problems:
     if "KIND_PROCESS" in kinds and len(kinds) > 1:
         message = "has groups with and without KIND_PROCESS, so that the model is not kept apart"
         yield error("instance_group", message, "write KIND_PROCESS in all of them or in none")
+    yield from _in_place(config)
     if groups and all(group.passive for group in groups):
         message = "every group is passive, so that no instance takes a request"
         yield warning("instance_group", message, "remove passive from one group")
+
+
+def _in_place(config: ModelConfig) -> Problems:
+    """Whoever brings a request may execute the instance: for one that needs nothing around it."""
+    if not config.in_place:
+        return
+    groups, field = config.instance_group, "instance_group[0].in_place"
+    if len(groups) > 1 or groups[0].count > 1 or groups[0].kind != "KIND_CPU":
+        message = "is for one instance in host memory"
+        yield error(field, message, "write one group, of kind KIND_CPU with count 1")
+    if groups[0].rate_limiter is not None and groups[0].rate_limiter.resources:
+        yield error(field, "goes with no resources, which may have to be waited for", "drop one")
+    batches = config.dynamic_batching is not None and config.max_batch_size > 0
+    if batches or config.sequence_batching is not None or config.batch_input:
+        yield error(field, "is for models whose requests are executed one by one", "drop one")
+    if config.decoupled:
+        yield error(field, "is for models with one response to a request", "remove it")
+    if config.response_cache is not None and config.response_cache.enable:
+        yield error(field, "goes with no response cache, which stands before it", "drop one")
 
 
 def _resources(groups: Sequence[InstanceGroup]) -> Problems:

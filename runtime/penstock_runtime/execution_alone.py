@@ -31,7 +31,7 @@ def execute_alone(desk: Desk, executable: Executable, members: Sequence[Pending]
     """
     spent: list[AloneTiming] = []
     answered = 0
-    only, fits, call = desk.plan.only, desk.plan.fits, _straight(desk, executable)
+    only, fits, call = desk.plan.only, desk.plan.fits, straight_of(desk, executable)
     start = began = _clock()
     for pending in members:
         arrived, rows, deadline = pending.arrived_ns, pending.batch_size, pending.deadline_ns
@@ -66,7 +66,7 @@ def execute_alone(desk: Desk, executable: Executable, members: Sequence[Pending]
     desk.scheduler.answered(answered)
 
 
-def _straight(desk: Desk, executable: Executable) -> Callable[..., Any] | None:
+def straight_of(desk: Desk, executable: Executable) -> Callable[..., Any] | None:
     """The model's own function, if what it returns can be an answer as it is."""
     if desk.plan.only is None or desk.scheduler.keeps_order:
         return None

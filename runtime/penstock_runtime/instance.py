@@ -24,12 +24,14 @@ from penstock_runtime.execution import Desk, execute_batch
 from penstock_runtime.execution_alone import execute_alone
 from penstock_runtime.execution_requests import HeldTasks, execute_requests
 from penstock_runtime.execution_stream import execute_stream
+from penstock_runtime.in_place import LentInstance
 from penstock_runtime.loop_inbox import hold_news, release_news
 from penstock_runtime.niceness import give_way
 from penstock_runtime.observability.statistics import ModelStatistics
 from penstock_runtime.scheduling.answering import SupervisedScheduler, WorkScheduler
 from penstock_runtime.scheduling.batch_scheduler import HANDFUL_NS, SHORT_NS, Work
 from penstock_runtime.scheduling.gate import Gate
+from penstock_runtime.scheduling.in_place_scheduler import Lending
 from penstock_runtime.warmup import WarmupRequest, warm_up
 
 _log = logging.getLogger("penstock.instance")
@@ -67,6 +69,7 @@ class ModelInstance:
         self._desk = Desk(placement.name, plan, scheduler, statistics)
         self._held = HeldTasks(scheduler.call_at)
         self._asked: RequestExecutable | Supervised | None = None
+        self._lent: LentInstance | None = None
         self._dismissed = False
         self._restarts = 0
         self._ready = threading.Event()
@@ -240,6 +243,8 @@ class ModelInstance:
             made.append(self._loaded.executable(self.placement))
             self._warm_up(made[0])
             self._stage(made[0])
+            if isinstance(self._scheduler, Lending):
+                self._lent = LentInstance(self._desk, made[0])  # type: ignore[arg-type] # judged there
             return made[0]
         except PenstockError as error:
             self._failure = error
@@ -269,6 +274,9 @@ class ModelInstance:
         if isinstance(executable, RequestExecutable):
             self._work_by_request(executable)
             return
+        if self._lent is not None:
+            self._work_lent(self._lent, executable)  # type: ignore[arg-type] # it has a function
+            return
         streaming = isinstance(executable, StreamingExecutable)
         several = not streaming
         staged = executable if isinstance(executable, Staged) else None
@@ -290,6 +298,21 @@ class ModelInstance:
             if executable.lost:
                 self._lose_device(executable.lost)
                 return
+
+    def _work_lent(self, lent: LentInstance, executable: Executable) -> None:
+        """Execute what nobody executes in place."""
+        scheduler = self._scheduler
+        assert isinstance(scheduler, Lending)
+        scheduler.borrow(lent)
+        try:
+            while (work := self._next_work(self.gate, several=True)) is not None:
+                with lent.own:
+                    self._execute(executable, work)
+                del work
+        finally:
+            scheduler.borrow(None)
+            # Whoever executes it still is waited for: the executable is closed next.
+            lent.own.acquire()
 
     def _execute(self, executable: Executable, work: Work) -> None:
         """Execute; the answers of several short executions wake their consumers together."""

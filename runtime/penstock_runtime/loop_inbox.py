@@ -87,6 +87,11 @@ class LoopInbox:
         if self._bells:
             self._ring()
 
+    @property
+    def here(self) -> bool:
+        """Whether the calling thread is the loop's own."""
+        return threading.get_ident() == self._thread
+
     def post_all(self, streams: Sequence[ResponseStream]) -> None:
         """As `post` for each of them; there is at least one."""
         self._groups.append(streams)
@@ -118,3 +123,21 @@ def release_news(held_for_ns: int = 0) -> None:
     streams, HELD.streams = HELD.streams, None
     if streams:
         post_all(streams)
+
+
+def tell_news() -> None:
+    """Wake whoever waits for what this thread has answered since `hold_news`: at once, if it is the
+    thread of their loop.
+    """
+    streams, HELD.streams = HELD.streams, None
+    if not streams:
+        return
+    inbox = streams[0].inbox
+    if (
+        isinstance(inbox, LoopInbox)
+        and inbox.here
+        and all(stream.inbox is inbox for stream in streams)
+    ):
+        streams[0].wake_all(streams)
+        return
+    post_all(streams)

@@ -31,6 +31,7 @@ from penstock_runtime.scheduling.ensemble_agreement import Agreement
 from penstock_runtime.scheduling.ensemble_cache import EnsembleCachingScheduler
 from penstock_runtime.scheduling.ensemble_graph import EnsembleGraph
 from penstock_runtime.scheduling.ensemble_scheduler import EnsembleScheduler
+from penstock_runtime.scheduling.in_place_scheduler import InPlaceScheduler
 from penstock_runtime.scheduling.latency_model import LatencyModel
 from penstock_runtime.scheduling.length_batcher import LengthBatcher
 from penstock_runtime.scheduling.predictor import WaitPredictor
@@ -214,7 +215,8 @@ def make_scheduler(
             preserve_ordering=ordered,
             predictor=predictor,
         )
-    return BatchScheduler(
+    kind = InPlaceScheduler if config.in_place else BatchScheduler
+    return kind(
         batcher,
         statistics,
         common.timer,
