@@ -13,12 +13,13 @@ from benchmarks.build_repository import build
 from benchmarks.peers.certificate import Certificate
 from benchmarks.peers.process import Launch, PeerError
 from benchmarks.peers.triton import launch_triton
-from benchmarks.side_by_side.cases import CACHE, CPP, GRPCIO, HTTP2, TRITON
+from benchmarks.side_by_side.cases import CACHE, CPP, GRPCIO, HTTP2, IN_PLACE, TRITON
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 BUILT = ROOT / "build" / "peers"
 _BUILD_S = 600
+PROMISE = "instance_group [ { kind: KIND_CPU count: 1 in_place: true } ]\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +39,13 @@ def launch(peer: str, place: Place) -> Launch:
     return _LAUNCHES[peer](place)
 
 
-def _penstock(transport: str) -> Callable[[Place], Launch]:
+def _penstock(transport: str, *, in_place: bool = False) -> Callable[[Place], Launch]:
+    """`in_place`: with models that promise never to wait."""
+
     def start(place: Place) -> Launch:
         repository = build(place.folder / "repository", place.models)
+        for model in place.models if in_place else ():
+            (repository / model / "config.pbtxt").write_text(PROMISE)
         words = [sys.executable, "-m", "penstock", "serve", str(repository)]
         words += [f"--transport={transport}", "--grpc-address=127.0.0.1"]
         words += [f"--grpc-port={place.port}", "--allow-metrics=false", "--allow-http=false"]
@@ -90,6 +95,7 @@ def _built_cpp() -> Path:
 
 _LAUNCHES: dict[str, Callable[[Place], Launch]] = {
     HTTP2: _penstock("http2"),
+    IN_PLACE: _penstock("http2", in_place=True),
     GRPCIO: _penstock("grpcio"),
     TRITON: _triton(cached=False),
     CACHE: _triton(cached=True),

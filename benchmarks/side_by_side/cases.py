@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 
 HTTP2 = "penstock http2"
+IN_PLACE = "penstock in place"
 GRPCIO = "penstock grpcio"
 TRITON = "Triton"
 CACHE = "Triton, cache hit"
 CPP = "C++ gRPC async"
-PEERS = (HTTP2, GRPCIO, TRITON, CACHE, CPP)
+PEERS = (HTTP2, IN_PLACE, GRPCIO, TRITON, CACHE, CPP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,7 @@ class Case:
 
 _SMALL = (1, 16)
 _ALONE = (HTTP2, TRITON, CPP)
+_BOTH = (HTTP2, IN_PLACE, TRITON, CPP)
 
 CASES = (
     Case(
@@ -91,6 +93,13 @@ CASES = (
             Floor(PER_CPU_S, 1, against=CPP, above=True),
             Floor(PER_CPU_S, 0.6, ours=GRPCIO),
         ),
+    ),
+    Case(
+        "one",
+        "echo FP32[1,16], one in flight",
+        Load("echo", _SMALL, 1),
+        PER_CPU_S,
+        _BOTH,
     ),
     Case(
         "fresh",
