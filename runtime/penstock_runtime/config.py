@@ -248,6 +248,14 @@ class ModelConfig:
         return self.max_batch_size > 0 and not (uneven or any(t.is_shape_tensor for t in tensors))
 
     @property
+    def alone(self) -> bool:
+        """Whether requests are executed one by one: what must be merged even for one of them goes
+        as a batch.
+        """
+        batches = self.dynamic_batching is not None and self.max_batch_size > 0
+        return not (batches or self.ragged_inputs or self.batch_input)
+
+    @property
     def in_place(self) -> bool:
         """Whether its instance may be executed by whoever brings a request."""
         return any(group.in_place for group in self.instance_group)

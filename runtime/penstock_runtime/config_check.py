@@ -185,8 +185,7 @@ def _in_place(config: ModelConfig) -> Problems:
         yield error(field, message, "write one group, of kind KIND_CPU with count 1")
     if groups[0].rate_limiter is not None and groups[0].rate_limiter.resources:
         yield error(field, "goes with no resources, which may have to be waited for", "drop one")
-    batches = config.dynamic_batching is not None and config.max_batch_size > 0
-    if batches or config.sequence_batching is not None or config.batch_input:
+    if not config.alone or config.sequence_batching is not None:
         yield error(field, "is for models whose requests are executed one by one", "drop one")
     if config.decoupled:
         yield error(field, "is for models with one response to a request", "remove it")

@@ -319,8 +319,9 @@ ONE = InstanceGroup(kind="KIND_CPU", in_place=True)
             )
         },
         {"dynamic_batching": DynamicBatching()},
+        {"input": (replace(config().input[0], allow_ragged_batch=True),)},
     ],
-    ids=["count", "GPU", "auto", "groups", "resources", "batches"],
+    ids=["count", "GPU", "auto", "groups", "resources", "batches", "ragged"],
 )
 def test_a_configuration_says_why_it_cannot_be_executed_in_place(changes: Any) -> None:
     """In the words of the field that says so."""

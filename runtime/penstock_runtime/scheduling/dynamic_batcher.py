@@ -37,8 +37,7 @@ class DynamicBatcher(QueueBatcher):
         settings = config.dynamic_batching
         self._max_rows = max(config.max_batch_size, 1)
         self._batching = settings is not None and config.max_batch_size > 0
-        # What must be merged even for one request goes as a batch.
-        self.alone = not (self._batching or config.ragged_inputs or config.batch_input)
+        self.alone = config.alone
         rules = settings or DynamicBatching()
         super().__init__(rules)
         self._preferred = frozenset(rules.preferred_batch_size) or frozenset({self._max_rows})
