@@ -31,7 +31,7 @@ from penstock_runtime.observability.statistics import ModelStatistics
 from penstock_runtime.scheduling.answering import SupervisedScheduler, WorkScheduler
 from penstock_runtime.scheduling.batch_scheduler import HANDFUL_NS, SHORT_NS, Work
 from penstock_runtime.scheduling.gate import Gate
-from penstock_runtime.scheduling.in_place_scheduler import Lending
+from penstock_runtime.scheduling.in_place_scheduler import InPlaceScheduler
 from penstock_runtime.warmup import WarmupRequest, warm_up
 
 _log = logging.getLogger("penstock.instance")
@@ -243,7 +243,7 @@ class ModelInstance:
             made.append(self._loaded.executable(self.placement))
             self._warm_up(made[0])
             self._stage(made[0])
-            if isinstance(self._scheduler, Lending):
+            if isinstance(self._scheduler, InPlaceScheduler):
                 self._lent = LentInstance(self._desk, made[0])  # type: ignore[arg-type] # judged there
             return made[0]
         except PenstockError as error:
@@ -302,7 +302,7 @@ class ModelInstance:
     def _work_lent(self, lent: LentInstance, executable: Executable) -> None:
         """Execute what nobody executes in place."""
         scheduler = self._scheduler
-        assert isinstance(scheduler, Lending)
+        assert isinstance(scheduler, InPlaceScheduler)
         scheduler.borrow(lent)
         try:
             while (work := self._next_work(self.gate, several=True)) is not None:

@@ -49,7 +49,7 @@ class LoopInbox:
         """Call back at the end of this turn of the loop, so that one hand-over serves all the
         requests of a turn; at once from any other thread.
         """
-        if threading.get_ident() != self._thread:
+        if not self.here:
             callback()
             return
         if not self._bells and not self._draining:
@@ -106,12 +106,19 @@ def hold_news() -> None:
 
 def post_all(streams: Sequence[ResponseStream]) -> None:
     """Wake the consumers of all these, which mostly have one inbox."""
-    inbox = streams[0].inbox
-    if isinstance(inbox, LoopInbox) and all(stream.inbox is inbox for stream in streams):
+    inbox = _shared_inbox(streams)
+    if inbox is not None:
         inbox.post_all(streams)
         return
     for stream in streams:
         stream.post()
+
+
+def _shared_inbox(streams: Sequence[ResponseStream]) -> LoopInbox | None:
+    inbox = streams[0].inbox
+    if isinstance(inbox, LoopInbox) and all(stream.inbox is inbox for stream in streams):
+        return inbox
+    return None
 
 
 def release_news(held_for_ns: int = 0) -> None:
@@ -132,12 +139,8 @@ def tell_news() -> None:
     streams, HELD.streams = HELD.streams, None
     if not streams:
         return
-    inbox = streams[0].inbox
-    if (
-        isinstance(inbox, LoopInbox)
-        and inbox.here
-        and all(stream.inbox is inbox for stream in streams)
-    ):
+    inbox = _shared_inbox(streams)
+    if inbox is not None and inbox.here:
         streams[0].wake_all(streams)
-        return
-    post_all(streams)
+    else:
+        post_all(streams)

@@ -17,7 +17,6 @@ from penstock_runtime.observability.statistics import ModelStatistics
 from penstock_runtime.placement import Seat, seats
 from penstock_runtime.scheduling.batch_scheduler import BatchScheduler
 from penstock_runtime.scheduling.gate import Gate
-from penstock_runtime.scheduling.in_place_scheduler import Lending
 from penstock_runtime.scheduling.rate_limiter import claim_of
 from penstock_runtime.scheduling.rates import Rates
 from penstock_runtime.wait_graph import model_key
@@ -100,10 +99,9 @@ class Staff:
         if not self._scheduler.may_have(len(places)) or (shares and self._rates is None):
             return None
         apart = {seat.placement.process for seat in (*places, *self._seats.values())}
-        if config.in_place != isinstance(self._scheduler, Lending):
-            return None
-        if len(apart) > 1:
-            # What is loaded in this process cannot be in another, nor the other way round.
+        if len(apart) > 1 or config.in_place != self._plan.config.in_place:
+            # What is loaded in this process cannot be in another, nor the other way round; and the
+            # scheduler that executes in place is another one.
             return None
         kept, vacant, leaving = self._match(present, places)
         joined = self.hire(vacant)

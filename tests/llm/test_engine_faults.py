@@ -374,3 +374,20 @@ def test_nobody_waits_for_an_engine_whose_gpu_is_lost() -> None:
     with pytest.raises(InstanceDied, match="has lost its GPU"):
         driver.ask([1, 2], max_tokens=3)
     driver.assert_empty()
+
+
+def test_a_gpu_that_is_lost_stays_so_whatever_fails_next() -> None:
+    """The first half of a step that is tried in parts finds it lost, the second something else."""
+    errors = iter(["CUDA error: unknown", LOST, "CUDA error: unknown"])
+
+    class Failing(TableModel):
+        def run(self, plan: StepPlan) -> torch.Tensor:
+            raise RuntimeError(next(errors))
+
+    driver = drive(Failing(VOCAB), VOCAB)
+    asked = [driver.ask([1, 2, n], max_tokens=3) for n in range(2)]
+    driver.run()
+
+    assert next(errors, None) is None
+    assert driver.engine.lost == "an illegal memory access was encountered"
+    assert [error_of(each).reason for each in asked] == ["DEVICE_LOST", "MODEL_FAILED"]

@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers
 
-from penstock_runtime.errors import Internal
+from penstock_runtime.errors import InstanceDied, Internal
 from penstock_runtime.llm.causal_model import LoadedCausalModel
 from penstock_runtime.llm.fallback import FallbackRunner
 from penstock_runtime.llm.model_loader import prepare
@@ -87,3 +87,20 @@ def test_a_closed_stream_ends_the_generation(loaded: LoadedCausalModel) -> None:
 def test_what_the_model_raises_reaches_who_takes_the_tokens(loaded: LoadedCausalModel) -> None:
     with pytest.raises(Internal):
         list(FallbackRunner(loaded).stream([10_000], GREEDY, 3))
+
+
+def test_a_runner_whose_gpu_is_lost_says_how(
+    loaded: LoadedCausalModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before whoever takes the tokens hears of it."""
+
+    def generate(*_: Any, **__: Any) -> None:
+        raise RuntimeError("CUDA error: misaligned address")
+
+    monkeypatch.setattr(loaded.model, "generate", generate)
+    runner = FallbackRunner(loaded)
+
+    with pytest.raises(InstanceDied, match="has lost its GPU: misaligned address"):
+        list(runner.stream(PROMPT, GREEDY, 3))
+
+    assert runner.lost == "misaligned address"

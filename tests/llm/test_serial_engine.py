@@ -36,6 +36,7 @@ class Counting:
 
     def __init__(self) -> None:
         self.open = 0
+        self.lost = ""
 
     def stream(
         self, tokens: list[int], params: SamplingParams, max_tokens: int | None, seed: int
@@ -137,6 +138,7 @@ def test_nobody_waits_for_an_engine_whose_gpu_is_lost() -> None:
 
     class Lost(Counting):
         def stream(self, *_: object) -> Iterator[int]:
+            self.lost = "misaligned address"
             raise InstanceDied(
                 "model 'tiny' has lost its GPU: misaligned address", reason="DEVICE_LOST"
             )

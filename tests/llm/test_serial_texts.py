@@ -28,6 +28,7 @@ class Counting:
 
     def __init__(self) -> None:
         self.closed = 0
+        self.lost = ""
         self.gate: threading.Semaphore | None = None
 
     def stream(

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.runtime.fakes import HandClock, config, pending
 from tests.runtime.model_folders import load, write_model
+from tests.runtime.test_execution_alone import Quiet
 
 from penstock_runtime.backends.base import Executable, Placement
 from penstock_runtime.batch import BatchPlan
@@ -31,7 +32,6 @@ from penstock_runtime.scheduling.dynamic_batcher import DynamicBatcher
 from penstock_runtime.scheduling.gate import Gate
 from penstock_runtime.scheduling.in_place_scheduler import InPlaceScheduler
 from penstock_runtime.scheduling.timer import Timer
-from penstock_runtime.stream import ResponseStream
 from penstock_runtime.tensor import tensor
 
 QUICK_NS = 2_000
@@ -140,12 +140,16 @@ def test_every_request_is_executed_once_and_in_order(steps: list[tuple[str, int]
     scheduler, hand, gate = lending(), Noting(), Gate()
     scheduler.borrow(hand)
     brought: list[Pending] = []
+
+    def work_off() -> None:
+        work = scheduler.next_work(gate, several=True)
+        assert work is not None
+        hand.executed += work if isinstance(work, list) else work.members
+
     for kind, count in steps:
         hand.busy = kind == "busy"
         if kind == "work" and scheduler.stats().requests:
-            work = scheduler.next_work(gate, several=True)
-            assert work is not None
-            hand.executed += work if isinstance(work, list) else work.members
+            work_off()
             continue
         some = [pending(at=len(brought) + n) for n in range(count)]
         brought += some
@@ -155,9 +159,7 @@ def test_every_request_is_executed_once_and_in_order(steps: list[tuple[str, int]
         else:
             scheduler.submit_all(some)
     while scheduler.stats().requests:
-        work = scheduler.next_work(gate, several=True)
-        assert work is not None
-        hand.executed += work if isinstance(work, list) else work.members
+        work_off()
 
     assert hand.executed == brought
 
@@ -176,12 +178,6 @@ class Model:
         Model.inside -= 1
         return X * 0 + np.float32((threading.get_ident() >> 12) % 65521)
 """
-
-
-class Quiet(ResponseStream):
-    """Of a caller who does not ask for the timing."""
-
-    wants_timing = False
 
 
 def asked(sleep_s: float = 0.0) -> Pending:
@@ -294,9 +290,12 @@ CONTEXT = "def predict(X: FP32[1], context: Context) -> FP32[1]:\n    return X\n
 TWO = "def predict(X: FP32[1]) -> tuple[FP32[1], FP32[1]]:\n    return X, X\n"
 
 
-def test_what_cannot_be_called_in_place_is_refused_when_it_is_loaded(tmp_path: Path) -> None:
-    """A model that wants to know of its request, for one."""
-    instance, _ = served(tmp_path, CONTEXT)
+@pytest.mark.parametrize("code", [CONTEXT, TWO], ids=["context", "two outputs"])
+def test_what_cannot_be_called_in_place_is_refused_when_it_is_loaded(
+    code: str, tmp_path: Path
+) -> None:
+    """A model that wants to know of its request, or gives more than one output."""
+    instance, _ = served(tmp_path, code)
     instance.start()
 
     with pytest.raises(InvalidArgument, match="cannot be executed in place"):

@@ -5,8 +5,8 @@ the traceback goes to the log only.
 import logging
 import re
 
-from penstock_runtime.backends.lost_device import lost_device
-from penstock_runtime.errors import FailureReason, InstanceDied, Internal, PenstockError
+from penstock_runtime.backends.lost_device import gpu_lost, lost_device
+from penstock_runtime.errors import FailureReason, Internal, PenstockError
 from penstock_runtime.exhausted import memory_exhausted, out_of_memory
 
 _log = logging.getLogger("penstock.model")
@@ -39,9 +39,7 @@ def execution_failure(error: BaseException, model: str) -> PenstockError:
         return memory_exhausted(f"model '{model}' ran out of memory")
     lost = lost_device(error)
     if lost:
-        return InstanceDied(
-            f"model '{model}' has lost its GPU: {lost}", reason="DEVICE_LOST", scheduled=True
-        )
+        return gpu_lost(f"model '{model}'", lost)
     return Internal(
         summary(error), reason="MODEL_FAILED", failure=FailureReason.BACKEND, scheduled=True
     )

@@ -2,6 +2,8 @@
 asks, and only a new process finds the GPU again. Told by their texts, which torch and CuPy share.
 """
 
+from penstock_runtime.errors import InstanceDied
+
 # As the driver describes the errors of which CUDA's documentation says that they leave the process
 # in an inconsistent state.
 _ENDS = (
@@ -26,3 +28,8 @@ def lost_device(error: BaseException) -> str:
     if not any(mark in text for mark in _CUDA):
         return ""
     return next((end for end in _ENDS if end in text), "")
+
+
+def gpu_lost(whose: str, how: str) -> InstanceDied:
+    """What callers are told by one whose GPU is lost, as `lost_device` says how."""
+    return InstanceDied(f"{whose} has lost its GPU: {how}", reason="DEVICE_LOST", scheduled=True)

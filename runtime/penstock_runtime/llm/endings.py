@@ -4,20 +4,16 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from penstock_runtime.backends.lost_device import lost_device
-from penstock_runtime.errors import (
-    FailureReason,
-    InstanceDied,
-    Internal,
-    PenstockError,
-    Unavailable,
-)
+from penstock_runtime.backends.lost_device import gpu_lost, lost_device
+from penstock_runtime.errors import FailureReason, Internal, PenstockError, Unavailable
 from penstock_runtime.exhausted import memory_exhausted, out_of_memory
 from penstock_runtime.llm.engine_seams import RowResult
 from penstock_runtime.llm.generation import Choice, Logprobs, News
 from penstock_runtime.llm.step import Row, StepPlan
 
 _log = logging.getLogger("penstock.llm")
+
+THE_MODEL = "the model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +90,10 @@ def accepted(plan: StepPlan, results: Sequence[RowResult]) -> int:
     return sum(max(len(result.tokens) - 1, 0) for row, result in pairs if row.drafts)
 
 
-def gpu_lost(how: str) -> InstanceDied:
-    """What callers are told once nothing can be computed on the GPU any more."""
-    return InstanceDied(f"the model has lost its GPU: {how}", reason="DEVICE_LOST", scheduled=True)
-
-
 def engine_ended(lost: str) -> PenstockError:
     """What refuses a request of an engine that has ended, `lost` telling how its GPU was lost."""
     if lost:
-        return gpu_lost(lost)
+        return gpu_lost(THE_MODEL, lost)
     return Unavailable("the engine of the model has ended; load it anew", scheduled=True)
 
 
@@ -114,7 +105,7 @@ def step_failure(error: Exception) -> PenstockError:
         return memory_exhausted("the device ran out of memory in a step of the model")
     lost = lost_device(error)
     if lost:
-        return gpu_lost(lost)
+        return gpu_lost(THE_MODEL, lost)
     return Internal(
         f"a step of the model failed: {type(error).__name__}",
         reason="MODEL_FAILED",

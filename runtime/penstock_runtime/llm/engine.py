@@ -13,7 +13,7 @@ from penstock_runtime.errors import Internal, PenstockError
 from penstock_runtime.llm.adapter_gate import ADAPTER, AdapterGate
 from penstock_runtime.llm.admission import cannot_grow, deadline_passed
 from penstock_runtime.llm.continuous_batcher import ContinuousBatcher
-from penstock_runtime.llm.endings import Failed, accepted, end_of, engine_ended, gpu_lost
+from penstock_runtime.llm.endings import Failed, accepted, end_of, engine_ended
 from penstock_runtime.llm.engine_seams import Proposer, RowResult, StepWatcher, Teller
 from penstock_runtime.llm.generation import Choice, Generation, News
 from penstock_runtime.llm.metering import Meter
@@ -236,7 +236,7 @@ class Engine:
             _log.critical("%s has lost its GPU: %s", self._thread.name, self.lost)
             self._failures = _MOST_FAILURES
             self._stopped = True
-            self._abandon_all(gpu_lost(self.lost))
+            self._abandon_all(engine_ended(self.lost))
 
     def _expire(self) -> None:
         """End those whose time is over, whoever else may do so."""

@@ -13,6 +13,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from penstock_runtime.backends.failure import execution_failure
+from penstock_runtime.backends.lost_device import lost_device
 from penstock_runtime.errors import PenstockError
 from penstock_runtime.llm.causal_model import LoadedCausalModel
 from penstock_runtime.llm.sampling_params import DEFAULT_MAX_TOKENS, SamplingParams
@@ -88,6 +89,8 @@ class FallbackRunner:
     def __init__(self, model: LoadedCausalModel) -> None:
         self.loaded = model
         self._turn = threading.Lock()
+        self.lost = ""
+        """How the GPU was lost to this process; nothing as long as it was not."""
 
     def stream(
         self,
@@ -140,6 +143,7 @@ class FallbackRunner:
                     **_settings(self.loaded, params, max_tokens),
                 )
         except Exception as error:
+            self.lost = self.lost or lost_device(error)
             stream.close(execution_failure(error, type(self.loaded.model).__name__))
         else:
             stream.close()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from typing import Protocol
 
-from penstock_runtime.errors import InstanceDied, Internal, InvalidArgument, PenstockError
+from penstock_runtime.errors import Internal, InvalidArgument, PenstockError
 from penstock_runtime.llm.admission import (
     Limits,
     Queue,
@@ -19,7 +19,7 @@ from penstock_runtime.llm.admission import (
     never_fits,
     queue_full,
 )
-from penstock_runtime.llm.endings import Chosen, cut, engine_ended, gpu_lost, step_failure
+from penstock_runtime.llm.endings import Chosen, cut, engine_ended, step_failure
 from penstock_runtime.llm.engine_seams import StepWatcher, Teller
 from penstock_runtime.llm.generation import Choice, Generation
 from penstock_runtime.llm.roster import BatcherStats
@@ -46,6 +46,9 @@ _PLAIN = SamplingParams()
 
 class TextRunner(Protocol):
     """Generates one text."""
+
+    lost: str
+    """How the GPU was lost to this process; nothing as long as it was not."""
 
     def stream(
         self, tokens: list[int], params: SamplingParams, max_tokens: int | None, seed: int
@@ -79,8 +82,6 @@ class SerialEngine:
         self._waiting: deque[Choice] = deque()
         self._running: Choice | None = None
         self._stopped = False
-        self.lost = ""
-        """How the GPU was lost to this process; nothing as long as it was not."""
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self, teller: Teller) -> None:
@@ -100,6 +101,11 @@ class SerialEngine:
     def healthy(self) -> bool:
         """Whether it can be expected to generate."""
         return self._thread.is_alive() or self._teller is None
+
+    @property
+    def lost(self) -> str:
+        """How the GPU was lost to this process; nothing as long as it was not."""
+        return self._runner.lost
 
     def stats(self) -> BatcherStats:
         """What runs and what waits; there is no cache."""
@@ -164,18 +170,12 @@ class SerialEngine:
         try:
             self._generate(choice)
         except PenstockError as error:
-            self._fail(choice, error)
+            self._tell().fail(choice.generation, error)
         except Exception as error:
             _log.exception("a text could not be generated")
-            self._fail(choice, step_failure(error))
+            self._tell().fail(choice.generation, step_failure(error))
         with self._changed:
             self._running = None
-
-    def _fail(self, choice: Choice, error: PenstockError) -> None:
-        self._tell().fail(choice.generation, error)
-        if isinstance(error, InstanceDied):
-            # Nothing can be computed there any more.
-            self.lost = error.message.rpartition(": ")[2]
 
     def _leave(self) -> None:
         """Nobody may wait for it any more, unless it was asked to end: then others answer."""
@@ -184,7 +184,7 @@ class SerialEngine:
             left = list(self._waiting)
         died = Internal("the engine of the model died", scheduled=True)
         for choice in () if asked else left:
-            self._tell().fail(choice.generation, gpu_lost(self.lost) if self.lost else died)
+            self._tell().fail(choice.generation, engine_ended(self.lost) if self.lost else died)
 
     def _next(self) -> Choice | None:
         with self._changed:

@@ -67,7 +67,7 @@ class Steps:
             return self._chooser.sample(plan, self._runner.run(plan))
         except Exception as error:
             _log.exception("a step of %d sequences failed", len(plan.rows))
-            self.lost = lost_device(error)
+            self.lost = self.lost or lost_device(error)
             half = len(plan.rows) // 2
             # What is lost is so for each of them.
             if self.lost or not half:

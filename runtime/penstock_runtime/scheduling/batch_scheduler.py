@@ -179,12 +179,17 @@ class BatchScheduler:
 
     def _more(self) -> Sequence[Pending]:
         """Single requests to go with one that was taken; under the lock."""
-        mean_ns = self.predictor.mean_ns
-        if not 0 < mean_ns < SHORT_NS:
+        handful = self._handful()
+        if not handful:
             return ()
         share = self._batcher.stats().requests // self._instances
-        most = min(share, int(HANDFUL_NS / mean_ns), MOST_IN_HAND)
+        most = min(share, handful, MOST_IN_HAND)
         return self._batcher.take_alone(most) if most else ()
+
+    def _handful(self) -> int:
+        """How many executions a handful's time holds; 0 if they are not known to be short."""
+        mean_ns = self.predictor.mean_ns
+        return int(HANDFUL_NS / mean_ns) if 0 < mean_ns < SHORT_NS else 0
 
     def _wait(self, gate: Gate, wake_at: int | None, now: int) -> None:
         release_news()

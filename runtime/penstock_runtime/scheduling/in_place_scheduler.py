@@ -4,10 +4,10 @@ longest.
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol
 
 from penstock_runtime.scheduling.base import Dead, Pending, Refused
-from penstock_runtime.scheduling.batch_scheduler import HANDFUL_NS, SHORT_NS, BatchScheduler
+from penstock_runtime.scheduling.batch_scheduler import BatchScheduler
 
 
 class Hand(Protocol):
@@ -25,20 +25,10 @@ class Hand(Protocol):
         """Answer these one by one, and tell those who wait for it at once."""
 
 
-@runtime_checkable
-class Lending(Protocol):
-    """A scheduler that may execute an instance which lends itself."""
-
-    def borrow(self, hand: Hand | None) -> None:
-        """The instance that may be executed in place from now on; None: none."""
-
-
 class InPlaceScheduler(BatchScheduler):
     """Between the requests for one version of a model and its one instance."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._hand: Hand | None = None
+    _hand: Hand | None = None
 
     def borrow(self, hand: Hand | None) -> None:
         """The instance that may be executed in place from now on; None: none."""
@@ -49,7 +39,7 @@ class InPlaceScheduler(BatchScheduler):
         otherwise as any scheduler.
         """
         hand = self._hand
-        if hand is None or not self._are_short(len(pendings)) or not hand.seize():
+        if hand is None or len(pendings) > self._handful() or not hand.seize():
             return super().submit_all(pendings)
         try:
             members = self._take_all(pendings)
@@ -58,10 +48,6 @@ class InPlaceScheduler(BatchScheduler):
         finally:
             hand.release()
         return () if members else super().submit_all(pendings)
-
-    def _are_short(self, count: int) -> bool:
-        mean_ns = self.predictor.mean_ns
-        return 0 < mean_ns < SHORT_NS and count * mean_ns <= HANDFUL_NS
 
     def _take_all(self, pendings: Sequence[Pending]) -> Sequence[Pending]:
         """These and whatever waits before them, accepted; nothing if they have to be queued."""
@@ -74,13 +60,8 @@ class InPlaceScheduler(BatchScheduler):
                 waiting -= len(dead)
             count = waiting + len(pendings)
             members: Sequence[Pending] = ()
-            # An order is kept by who answers, one by one; there is none with one instance.
-            if (
-                self._accepting
-                and self._order is None
-                and self._are_short(count)
-                and self._batcher.add_plain(pendings)
-            ):
+            fits = self._accepting and self._order is None and count <= self._handful()
+            if fits and self._batcher.add_plain(pendings):
                 self._unanswered += len(pendings)
                 members = self._batcher.take_alone(count)
         if dead:
