@@ -78,7 +78,6 @@ class Case:
 
 _SMALL = (1, 16)
 _ALONE = (HTTP2, TRITON, CPP)
-_BOTH = (HTTP2, IN_PLACE, TRITON, CPP)
 
 CASES = (
     Case(
@@ -99,7 +98,7 @@ CASES = (
         "echo FP32[1,16], one in flight",
         Load("echo", _SMALL, 1),
         PER_CPU_S,
-        _BOTH,
+        (HTTP2, IN_PLACE, TRITON, CPP),
     ),
     Case(
         "fresh",

@@ -6,6 +6,7 @@ nothing but the cost: a system call, a turn of the loop and caches filled anew e
 
 import contextlib
 import socket
+import ssl
 import sys
 from typing import Any
 
@@ -53,7 +54,7 @@ def _plain_tcp(transport: Any) -> Any:
     if transport is None or sys.platform != "linux":
         return None
     if isinstance(transport, socket.socket):
-        found, secure = transport, hasattr(transport, "pending")
+        found, secure = transport, isinstance(transport, ssl.SSLSocket)
     else:
         found = transport.get_extra_info("socket")
         secure = transport.get_extra_info("ssl_object") is not None

@@ -126,13 +126,12 @@ class Lifetime(asyncio.BufferedProtocol):
         """Calls that their peer may go on with: without a window it is we who stop it, except
         within a frame, which took its part of the window when it began.
         """
-        link = self.link
-        open_there = link.recv_window > 0
+        open_there, interrupted = self.link.recv_window > 0, self.link.interrupted
         return [
             call
             for call in self._calls()
             if call.assembler is not None
-            and ((open_there and call.recv_window > 0) or call is link.interrupted)
+            and ((open_there and call.recv_window > 0) or call is interrupted)
         ]
 
     # -- the end ---------------------------------------------------------------------------------
